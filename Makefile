@@ -1,0 +1,42 @@
+# Two commands: `make repro` runs the pipeline, `make test` checks the project.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DVC_NO_ANALYTICS = 1
+
+.PHONY: repro test lint results sweep pictures clean
+
+repro: $(READY)  ## run every stage whose inputs changed, then show the results
+	dvc repro
+	python -m weightspace results
+
+test: $(READY)  ## lint, types, all tests
+	ruff check .
+	ruff format --check .
+	mypy
+	pytest
+
+lint: $(READY)
+	ruff check --fix . && ruff format . && mypy
+
+results: $(READY)  ## the table of results beside chance and the deck's figures
+	python -m weightspace results
+
+sweep: $(READY)  ## make sweep SET="pca.components=8,32,128" METRIC=reconstruction.test_sets.agreement_mean
+	python -m weightspace sweep $(foreach s,$(SET),-S $(s)) $(if $(METRIC),--metric $(METRIC))
+
+pictures: $(READY)  ## draw docs/pictures from the plot data in metrics/plots
+	python -m weightspace pictures
+
+# torch comes first and by pip, so that the CPU build on pip's path is taken.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, found " + sys.version.split()[0] + "; run make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)
+
+clean:  ## remove the environment and scratch files, keep data and DVC's cache
+	rm -rf $(VENV) .work

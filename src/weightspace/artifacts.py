@@ -1,0 +1,161 @@
+"""The only place that reads and writes artefacts.
+
+Rules, all for the sake of identical bytes and safe caches:
+
+* a file is written under a temporary name, synced and renamed: a reader sees the old file, the
+  new one or none, and a hard-linked DVC cache is never modified in place;
+* tensors are safetensors with **one** metadata key of canonical JSON (with several keys the order,
+  and so the bytes, differ between runs);
+* every tensor file says its ``kind``, so that a foreign file is refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from weightspace.errors import problem
+
+META_KEY = "weightspace"
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file atomically: temporary name in the same folder, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise problem(
+            f"cannot write: {error.strerror}",
+            where=path,
+            do="free space or fix access, then run again",
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def canonical(data: Any) -> str:
+    """Canonical JSON text: sorted keys, no spaces, no NaN."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def save_tensors(
+    path: Path, kind: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]
+) -> None:
+    """Save named tensors with JSON metadata as one safetensors file of stable bytes."""
+    data = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = canonical({"kind": kind, **meta})
+    write_bytes(path, safetensors.torch.save(data, metadata={META_KEY: text}))
+
+
+def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Load a file written by :func:`save_tensors`, strictly.
+
+    Raises:
+        WeightspaceError: file missing, truncated, not safetensors, or of another kind.
+
+    """
+    again = "run `dvc repro`, or `dvc checkout` to restore it from the cache"
+    if not path.is_file():
+        raise problem("file is missing", where=path, expected=f"a '{kind}' artefact", do=again)
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(META_KEY)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise problem(
+            f"not a complete safetensors file ({error})",
+            where=path,
+            expected=f"a '{kind}' artefact",
+            do=again,
+        ) from error
+    if text is None:
+        raise problem(
+            "no weightspace metadata",
+            where=path,
+            found="a foreign safetensors file",
+            expected=f"a '{kind}' artefact",
+        )
+    meta = json.loads(text)
+    if meta.get("kind") != kind:
+        raise problem(
+            "artefact of another kind",
+            where=path,
+            found=f"'{meta.get('kind')}'",
+            expected=f"'{kind}'",
+            do=again,
+        )
+    return tensors, meta
+
+
+def finite(value: Any) -> Any:
+    """Make figures fit for JSON: six significant digits, None for NaN and infinity."""
+    if isinstance(value, Mapping):
+        return {str(k): finite(v) for k, v in value.items()}
+    if isinstance(value, bool | str) or value is None:
+        return value
+    if isinstance(value, int):
+        return value
+    value = float(value)
+    return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write metrics: sorted keys, indented, missing values as null."""
+    text = json.dumps(finite(data), indent=2, sort_keys=True, allow_nan=False)
+    write_bytes(path, (text + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; a missing or damaged file is one clear line."""
+    try:
+        data: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise problem("file is missing", where=path, do="run `make repro`") from error
+    except ValueError as error:
+        raise problem(
+            f"not JSON ({error})", where=path, do="run `dvc repro`, or restore it with git"
+        ) from error
+    return data
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write plot data: comma separated, five significant digits."""
+    write_bytes(path, table.to_csv(index=False, float_format="%.5g", lineterminator="\n").encode())
+
+
+def write_parquet(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as Parquet, bytes stable for one version of pyarrow."""
+    write_bytes(path, table.to_parquet(index=False, compression="zstd"))
+
+
+def read_parquet(path: Path, columns: tuple[str, ...] = ()) -> pd.DataFrame:
+    """Read a Parquet table and verify that the expected columns are there."""
+    if not path.is_file():
+        raise problem(
+            "file is missing", where=path, expected="a Parquet table", do="run `dvc repro`"
+        )
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise problem(
+            f"not a Parquet table ({error})", where=path, do="run `dvc repro`, or `dvc checkout`"
+        ) from error
+    missing = [c for c in columns if c not in table]
+    if missing:
+        raise problem("table lacks columns", where=path, found=list(table), expected=list(columns))
+    return table

@@ -1,0 +1,46 @@
+"""Everything that can be wrong with params.yaml, found before any stage removes its outputs."""
+
+from __future__ import annotations
+
+from weightspace.codecs import CODECS
+from weightspace.data.dataset import Dataset, make_dataset
+from weightspace.encoders import ENCODERS
+from weightspace.errors import problem
+from weightspace.networks import build_net
+from weightspace.params import Params
+from weightspace.registry import resolve
+from weightspace.zoo.plan import plan_run
+from weightspace.zoo.shards import steps_per_epoch
+
+
+def check(params: Params) -> Dataset:
+    """Verify that every stage can start with these settings.
+
+    Raises:
+        WeightspaceError: unknown member of a family, too few classes or images, a network that
+            does not fit the images, runs too short for their snapshots, or no run in a split.
+
+    """
+    resolve(CODECS, params.autoencoder.codec, "autoencoder.codec")
+    resolve(ENCODERS, params.shared.encoder, "shared.encoder")
+    dataset = make_dataset(params.dataset, params.seed)
+    build_net(params.zoo.architecture, dataset.shape, dataset.classes.shape[1], params.nets)
+    per_epoch = steps_per_epoch(dataset, params.zoo)
+    shortest = params.zoo.model_copy(update={"epochs": (params.zoo.epochs[0],) * 2})
+    plan_run(0, shortest, len(dataset.tasks), per_epoch, params.seed)
+    split = dataset.tasks.set_index("task")["split"]
+    runs = [
+        plan_run(r, params.zoo, len(split), per_epoch, params.seed)
+        for r in range(min(params.zoo.runs, len(split)))
+    ]
+    trained = {split[r.task] for r in runs}
+    for name in ("train", "val", "test_sets"):
+        if name not in trained:
+            raise problem(
+                f"no run is in split '{name}'",
+                where="params.yaml: zoo.runs",
+                found=f"{params.zoo.runs} runs over {len(split)} tasks",
+                expected="at least one run in train, val and test_sets",
+                do="raise zoo.runs or the shares in dataset.splits",
+            )
+    return dataset

@@ -1,0 +1,8 @@
+"""Codecs: weights <-> latent. One file each.
+
+A module has ``fit(data, settings, seed) -> (Codec, history)`` and ``from_meta(meta) -> Codec``.
+"""
+
+CODECS = {
+    "mlp": "weightspace.codecs.mlp",
+}

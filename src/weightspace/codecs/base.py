@@ -1,0 +1,90 @@
+"""What every codec is: a module that encodes weights, decodes latents and travels as one file."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from weightspace.artifacts import load_tensors, save_tensors
+from weightspace.codecs import CODECS
+from weightspace.data.dataset import Dataset
+from weightspace.networks import Net
+from weightspace.pca import TensorPca
+from weightspace.registry import resolve
+from weightspace.spec import Spec, Weights
+
+BLOCK = 500  # networks encoded or decoded at once
+
+
+@dataclass(frozen=True)
+class CodecData:
+    """What a codec may be fitted on: members of the train and val splits, nothing of a test split.
+
+    Attributes:
+        net: the architecture.
+        pca: the fitted first compression.
+        weights: split -> weights ``(N, *shape)``.
+        members: split -> table of the same members.
+        dataset: images and tasks.
+
+    """
+
+    net: Net
+    pca: TensorPca
+    weights: dict[str, Weights]
+    members: dict[str, pd.DataFrame]
+    dataset: Dataset
+
+
+class Codec(nn.Module, ABC):
+    """Weights <-> latent."""
+
+    name: str
+    spec: Spec
+    latent: int
+
+    @abstractmethod
+    def encode(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """Latents ``(N, latent)`` of weights ``(N, *shape)``."""
+
+    @abstractmethod
+    def decode(self, z: Tensor) -> Weights:
+        """Weights ``(N, *shape)`` of latents ``(N, latent)``."""
+
+    @abstractmethod
+    def meta(self) -> dict[str, Any]:
+        """What ``from_meta`` of the same module needs to rebuild the codec, JSON-ready."""
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file that holds all that is needed to encode and decode."""
+        save_tensors(path, "codec", self.state_dict(), {"codec": self.name, **self.meta()})
+
+
+def load_codec(path: Path) -> Codec:
+    """Read any codec that :meth:`Codec.save` wrote."""
+    tensors, meta = load_tensors(path, "codec")
+    codec: Codec = resolve(CODECS, meta["codec"], "autoencoder.codec").from_meta(meta)
+    codec.load_state_dict(tensors)
+    return codec.eval()
+
+
+@torch.no_grad()
+def encode_members(codec: Codec, weights: Weights) -> Tensor:
+    """Latents ``(N, L)`` of N networks, in fixed blocks."""
+    n = len(next(iter(weights.values())))
+    blocks = ({k: w[i : i + BLOCK] for k, w in weights.items()} for i in range(0, n, BLOCK))
+    return torch.cat([codec.encode(block) for block in blocks])
+
+
+@torch.no_grad()
+def decode_latents(codec: Codec, z: Tensor) -> Weights:
+    """Weights ``(N, *shape)`` of N latents, in fixed blocks."""
+    blocks = [codec.decode(block) for block in z.split(BLOCK)]
+    return {name: torch.cat([b[name] for b in blocks]) for name in blocks[0]}

@@ -1,0 +1,1 @@
+"""Image sources, the fixed samples of each class, and the tasks made of them."""

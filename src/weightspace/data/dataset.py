@@ -1,0 +1,113 @@
+"""The dataset artefact: fixed images of each class and the table of tasks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from weightspace.artifacts import load_tensors, read_parquet, save_tensors, write_parquet
+from weightspace.data.sources import SOURCES
+from weightspace.data.tasks import draw_tasks
+from weightspace.errors import problem
+from weightspace.params import DatasetSettings
+from weightspace.registry import resolve
+from weightspace.rng import stream
+
+PARTS = ("train", "val", "test")
+TASK_COLUMNS = ("task", "classes", "class_set", "split")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images by class and the tasks over them.
+
+    Attributes:
+        images: part -> float32 ``(K, n, C, H, W)``, standardised with the mean and spread of the
+            train images of seen classes.
+        class_names: K names.
+        tasks: one row per ordered task: task, classes, class_set, split.
+        unseen: classes that occur in ``test_classes`` only.
+
+    """
+
+    images: dict[str, Tensor]
+    class_names: list[str]
+    tasks: pd.DataFrame
+    unseen: list[int]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width of an image."""
+        return tuple(self.images["train"].shape[2:])  # type: ignore[return-value]
+
+    @property
+    def seen(self) -> list[int]:
+        """Classes that training tasks may contain."""
+        return [c for c in range(len(self.class_names)) if c not in set(self.unseen)]
+
+    @property
+    def classes(self) -> Tensor:
+        """Classes of every task, int64 ``(T, classes_per_task)``."""
+        return torch.tensor(np.stack(self.tasks["classes"].to_list()))
+
+    def task_images(self, tasks: Tensor, part: str) -> Tensor:
+        """Images of each task, in the order of its classes: ``(N, c, n, C, H, W)``."""
+        return self.images[part][self.classes[tasks]]
+
+    def save(self, folder: Path) -> None:
+        """Write ``images.safetensors`` and ``tasks.parquet``."""
+        meta = {"class_names": self.class_names, "unseen": self.unseen}
+        save_tensors(folder / "images.safetensors", "dataset", self.images, meta)
+        write_parquet(folder / "tasks.parquet", self.tasks)
+
+    @classmethod
+    def load(cls, folder: Path) -> Dataset:
+        """Read what :meth:`save` wrote."""
+        images, meta = load_tensors(folder / "images.safetensors", "dataset")
+        tasks = read_parquet(folder / "tasks.parquet", TASK_COLUMNS)
+        return cls(images, meta["class_names"], tasks, meta["unseen"])
+
+
+def task_batch(dataset: Dataset, tasks: Tensor, part: str) -> tuple[Tensor, Tensor]:
+    """Images ``(N, B, C, H, W)`` of N tasks, class after class, and the labels ``(B,)`` of all."""
+    images = dataset.task_images(tasks, part)  # (N, c, n, C, H, W)
+    labels = torch.arange(images.shape[1]).repeat_interleave(images.shape[2])
+    return images.flatten(1, 2), labels
+
+
+def make_dataset(settings: DatasetSettings, seed: int) -> Dataset:
+    """Load the source, fix the samples of each class, draw and split the tasks."""
+    images, labels, names = resolve(SOURCES, settings.source, "dataset.source").load(settings)
+    tasks, unseen = draw_tasks(settings, len(names), seed)
+    parts = _sample(images, labels, names, settings, seed)
+    seen = [c for c in range(len(names)) if c not in unseen]
+    reference = parts["train"][seen].double()
+    mean, std = reference.mean(), reference.std().clamp_min(1e-6)
+    standard = {part: ((x - mean) / std).float() for part, x in parts.items()}
+    return Dataset(standard, names, tasks, unseen)
+
+
+def _sample(
+    images: np.ndarray, labels: np.ndarray, names: list[str], settings: DatasetSettings, seed: int
+) -> dict[str, Tensor]:
+    """Draw disjoint train, val and test images of each class: part -> ``(K, n, C, H, W)``."""
+    counts = {part: getattr(settings.samples_per_class, part) for part in PARTS}
+    need = sum(counts.values())
+    rows = []
+    for number, name in enumerate(names):
+        members = np.flatnonzero(labels == number)
+        if len(members) < need:
+            raise problem(
+                f"class '{name}' has too few images",
+                where="params.yaml: dataset.samples_per_class",
+                found=len(members),
+                expected=f"at least {need}",
+            )
+        rows.append(stream(seed, "dataset", "samples", number).permutation(members)[:need])
+    chosen = torch.from_numpy(images)[torch.from_numpy(np.stack(rows))]  # (K, need, C, H, W)
+    return dict(zip(PARTS, chosen.split(list(counts.values()), 1), strict=True))

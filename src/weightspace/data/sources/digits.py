@@ -1,0 +1,18 @@
+"""Handwritten digits that come with scikit-learn: 1,797 images, 8x8, 10 classes.
+
+Source: Alpaydin and Kaynak (1998), Optical Recognition of Handwritten Digits, UCI; the test part.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+from weightspace.params import DatasetSettings
+
+
+def load(settings: DatasetSettings) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Images float32 (1797, 1, 8, 8) in [0, 1], labels int64 (1797,), class names."""
+    digits = load_digits()
+    images = (digits.images / 16).astype(np.float32)[:, None]  # (n, 1, 8, 8)
+    return images, digits.target.astype(np.int64), [str(c) for c in range(10)]

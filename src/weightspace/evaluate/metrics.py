@@ -1,0 +1,98 @@
+"""How alike two sets of networks behave, and how well asked and achieved results match.
+
+All work in float64 and on batches: outputs are pre-softmax, ``(M, B, c)`` for M members.
+An undefined value (the Pearson correlation of a constant, say) counts as 0: no evidence of
+likeness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from scipy.stats import rankdata
+from torch import Tensor
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine over the outputs of each sample, mean over samples: ``(M,)``."""
+    a, b = a.double(), b.double()
+    product = a.norm(dim=-1) * b.norm(dim=-1)
+    return _ratio((a * b).sum(-1), product).mean(-1)
+
+
+def correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Pearson correlation of each output over the samples, mean over outputs: ``(M,)``."""
+    a, b = a.double(), b.double()
+    a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
+    product = a.norm(dim=1) * b.norm(dim=1)
+    return _ratio((a * b).sum(1), product).mean(-1)
+
+
+def agreement(a: Tensor, b: Tensor) -> Tensor:
+    """Share of samples for which both predict the same class: ``(M,)``."""
+    return (a.argmax(-1) == b.argmax(-1)).double().mean(-1)
+
+
+def chance_agreement(a: Tensor, b: Tensor) -> Tensor:
+    """Agreement of independent predictions with the same class frequencies: ``(M,)``."""
+    classes = a.shape[-1]
+    share_a, share_b = (
+        torch.nn.functional.one_hot(x.argmax(-1), classes).double().mean(1) for x in (a, b)
+    )
+    return (share_a * share_b).sum(-1)
+
+
+def kappa(a: Tensor, b: Tensor) -> Tensor:
+    """Cohen's kappa, agreement beyond chance: ``(M,)``; 1 where both predict one same class.
+
+    Source: Cohen (1960), A coefficient of agreement for nominal scales.
+    """
+    observed, chance = agreement(a, b), chance_agreement(a, b)
+    return torch.where(chance < 1, (observed - chance) / (1 - chance).clamp_min(1e-12), observed)
+
+
+def _ratio(top: Tensor, bottom: Tensor) -> Tensor:
+    return torch.where(bottom > 1e-12, top / bottom.clamp_min(1e-12), torch.zeros_like(top))
+
+
+def r2_identity(asked: np.ndarray, achieved: np.ndarray) -> float:
+    """Coefficient of determination of ``achieved = asked``: 1 is perfect, it may be negative."""
+    spread = np.square(asked - asked.mean()).sum()
+    return float(1 - np.square(achieved - asked).sum() / spread) if spread > 0 else float("nan")
+
+
+def r2_pearson(a: np.ndarray, b: np.ndarray) -> float:
+    """Squared Pearson correlation, the R2 of a fitted line; 0 if either is constant."""
+    a, b = a - a.mean(), b - b.mean()
+    scale = float(np.square(a).sum() * np.square(b).sum())
+    return float((a * b).sum() ** 2 / scale) if scale > 1e-24 else 0.0
+
+
+def spearman_rows(asked: np.ndarray, achieved: np.ndarray) -> np.ndarray:
+    """Rank correlation within each row: ``(T, K), (T, K) -> (T,)``; ties get mean ranks."""
+    a, b = rankdata(asked, axis=1), rankdata(achieved, axis=1)
+    a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
+    scale = np.sqrt(np.square(a).sum(1) * np.square(b).sum(1))
+    out: np.ndarray = np.divide((a * b).sum(1), scale, out=np.zeros(len(a)), where=scale > 0)
+    return out
+
+
+def bootstrap(
+    statistic: Callable[[np.ndarray], float], units: int, resamples: int, rng: np.random.Generator
+) -> tuple[float, float]:
+    """95 % percentile interval of a statistic under resampling of units (tasks, not members).
+
+    Args:
+        statistic: value for an index array of units, with repetitions.
+        units: number of units.
+        resamples: number of resamples.
+        rng: random stream.
+
+    Source: Efron (1979), Bootstrap methods.
+
+    """
+    values = [statistic(rng.integers(units, size=units)) for _ in range(resamples)]
+    low, high = np.nanpercentile(values, [2.5, 97.5])
+    return float(low), float(high)

@@ -1,0 +1,53 @@
+"""Outputs of many members, each on the images of its own task or all on random inputs."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from weightspace.data.dataset import Dataset, task_batch
+from weightspace.networks import Net
+from weightspace.rng import torch_stream
+from weightspace.spec import Weights, take
+
+BLOCK = 100  # members at once; fixed, so that results do not depend on how many there are
+
+
+@torch.no_grad()
+def real_outputs(
+    net: Net, dataset: Dataset, tasks: np.ndarray, weights: Weights, part: str
+) -> Tensor:
+    """Outputs ``(M, B, c)`` of M members on one part of the images of their tasks."""
+    out = []
+    for start in range(0, len(tasks), BLOCK):
+        here = slice(start, start + BLOCK)
+        images, _ = task_batch(dataset, torch.tensor(tasks[here]), part)
+        out.append(net.outputs(take(weights, here), images))
+    return torch.cat(out)
+
+
+@torch.no_grad()
+def random_outputs(net: Net, dataset: Dataset, count: int, weights: Weights, seed: int) -> Tensor:
+    """Outputs ``(M, count, c)`` on standard normal images, the same for all members."""
+    images = torch.randn(count, *dataset.shape, generator=torch_stream(seed, "evaluate", "random"))
+    total = len(next(iter(weights.values())))
+    blocks = (take(weights, slice(i, i + BLOCK)) for i in range(0, total, BLOCK))
+    return torch.cat([net.outputs(block, images) for block in blocks])
+
+
+def accuracies(outputs: Tensor) -> Tensor:
+    """Accuracy ``(M,)`` of outputs ``(M, B, c)`` on images that come class after class."""
+    labels = torch.arange(outputs.shape[-1]).repeat_interleave(
+        outputs.shape[1] // outputs.shape[-1]
+    )
+    return (outputs.argmax(-1) == labels).double().mean(1)
+
+
+def losses(outputs: Tensor) -> Tensor:
+    """Mean cross entropy ``(M,)`` of outputs ``(M, B, c)`` on images that come class after class."""
+    labels = torch.arange(outputs.shape[-1]).repeat_interleave(
+        outputs.shape[1] // outputs.shape[-1]
+    )
+    log_p = outputs.double().log_softmax(-1)
+    return -log_p.gather(-1, labels.expand(outputs.shape[:2])[..., None])[..., 0].mean(1)

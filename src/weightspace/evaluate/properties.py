@@ -1,0 +1,119 @@
+"""What can be read off a network: the latent against raw weights, weight statistics and settings.
+
+Every feature set gets the same two predictors, a linear one and gradient-boosted trees; the better
+one on val is reported on the test splits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.stats import kendalltau
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from weightspace.progress import progress
+
+REGRESSION = ("test_accuracy", "generalisation_gap", "epoch")
+CLASSIFICATION = ("optimizer",)
+# shallow trees and few bins: raw weights have thousands of columns
+TREES = {
+    "max_iter": 100,
+    "learning_rate": 0.2,
+    "max_leaf_nodes": 8,
+    "max_bins": 63,
+    "early_stopping": False,
+}
+
+
+@dataclass(frozen=True)
+class Features:
+    """Members of some splits with one feature matrix ``(N, F)`` per kind of reading.
+
+    Attributes:
+        members: split -> table.
+        x: name of the reading -> split -> matrix.
+
+    """
+
+    members: dict[str, pd.DataFrame]
+    x: dict[str, dict[str, np.ndarray]]
+
+
+def hyper_parameters(members: pd.DataFrame) -> np.ndarray:
+    """What is known without reading the weights: rates, length and optimiser, ``(N, 4)``."""
+    logs = np.log(members[["lr", "weight_decay"]].to_numpy(float))
+    rest = np.stack([members["epochs"], members["optimizer"] == "adam"], 1).astype(float)
+    return np.concatenate([logs, rest], 1)
+
+
+def target(members: pd.DataFrame, name: str) -> np.ndarray:
+    """Column to predict; the generalisation gap is train minus test accuracy."""
+    if name == "generalisation_gap":
+        return (members["train_accuracy"] - members["test_accuracy"]).to_numpy(float)
+    return members[name].to_numpy()
+
+
+def predictors(name: str, seed: int) -> list:  # type: ignore[type-arg]
+    """A linear and a tree model for one target."""
+    if name in CLASSIFICATION:
+        linear = LogisticRegression(C=0.1, max_iter=300)
+        trees = HistGradientBoostingClassifier(**TREES, random_state=seed)
+    else:
+        linear = RidgeCV(np.logspace(-2, 5, 8))
+        trees = HistGradientBoostingRegressor(**TREES, random_state=seed)
+    return [make_pipeline(StandardScaler(), linear), trees]
+
+
+def score(name: str, truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """R2 and Kendall's tau of a regression, accuracy of a classification."""
+    if name in CLASSIFICATION:
+        return {f"{name}_accuracy": float((truth == predicted).mean())}
+    spread = np.square(truth - truth.mean()).sum()
+    r2 = 1 - np.square(truth - predicted).sum() / spread if spread > 0 else float("nan")
+    tau = kendalltau(truth, predicted).statistic if predicted.std() > 0 else 0.0
+    return {f"{name}_r2": float(r2), f"{name}_tau": float(tau)}
+
+
+def evaluate(features: Features, seed: int) -> dict[str, dict[str, float]]:
+    """Figures per split: ``<reading>_<target>_r2``, ``_tau`` or ``_accuracy``."""
+    splits = [s for s in features.members if s != "train"]
+    out: dict[str, dict[str, float]] = {s: {} for s in splits}
+    jobs = [
+        (n, t)
+        for t in (*REGRESSION, *CLASSIFICATION)
+        for n in features.x
+        if (n, t) != ("hyperparameters", "optimizer")
+    ]
+    with progress("properties", len(jobs)) as bar:
+        for reading, name in jobs:
+            x = features.x[reading]
+            y = {s: target(t, name) for s, t in features.members.items()}
+            best = max(
+                (p.fit(x["train"], y["train"]) for p in predictors(name, seed)),
+                key=lambda p: p.score(x["val"], y["val"]),
+            )
+            for split in splits:
+                found = score(name, y[split], best.predict(x[split]))
+                out[split] |= {f"{reading}_{k}": v for k, v in found.items()}
+            bar.advance(note=f"{reading}: {name}")
+    for split in splits:
+        out[split] |= _mean_predictor(features, split)
+        out[split]["members"] = len(features.members[split])
+    return out
+
+
+def _mean_predictor(features: Features, split: str) -> dict[str, float]:
+    """The floor: the train mean, or the most frequent train class."""
+    out: dict[str, float] = {}
+    for name in (*REGRESSION, *CLASSIFICATION):
+        train, truth = (target(features.members[s], name) for s in ("train", split))
+        constant = pd.Series(train).mode()[0] if name in CLASSIFICATION else train.mean()
+        out |= {
+            f"mean_{k}": v for k, v in score(name, truth, np.full(len(truth), constant)).items()
+        }
+    return out

@@ -1,0 +1,154 @@
+"""Does a decoded latent behave like the network it came from?
+
+Each figure stands for one split, with chance and the per-tensor PCA alone beside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from weightspace.codecs.base import Codec, decode_latents, encode_members
+from weightspace.data.dataset import Dataset
+from weightspace.evaluate import metrics as m
+from weightspace.evaluate.outputs import accuracies, random_outputs, real_outputs
+from weightspace.networks import Net
+from weightspace.params import EvaluateSettings
+from weightspace.pca import TensorPca
+from weightspace.rng import stream
+from weightspace.spec import Weights
+from weightspace.zoo.store import Zoo
+
+SCORES = {"cosine": m.cosine, "correlation": m.correlation, "agreement": m.agreement}
+SPLITS = ("val", "test_sets", "test_classes")
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Original and reconstructed outputs ``(M, B, c)`` of the members of one split."""
+
+    members: pd.DataFrame
+    original: Tensor
+    rebuilt: Tensor
+    original_random: Tensor
+    rebuilt_random: Tensor
+    pca_only: Tensor
+
+
+def reconstruct(
+    zoo: Zoo,
+    codec: Codec,
+    pca: TensorPca,
+    net: Net,
+    dataset: Dataset,
+    split: str,
+    settings: EvaluateSettings,
+    seed: int,
+) -> Reconstruction | None:
+    """Encode, decode and run all members of a split; None where the split is empty.
+
+    Val members are run on val images, test members on test images.
+    """
+    members = zoo.select(split)
+    if members.empty:
+        return None
+    weights, tasks = zoo.weights(members), members["task"].to_numpy()
+    part = "val" if split == "val" else "test"
+
+    def real(w: Weights) -> Tensor:
+        return real_outputs(net, dataset, tasks, w, part)
+
+    def noise(w: Weights) -> Tensor:
+        return random_outputs(net, dataset, settings.random_inputs, w, seed)
+
+    rebuilt = decode_latents(codec, encode_members(codec, weights))
+    pca_only = pca.inverse(pca(weights))
+    return Reconstruction(
+        members, real(weights), real(rebuilt), noise(weights), noise(rebuilt), real(pca_only)
+    )
+
+
+def figures(r: Reconstruction, settings: EvaluateSettings, seed: int) -> dict[str, float]:
+    """All figures of one split, as in DESIGN section 6."""
+    out = _likeness(r.original, r.rebuilt, "")
+    out |= _likeness(r.original_random, r.rebuilt_random, "_random")
+    out |= _intervals(r, settings, seed)
+    last = torch.tensor((r.members["snapshot"] == r.members["snapshot"].max()).to_numpy())
+    out |= _likeness(r.original[last], r.rebuilt[last], "_late")
+    out |= {
+        f"pca_only_{k}": v
+        for k, v in _likeness(r.original, r.pca_only, "").items()
+        if k.endswith("_mean")
+    }
+    out["members"] = len(r.members)
+    out["tasks"] = int(r.members["task"].nunique())
+    return out
+
+
+def _likeness(a: Tensor, b: Tensor, suffix: str) -> dict[str, float]:
+    """Mean, min and max of each score over members; chance, kappa; accuracy where labels exist."""
+    out = {}
+    for name, score in SCORES.items():
+        values = score(a, b)
+        for part in ("mean", "min", "max"):
+            out[f"{name}_{part}{suffix}"] = float(getattr(values, part)())
+    out[f"agreement_chance{suffix}"] = float(m.chance_agreement(a, b).mean())
+    out[f"kappa{suffix}"] = float(m.kappa(a, b).mean())
+    if suffix != "_random":
+        before, after = accuracies(a).numpy(), accuracies(b).numpy()
+        out[f"accuracy_original{suffix}"] = float(before.mean())
+        out[f"accuracy_reconstructed{suffix}"] = float(after.mean())
+        out[f"accuracy_r2{suffix}"] = m.r2_pearson(before, after)
+        out[f"accuracy_r2_identity{suffix}"] = m.r2_identity(before, after)
+    return out
+
+
+def _intervals(r: Reconstruction, settings: EvaluateSettings, seed: int) -> dict[str, float]:
+    """95 % bootstrap intervals of the means and of accuracy R2, over tasks."""
+    tasks, unit = np.unique(r.members["task"], return_inverse=True)
+    before, after = accuracies(r.original).numpy(), accuracies(r.rebuilt).numpy()
+    rows = [np.flatnonzero(unit == t) for t in range(len(tasks))]
+    out = {}
+
+    def interval(name: str, statistic) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        rng = stream(seed, "evaluate", "bootstrap", name)
+        low, high = m.bootstrap(statistic, len(tasks), settings.bootstrap, rng)
+        out[f"{name}_low"], out[f"{name}_high"] = low, high
+
+    for name, score in SCORES.items():
+        values = score(r.original, r.rebuilt).numpy()
+        means = np.array([values[i].mean() for i in rows])
+        interval(name, lambda index, means=means: float(means[index].mean()))
+
+    def r2(index: np.ndarray) -> float:
+        chosen = np.concatenate([rows[i] for i in index])
+        return m.r2_pearson(before[chosen], after[chosen])
+
+    interval("accuracy_r2", r2)
+    return out
+
+
+def over_epochs(r: Reconstruction) -> pd.DataFrame:
+    """Scores per snapshot, on real and on random inputs: the deck's figures a and b."""
+    rows = []
+    for snapshot, group in r.members.groupby("snapshot"):
+        index = torch.tensor(group.index.to_numpy())
+        row = {"snapshot": snapshot, "epoch": group["epoch"].median()}
+        pairs = {"real": (r.original, r.rebuilt), "random": (r.original_random, r.rebuilt_random)}
+        for inputs, (a, b) in pairs.items():
+            row |= {f"{inputs}_{k}": float(f(a[index], b[index]).mean()) for k, f in SCORES.items()}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def scatter(r: Reconstruction, points: int, seed: int) -> pd.DataFrame:
+    """Input against output accuracy of at most so many members."""
+    table = pd.DataFrame(
+        {"original": accuracies(r.original).numpy(), "reconstructed": accuracies(r.rebuilt).numpy()}
+    )
+    chosen = stream(seed, "evaluate", "scatter").permutation(len(table))[:points]
+    return table.iloc[np.sort(chosen)]

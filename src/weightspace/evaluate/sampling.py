@@ -1,0 +1,240 @@
+"""Do networks drawn from P(W | D, R) reach what was asked, on tasks nobody trained on?
+
+Targets are spread evenly over the trained range of R; achieved results are measured on test
+images. A draw may be chosen by its result on the task's own train images, never on test images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from weightspace.baselines import Donors, head_only, noised
+from weightspace.codecs.base import decode_latents
+from weightspace.contrastive import recall_at
+from weightspace.data.dataset import Dataset
+from weightspace.evaluate import metrics as m
+from weightspace.evaluate.outputs import accuracies, losses, real_outputs
+from weightspace.networks import Net
+from weightspace.params import Params
+from weightspace.rng import stream, torch_stream
+from weightspace.sample import Sampler
+from weightspace.shared import Pairs, predict
+from weightspace.spec import Weights
+from weightspace.zoo.store import Zoo
+
+SPLITS = ("val", "test_sets", "test_classes")
+NOISE = 0.1  # share of a tensor's spread added to the noised copies
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Every task of a split with every target: ``T x K`` conditions, task after task."""
+
+    tasks: np.ndarray
+    targets: np.ndarray
+
+    @property
+    def task(self) -> Tensor:
+        """Task of each condition ``(T * K,)``."""
+        return torch.from_numpy(np.repeat(self.tasks, len(self.targets)))
+
+    @property
+    def asked(self) -> np.ndarray:
+        """Requested result of each condition ``(T * K,)``."""
+        return np.tile(self.targets, len(self.tasks))
+
+    def by_task(self, values: np.ndarray) -> np.ndarray:
+        """Per-condition values as ``(T, K)``."""
+        return values.reshape(len(self.tasks), len(self.targets))
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Measures the result of networks, all the draws of a condition on the images of its task."""
+
+    net: Net
+    dataset: Dataset
+    result: Literal["accuracy", "loss"]
+
+    def __call__(self, grid: Grid, weights: Weights, part: str) -> np.ndarray:
+        """Results ``(T * K, draws)`` of weights ``(T * K * draws, *shape)``."""
+        draws = len(next(iter(weights.values()))) // len(grid.asked)
+        tasks = grid.task.repeat_interleave(draws).numpy()
+        outputs = real_outputs(self.net, self.dataset, tasks, weights, part)
+        score = accuracies if self.result == "accuracy" else losses
+        return score(outputs).numpy().reshape(-1, draws)
+
+
+def targets_of(sampler: Sampler, count: int) -> np.ndarray:
+    """Targets evenly over the trained range of R."""
+    low, high = sampler.shared.range.tolist()
+    return np.linspace(low, high, count)
+
+
+def controls(
+    grid: Grid, sampler: Sampler, donors: Donors, own: Weights, seed: int
+) -> dict[str, Weights]:
+    """One network per condition from each control of DESIGN section 4."""
+    asked, rng = torch.tensor(grid.asked, dtype=torch.float32), stream(seed, "evaluate", "controls")
+    generator = torch_stream(seed, "evaluate", "control draws")
+    shift = 1 + int(rng.integers(max(1, len(grid.tasks) - 1)))
+    other = torch.from_numpy(np.repeat(np.roll(grid.tasks, shift), len(grid.targets)))
+    mixed = asked[torch.from_numpy(rng.permutation(len(asked)))]
+
+    def draw(tasks: Tensor, results: Tensor, **use: bool) -> Weights:
+        return decode_latents(
+            sampler.codec, sampler.latents(tasks, results, 1, generator, **use)[:, 0]
+        )
+
+    with torch.no_grad():
+        embedding = sampler.shared.embed(sampler.dataset, grid.task)
+    copies, _ = donors.nearest_task(embedding, grid.asked)
+    return {
+        "shuffled_d": draw(other, asked),
+        "shuffled_r": draw(grid.task, mixed),
+        "d_only": draw(grid.task, asked, use_result=False),
+        "r_only": draw(grid.task, asked, use_dataset=False),
+        "nearest_task": copies,
+        "noised_copy": noised(copies, NOISE, generator),
+        "average": donors.average(grid.asked),
+        "head_only": head_only(sampler.codec.spec, own),
+    }
+
+
+def figures(
+    grid: Grid, achieved: np.ndarray, result: str, resamples: int = 0, seed: int = 0
+) -> dict[str, float]:
+    """How well achieved results ``(T * K,)`` follow the requests; intervals over tasks on demand."""
+    asked, got = grid.by_task(grid.asked), grid.by_task(achieved)
+    best = -1 if result == "accuracy" else 0
+    spearman = m.spearman_rows(asked, got)
+    statistics = {
+        "r2_identity": lambda i: m.r2_identity(asked[i].ravel(), got[i].ravel()),
+        "r2_pearson": lambda i: m.r2_pearson(asked[i].ravel(), got[i].ravel()),
+        "mae": lambda i: float(np.abs(asked[i] - got[i]).mean()),
+        "spearman_within_task": lambda i: float(spearman[i].mean()),
+        f"{result}_at_top": lambda i: float(np.median(got[i, best])),
+    }
+    everything = np.arange(len(asked))
+    out = {}
+    for name, statistic in statistics.items():
+        out[name] = statistic(everything)
+        if resamples:
+            rng = stream(seed, "evaluate", "bootstrap", name)
+            out[f"{name}_low"], out[f"{name}_high"] = m.bootstrap(
+                statistic, len(asked), resamples, rng
+            )
+    return out
+
+
+def best_of(grid: Grid, on_train: np.ndarray, on_test: np.ndarray) -> np.ndarray:
+    """Test result of the draw whose result on train images is nearest to the request: ``(T * K,)``."""
+    chosen = np.abs(on_train - grid.asked[:, None]).argmin(1)
+    best: np.ndarray = on_test[np.arange(len(chosen)), chosen]
+    return best
+
+
+def scratch(zoo: Zoo, split: str, grid: Grid, result: str, part: str) -> float:
+    """Result of training from scratch on the same images.
+
+    Median over tasks of the finished run with the best val loss.
+    """
+    table = zoo.select(split, last_only=True)
+    table = table[table["task"].isin(grid.tasks)].sort_values(["task", "val_loss"], kind="stable")
+    return float(table.groupby("task")[f"{part}_{result}"].first().median())
+
+
+def retrieval(sampler: Sampler, members: pd.DataFrame, z: Tensor, result: str) -> dict[str, float]:
+    """Recall of the ordered task, from condition to weights and from weights to condition."""
+    pairs = Pairs.of(members, z, result)
+    tasks = pairs.tasks.unique()
+    shared, unit = sampler.shared, torch.nn.functional.normalize
+    with torch.no_grad():
+        embedding = shared.embed(sampler.dataset, tasks)  # (T, E)
+    place = torch.searchsorted(tasks, pairs.tasks)
+    own = unit(z - shared.centre, dim=1)
+
+    def projected(e: Tensor) -> Tensor:
+        return unit(predict(shared, e, pairs.result) - shared.centre, dim=1)
+
+    to_weights = projected(embedding[place]) @ own.T  # (conditions, members)
+    columns = [(projected(e.expand(len(z), -1)) * own).sum(1) for e in embedding]
+    to_tasks = torch.stack(columns, 1)  # (members, tasks), at each member's own result
+    out = {}
+    for k in (1, 5):
+        recall, chance = recall_at(to_weights, pairs.tasks, pairs.tasks, k)
+        out[f"d_to_w_recall_at_{k}"], out[f"d_to_w_recall_at_{k}_chance"] = recall, chance
+        recall, chance = recall_at(to_tasks, pairs.tasks, tasks, k)
+        out[f"w_to_d_recall_at_{k}"], out[f"w_to_d_recall_at_{k}_chance"] = recall, chance
+    return out
+
+
+def evaluate_split(
+    zoo: Zoo, sampler: Sampler, net: Net, donors: Donors, split: str, params: Params
+) -> tuple[dict[str, float], pd.DataFrame] | None:
+    """All figures of one split and the calibration curve; None where the split is empty."""
+    members = zoo.select(split)
+    if members.empty:
+        return None
+    settings, result = params.evaluate, params.shared.result
+    part = "val" if split == "val" else "test"
+    grid = Grid(np.unique(members["task"]), targets_of(sampler, settings.targets))
+    judge = Judge(net, sampler.dataset, result)
+    generator = torch_stream(params.seed, "evaluate", "draws", split)
+    asked = torch.tensor(grid.asked, dtype=torch.float32)
+    drawn = sampler.draw(grid.task, asked, settings.draws, generator)
+    on_test, on_train = judge(grid, drawn, part), judge(grid, drawn, "train")
+    first = {name: w[:: settings.draws] for name, w in drawn.items()}
+    chosen = best_of(grid, on_train, on_test)
+    out = figures(grid, on_test[:, 0], result, settings.bootstrap, params.seed)
+    out |= {
+        f"best_of_n_{k}": v
+        for k, v in figures(grid, chosen, result, settings.bootstrap, params.seed).items()
+    }
+    for name, weights in controls(grid, sampler, donors, first, params.seed).items():
+        achieved = judge(grid, weights, part)[:, 0]
+        out |= {f"{name}_{k}": v for k, v in figures(grid, achieved, result).items()}
+    out[f"{result}_scratch"] = scratch(zoo, split, grid, result, part)
+    out["chance_accuracy"] = 1 / sampler.dataset.classes.shape[1]
+    out |= {"draws": settings.draws, "tasks": len(grid.tasks), "targets": len(grid.targets)}
+    return out, calibration_curve(grid, on_test, chosen)
+
+
+def calibration_curve(grid: Grid, on_test: np.ndarray, chosen: np.ndarray) -> pd.DataFrame:
+    """Per target: mean, 10 % and 90 % quantile of single draws, mean of the chosen draws."""
+    rows = []
+    for i, target in enumerate(grid.targets):
+        single = on_test.reshape(len(grid.tasks), len(grid.targets), -1)[:, i]
+        low, high = np.quantile(single, [0.1, 0.9])
+        best = grid.by_task(chosen)[:, i].mean()
+        rows.append(
+            {"asked": target, "single": single.mean(), "q10": low, "q90": high, "best_of_n": best}
+        )
+    return pd.DataFrame(rows)
+
+
+def heat_map(
+    sampler: Sampler, members: pd.DataFrame, z: Tensor, result: str, count: int = 40
+) -> pd.DataFrame:
+    """Cosine of latents against projections of conditions, for one late member of each task."""
+    late = (
+        members[members["snapshot"] == members["snapshot"].max()]
+        .drop_duplicates("task")
+        .iloc[:count]
+    )
+    pairs = Pairs.of(late, z[torch.tensor(late.index.to_numpy())], result)
+    centre = sampler.shared.centre
+    unit = torch.nn.functional.normalize
+    with torch.no_grad():
+        embedding = sampler.shared.embed(sampler.dataset, pairs.tasks)
+    projected = unit(predict(sampler.shared, embedding, pairs.result) - centre, dim=1)
+    similarity = (unit(pairs.z - centre, dim=1) @ projected.T).numpy()
+    names = ["-".join(map(str, c)) for c in sampler.dataset.classes[pairs.tasks].tolist()]
+    rows = [(a, b, similarity[i, j]) for i, a in enumerate(names) for j, b in enumerate(names)]
+    return pd.DataFrame(rows, columns=["weights_of", "condition", "cosine"])

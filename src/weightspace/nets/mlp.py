@@ -1,0 +1,57 @@
+"""Fully connected network with ReLU."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from weightspace.params import NetsSettings
+from weightspace.spec import Axis, Spec, TensorSpec
+
+
+class Mlp(nn.Module):
+    """Linear layers with ReLU between them.
+
+    Args:
+        shape: channels, height, width of an image.
+        classes: number of outputs.
+        hidden: units of each hidden layer.
+
+    """
+
+    def __init__(self, shape: tuple[int, int, int], classes: int, hidden: tuple[int, ...]) -> None:
+        super().__init__()
+        widths = (math.prod(shape), *hidden)
+        pairs = pairwise(widths)
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairs)
+        self.head = nn.Linear(widths[-1], classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pre-softmax outputs ``(B, classes)`` of images ``(B, C, H, W)``."""
+        x = x.flatten(1)
+        for layer in self.layers:
+            x = F.relu(layer(x))
+        out: Tensor = self.head(x)
+        return out
+
+
+def build(shape: tuple[int, int, int], classes: int, settings: NetsSettings) -> Mlp:
+    """Network for images of ``shape`` (C, H, W) with ``classes`` outputs."""
+    return Mlp(shape, classes, settings.mlp.hidden)
+
+
+def spec(module: Mlp) -> Spec:
+    """Tensors and permutation groups: the units of each hidden layer may be reordered."""
+    tensors = []
+    before: Axis | None = None
+    names = [f"layers.{i}" for i in range(len(module.layers))]
+    for name, layer in zip([*names, "head"], [*module.layers, module.head], strict=True):
+        after = None if name == "head" else Axis(name)
+        shape = tuple(layer.weight.shape)  # type: ignore[union-attr, arg-type]
+        tensors.append(TensorSpec(f"{name}.weight", shape, "parameter", (after, before)))
+        tensors.append(TensorSpec(f"{name}.bias", shape[:1], "parameter", (after,)))
+        before = after
+    return Spec("mlp", tuple(tensors), ("head.weight", "head.bias"))

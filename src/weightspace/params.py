@@ -1,0 +1,269 @@
+"""params.yaml as typed settings: unknown keys refused, ranges checked, numeric text accepted.
+
+The schema is the reference for every key: its meaning and unit are the ``description`` of the field.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from weightspace.errors import WeightspaceError, nearest, problem
+
+
+class Settings(BaseModel):
+    """Base of all sections: immutable, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError(f"the lower end {pair[0]} is above the upper end {pair[1]}")
+    return pair
+
+
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+LogRange = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
+IntRange = Annotated[
+    tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], AfterValidator(_ordered)
+]
+Widths = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
+
+
+class SamplesPerClass(Settings):
+    """Fixed number of images per class in each part; the parts never overlap."""
+
+    train: int = Field(90, ge=2, description="images per class to train networks on")
+    val: int = Field(40, ge=1, description="images per class for choices and for the result R")
+    test: int = Field(44, ge=1, description="images per class for reported figures only")
+
+
+class Splits(Settings):
+    """Shares of the class sets that go to each split."""
+
+    train: Share = Field(0.7, description="share of class sets for everything that is fitted")
+    val: Share = Field(0.15, description="share for every choice")
+    test_sets: Share = Field(0.15, description="share read once, by the evaluations")
+
+    @model_validator(mode="after")
+    def _sum(self) -> Self:
+        total = self.train + self.val + self.test_sets
+        if abs(total - 1) > 1e-6 or self.train == 0:
+            raise ValueError(f"shares must add up to 1 and train must be above 0, not {total:g}")
+        return self
+
+
+class DatasetSettings(Settings):
+    """Where images come from and which tasks are made of them."""
+
+    source: str = Field(
+        "digits", description="image source, a file in src/weightspace/data/sources"
+    )
+    samples_per_class: SamplesPerClass = SamplesPerClass()
+    classes_per_task: int = Field(3, ge=2, description="classes of a task")
+    tasks: int | Literal["all"] = Field("all", description="ordered tasks to draw, or all")
+    unseen_classes: int = Field(0, ge=0, description="classes kept for test_classes only")
+    splits: Splits = Splits()
+
+
+class ZooSettings(Settings):
+    """How the population of networks is trained."""
+
+    architecture: str = Field("cnn", description="a file in src/weightspace/nets")
+    init: Literal["independent", "shared"] = Field(
+        "independent", description="own or one common initialisation"
+    )
+    runs: int = Field(1600, ge=1, description="training runs; more never change the earlier ones")
+    runs_per_shard: int = Field(100, ge=1, description="runs trained together; the resumable unit")
+    batch_size: int = Field(32, ge=1, description="images per step")
+    optimizers: tuple[Literal["adam", "sgd"], ...] = Field(("adam", "sgd"), min_length=1)
+    adam_lr: LogRange = Field((1e-3, 1e-2), description="Adam learning rate, log-uniform")
+    sgd_lr: LogRange = Field((1e-2, 2e-1), description="SGD learning rate, log-uniform")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="momentum of SGD")
+    weight_decay: LogRange = Field((1e-5, 1e-2), description="L2 penalty, log-uniform")
+    epochs: IntRange = Field((12, 24), description="epochs of a run, uniform")
+    snapshots: int = Field(6, ge=2, description="members kept of each run, spread over its steps")
+    first_step: IntRange = Field((2, 8), description="step of the first snapshot, uniform")
+
+
+class CnnSettings(Settings):
+    """Convolutional network: 3x3 convolutions, each with ReLU and 2x2 average pooling."""
+
+    channels: Widths = Field((8, 16), description="channels of each convolution")
+
+
+class MlpSettings(Settings):
+    """Fully connected network with ReLU."""
+
+    hidden: Widths = Field((20, 16), description="units of each hidden layer")
+
+
+class NetsSettings(Settings):
+    """Sizes of each architecture; only the selected one is a dependency."""
+
+    cnn: CnnSettings = CnnSettings()
+    mlp: MlpSettings = MlpSettings()
+
+
+class PcaSettings(Settings):
+    """First compression: one principal component basis per named tensor."""
+
+    components: int = Field(64, ge=1, description="components per tensor")
+    identity_below: int = Field(
+        17, ge=0, description="tensors with fewer entries are kept as they are"
+    )
+
+
+class FitSettings(Settings):
+    """What every fit of a network in this project needs."""
+
+    epochs: int = Field(60, ge=1, description="passes over the training members at most")
+    batch_size: int = Field(256, ge=2, description="members per step")
+    lr: Positive = Field(1e-3, description="peak learning rate of AdamW, cosine to zero")
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    patience: int = Field(15, ge=1, description="epochs without a better val loss before stopping")
+
+
+class AutoencoderSettings(FitSettings):
+    """Second compression: the codec between PCA coefficients and the latent."""
+
+    codec: str = Field("mlp", description="a file in src/weightspace/codecs")
+    latent: int = Field(128, ge=2, description="numbers in the latent z")
+    hidden: Widths = Field((512, 256), description="units of the encoder's hidden layers")
+
+
+class SharedSettings(FitSettings):
+    """Shared encoder: dataset and result to the latent of weights."""
+
+    encoder: str = Field(
+        "statistics", description="dataset encoder, a file in src/weightspace/encoders"
+    )
+    result: Literal["accuracy", "loss"] = Field(
+        "accuracy", description="the result R, measured on val images"
+    )
+    hidden: Widths = Field((512, 512), description="units of the hidden layers")
+    fourier: int = Field(8, ge=1, description="frequencies of the result embedding")
+    temperature: Positive = Field(0.1, description="temperature of NT-Xent")
+    length_weight: Annotated[float, Field(ge=0)] = Field(
+        0.1, description="weight of the length loss"
+    )
+    dropout: Share = Field(0.1, description="share of training rows without D, and without R")
+
+
+class EvaluateSettings(Settings):
+    """How much is drawn and resampled when measuring."""
+
+    targets: int = Field(9, ge=2, description="requested results, evenly over the trained range")
+    draws: int = Field(16, ge=1, description="networks drawn for one (D, R)")
+    random_inputs: int = Field(
+        128, ge=2, description="random images of the deck's second comparison"
+    )
+    bootstrap: int = Field(1000, ge=10, description="resamples of tasks for 95 % intervals")
+
+
+class RuntimeSettings(Settings):
+    """Where to compute. Never changes a result and is a dependency of no stage."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: int | Literal["auto"] = Field("auto", description="processes that train zoo shards")
+
+
+class Params(Settings):
+    """All settings of the pipeline, as in params.yaml."""
+
+    seed: int = Field(0, ge=0, description="root of all random streams")
+    dataset: DatasetSettings = DatasetSettings()
+    zoo: ZooSettings = ZooSettings()
+    nets: NetsSettings = NetsSettings()
+    pca: PcaSettings = PcaSettings()
+    autoencoder: AutoencoderSettings = AutoencoderSettings()
+    shared: SharedSettings = SharedSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    runtime: RuntimeSettings = RuntimeSettings()
+
+
+def _valid_names(location: tuple[int | str, ...]) -> list[str]:
+    """Names allowed beside the last part of a location in the schema."""
+    model: Any = Params
+    for part in location[:-1]:
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            return []
+        field = model.model_fields.get(str(part))
+        model = field.annotation if field else None
+    return (
+        list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+    )
+
+
+def _explain(path: Path, error: ValidationError) -> WeightspaceError:
+    """Turn the first validation error into the one line that a person needs."""
+    first = error.errors()[0]
+    location = tuple(p for p in first["loc"])
+    key = ".".join(str(p) for p in location) or "the file"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        hint = nearest(str(location[-1]), _valid_names(location))
+        return problem(f"unknown key '{key}'{more}", where=path, do=hint)
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return problem(
+        f"'{key}': {message}{more}", where=path, found=repr(first["input"]), do="correct the value"
+    )
+
+
+def load_params(path: Path | str = "params.yaml") -> Params:
+    """Read and validate params.yaml.
+
+    Raises:
+        WeightspaceError: no file, no YAML, unknown key, or a value out of range; one line.
+
+    """
+    path = Path(path)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise problem(
+            "file is missing", where=path, do="run from the root of the project"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise problem(f"not valid YAML ({error})", where=path) from error
+    if not isinstance(data, dict):
+        raise problem(
+            "not a table of settings",
+            where=path,
+            found=type(data).__name__,
+            expected="keys and values",
+        )
+    params = validate_params(data, path)
+    missing = _missing(Params, data, "")
+    if missing:
+        raise problem(
+            f"key '{missing[0]}' is missing",
+            where=path,
+            expected="every key, so that DVC tracks it",
+            do="add it",
+        )
+    return params
+
+
+def _missing(model: type[BaseModel], data: dict[str, Any], prefix: str) -> list[str]:
+    """Keys of the schema that the file leaves to a default, which DVC could not track."""
+    out: list[str] = []
+    for name, field in model.model_fields.items():
+        if name not in data:
+            out.append(prefix + name)
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            out += _missing(field.annotation, data[name], f"{prefix}{name}.")
+    return out
+
+
+def validate_params(data: dict[str, Any], where: Path | str = "params") -> Params:
+    """Validate settings given as a plain dictionary, with the errors of :func:`load_params`."""
+    try:
+        return Params.model_validate(data)
+    except ValidationError as error:
+        raise _explain(Path(where), error) from error

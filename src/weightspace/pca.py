@@ -1,0 +1,215 @@
+"""First compression: one exact principal component basis per named tensor.
+
+``w ≈ mean + C V`` with orthonormal rows of ``V`` ``(k, d)``, fitted in float64 on train members.
+Source: Pearson (1901); computed from the covariance or, where there are fewer members than
+entries, from the Gram matrix (Kirby and Sirovich 1990, "snapshot PCA").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from weightspace.artifacts import load_tensors, save_tensors
+from weightspace.errors import problem
+from weightspace.params import PcaSettings
+from weightspace.spec import Spec, TensorSpec, Weights
+
+CONSTANT, IDENTITY, PCA = "constant", "identity", "pca"
+
+
+class TensorPca(nn.Module):
+    """Weights <-> coefficients, tensor by tensor.
+
+    A tensor that never varies is ``constant`` (no coefficient), a small one is kept as it is
+    (``identity``), every other one is projected on its first components (``pca``).
+
+    Args:
+        spec: the architecture.
+        modes: tensor name -> mode.
+        counts: tensor name -> number of coefficients.
+
+    """
+
+    def __init__(self, spec: Spec, modes: Mapping[str, str], counts: Mapping[str, int]) -> None:
+        super().__init__()
+        self.spec, self.modes, self.counts = spec, dict(modes), dict(counts)
+        for i, t in enumerate(spec.tensors):
+            self.register_buffer(f"mean{i}", torch.zeros(t.numel))
+            self.register_buffer(f"components{i}", torch.zeros(counts[t.name], t.numel))
+            self.register_buffer(f"variance{i}", torch.zeros(counts[t.name]))
+            self.register_buffer(f"total{i}", torch.zeros(()))
+
+    @property
+    def features(self) -> int:
+        """Number of coefficients of one network."""
+        return sum(self.counts.values())
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of coefficients of each tensor, in order."""
+        return [self.counts[name] for name in self.spec.names]
+
+    def forward(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """Coefficients ``(N, features)`` of N networks."""
+        parts = [
+            (weights[t.name].flatten(1) - self._part("mean", i)) @ self._part("components", i).T
+            for i, t in enumerate(self.spec.tensors)
+        ]
+        return torch.cat(parts, 1)
+
+    def inverse(self, coefficients: Tensor, k: int | None = None) -> Weights:
+        """Weights ``(N, *shape)`` of coefficients ``(N, features)``; of the first k per tensor."""
+        out: Weights = {}
+        for i, (t, c) in enumerate(
+            zip(self.spec.tensors, coefficients.split(self.sizes, 1), strict=True)
+        ):
+            used = slice(0, k if self.modes[t.name] == PCA else None)
+            flat = self._part("mean", i) + c[:, used] @ self._part("components", i)[used]
+            out[t.name] = flat.reshape(-1, *t.shape)
+        return out
+
+    def scale(self) -> Tensor:
+        """Root mean square of the coefficients of each tensor, ``(features,)``; 1 where zero."""
+        parts = []
+        for i, count in enumerate(self.sizes):
+            if count:
+                rms = self._part("variance", i).mean().sqrt()
+                parts.append((rms if rms > 0 else torch.ones(())).expand(count))
+        return torch.cat(parts)
+
+    def table(self) -> pd.DataFrame:
+        """One row per tensor: mode, entries, coefficients, share of variance explained."""
+        rows = []
+        for i, t in enumerate(self.spec.tensors):
+            total = float(self._part("total", i))
+            kept = float(self._part("variance", i).sum())
+            share = kept / total if total > 0 else 1.0
+            rows.append(
+                {
+                    "tensor": t.name,
+                    "mode": self.modes[t.name],
+                    "entries": t.numel,
+                    "coefficients": self.counts[t.name],
+                    "explained": share,
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def explained(self, k: int) -> float:
+        """Share of the variance of all tensors that k components per tensor explain."""
+        kept = total = 0.0
+        for i, name in enumerate(self.spec.names):
+            used = slice(0, k if self.modes[name] == PCA else None)
+            kept += float(self._part("variance", i)[used].sum())
+            total += float(self._part("total", i))
+        return kept / total if total > 0 else 1.0
+
+    def _part(self, name: str, i: int) -> Tensor:
+        out: Tensor = getattr(self, f"{name}{i}")
+        return out
+
+    def meta(self) -> dict[str, Any]:
+        """What is needed to rebuild the module, JSON-ready."""
+        return {"spec": self.spec.to_json(), "modes": self.modes, "counts": self.counts}
+
+    @classmethod
+    def from_meta(cls, meta: Mapping[str, Any]) -> TensorPca:
+        """Empty module of the same sizes; fill it with ``load_state_dict``."""
+        return cls(Spec.from_json(meta["spec"]), meta["modes"], meta["counts"])
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file."""
+        save_tensors(path, "pca", self.state_dict(), self.meta())
+
+    @classmethod
+    def load(cls, path: Path) -> TensorPca:
+        """Read what :meth:`save` wrote."""
+        tensors, meta = load_tensors(path, "pca")
+        pca = cls.from_meta(meta)
+        pca.load_state_dict(tensors)
+        return pca
+
+
+def fit_pca(spec: Spec, weights: Weights, settings: PcaSettings) -> TensorPca:
+    """Fit a basis per tensor.
+
+    Args:
+        spec: the architecture.
+        weights: train members ``(N, *shape)``.
+        settings: section ``pca`` of params.yaml.
+
+    Raises:
+        WeightspaceError: fewer than two members.
+
+    """
+    if spec.check(weights) < 2:
+        raise problem(
+            "too few train members for PCA",
+            where="params.yaml: zoo.runs",
+            found=spec.check(weights),
+            expected="at least 2",
+        )
+    fits = {
+        t.name: _fit_tensor(t, weights[t.name].flatten(1).double(), settings) for t in spec.tensors
+    }
+    pca = TensorPca(
+        spec, {n: f[0] for n, f in fits.items()}, {n: len(f[2]) for n, f in fits.items()}
+    )
+    for i, (_, mean, components, variance, total) in enumerate(fits.values()):
+        values = {"mean": mean, "components": components, "variance": variance, "total": total}
+        for name, value in values.items():
+            getattr(pca, f"{name}{i}").copy_(value)
+    return pca
+
+
+def _fit_tensor(
+    t: TensorSpec, x: Tensor, settings: PcaSettings
+) -> tuple[str, Tensor, Tensor, Tensor, Tensor]:
+    """Mode, mean ``(d,)``, components ``(k, d)``, variances ``(k,)`` and total of ``x`` (N, d)."""
+    mean = x.mean(0)
+    centred = x - mean
+    total = centred.square().sum() / (len(x) - 1)
+    if float((x.amax(0) - x.amin(0)).max()) == 0:
+        return CONSTANT, mean, x.new_zeros(0, t.numel), x.new_zeros(0), torch.zeros_like(total)
+    if t.numel < settings.identity_below:
+        return (
+            IDENTITY,
+            mean,
+            torch.eye(t.numel, dtype=x.dtype),
+            centred.square().sum(0) / (len(x) - 1),
+            total,
+        )
+    components, variance = principal_components(centred, settings.components)
+    return PCA, mean, components, variance, total
+
+
+def principal_components(centred: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """First k principal components of centred rows, exact, with deterministic signs.
+
+    Args:
+        centred: ``(N, d)``, columns of zero mean, float64.
+        k: components asked for; no more than the rank ``min(N - 1, d)`` are returned.
+
+    Returns:
+        Orthonormal components ``(k, d)``, the largest entry of each positive, and their variances
+        ``(k,)``, falling.
+
+    """
+    n, d = centred.shape
+    k = min(k, n - 1, d)
+    if d <= n:
+        values, vectors = torch.linalg.eigh(centred.T @ centred)
+        components = vectors.flip(1)[:, :k].T
+    else:  # Gram matrix: n x n instead of d x d
+        values, vectors = torch.linalg.eigh(centred @ centred.T)
+        left = vectors.flip(1)[:, :k]
+        components = torch.linalg.qr(centred.T @ left)[0].T  # qr removes the rounding of small ones
+    variance = values.flip(0)[:k].clamp_min(0) / (n - 1)
+    largest = components.gather(1, components.abs().argmax(1, keepdim=True))
+    return components * largest.sign(), variance

@@ -1,0 +1,99 @@
+"""The table at the end of ``make repro``: each figure beside chance and the deck's published one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from weightspace.artifacts import read_json
+
+# "A Contrastive Approach to Weight Space Learning" (Swanevelder), slide with the final figures
+DECK = {
+    "cosine": "-0.082",
+    "correlation": "0.016",
+    "agreement": "31.21 % [2.06, 64.88]",
+    "accuracy_r2": "0.006",
+}
+
+
+def show(root: Path) -> None:
+    """Print the results of the committed or latest run."""
+    reconstruction = read_json(root / "metrics" / "reconstruction.json")
+    sampling = read_json(root / "metrics" / "sampling.json")
+    console = Console()
+    for split in ("test_sets", "test_classes"):
+        if split in reconstruction:
+            console.print(reconstruction_table(reconstruction[split], split))
+            console.print(sampling_table(sampling[split], split))
+    console.print(
+        "Plots: `dvc plots show` (data in metrics/plots). All figures: `dvc metrics show`."
+    )
+
+
+def reconstruction_table(figures: dict[str, Any], split: str) -> Table:
+    """Likeness of reconstructed and original networks."""
+    title = (
+        f"Reconstruction, {split}: {figures['members']} networks of {figures['tasks']} unseen tasks"
+    )
+    table = Table(title=title, title_justify="left")
+    for column in ("", "mean [range] over networks", "chance", "deck"):
+        table.add_column(column)
+    for name in ("cosine", "correlation"):
+        table.add_row(name, _range(figures, name, ""), "0", DECK[name])
+    chance = f"{100 * figures['agreement_chance']:.1f} %"
+    table.add_row("agreement", _range(figures, "agreement", "%"), chance, DECK["agreement"])
+    late = f"{100 * figures['agreement_mean_late']:.1f} %"
+    table.add_row(
+        "agreement, last snapshots", late, f"{100 * figures['agreement_chance_late']:.1f} %", ""
+    )
+    r2 = f"{figures['accuracy_r2']:.3f} (interval {figures['accuracy_r2_low']:.3f} to {figures['accuracy_r2_high']:.3f})"
+    table.add_row("input-vs-output accuracy R2", r2, "0", DECK["accuracy_r2"])
+    return table
+
+
+def sampling_table(figures: dict[str, Any], split: str) -> Table:
+    """Achieved against asked results of sampled networks and of the controls."""
+    result = "accuracy" if "accuracy_at_top" in figures else "loss"
+    table = Table(
+        title=f"Sampling from P(W | D, R), {split}: {figures['tasks']} unseen tasks",
+        title_justify="left",
+    )
+    for column in (
+        "",
+        "R2 (achieved = asked)",
+        "MAE",
+        "rank corr. in a task",
+        f"{result} at the highest target",
+    ):
+        table.add_column(column)
+    rows = {
+        "single draws": "",
+        f"best of {figures['draws']} on train images": "best_of_n_",
+        "D shuffled": "shuffled_d_",
+        "R shuffled": "shuffled_r_",
+        "D only": "d_only_",
+        "R only": "r_only_",
+        "nearest training task's network": "nearest_task_",
+        "the same with noise": "noised_copy_",
+        "average of networks": "average_",
+        "sampled head, average backbone": "head_only_",
+    }
+    for name, prefix in rows.items():
+        keys = ("r2_identity", "mae", "spearman_within_task", f"{result}_at_top")
+        table.add_row(name, *(_number(figures[prefix + k]) for k in keys))
+    table.add_row("trained from scratch", "", "", "", _number(figures[f"{result}_scratch"]))
+    return table
+
+
+def _range(figures: dict[str, Any], name: str, unit: str) -> str:
+    mean, low, high = (figures[f"{name}_{part}"] for part in ("mean", "min", "max"))
+    if unit == "%":
+        return f"{100 * mean:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

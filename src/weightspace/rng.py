@@ -1,0 +1,34 @@
+"""Named random streams: every draw belongs to a name, so adding one never shifts another.
+
+A stream is derived from ``(seed, *names)`` by SHA-256. Run 17 of a zoo draws from
+``stream(seed, "zoo", 17, "init")`` whether the zoo has 100 runs or 100,000, in whatever order
+and process it is trained. Nothing here touches a global generator.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import torch
+
+
+def stream_seed(seed: int, *names: str | int) -> int:
+    """Derive a 63-bit seed from a root seed and a path of names."""
+    key = json.dumps([int(seed), *names], separators=(",", ":"))
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1
+
+
+def stream(seed: int, *names: str | int) -> np.random.Generator:
+    """NumPy generator of a named stream.
+
+    >>> int(stream(0, "zoo", 17).integers(1000)) == int(stream(0, "zoo", 17).integers(1000))
+    True
+    """
+    return np.random.default_rng(stream_seed(seed, *names))
+
+
+def torch_stream(seed: int, *names: str | int) -> torch.Generator:
+    """Torch CPU generator of a named stream."""
+    return torch.Generator().manual_seed(stream_seed(seed, *names))

@@ -1,0 +1,47 @@
+"""Where and how to compute: device, threads, allocator. Nothing here changes a result's meaning."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+import torch
+
+from weightspace.params import RuntimeSettings
+
+THREADS = 2  # fixed, because sums in another order give other bytes
+
+
+def prepare(threads: int = THREADS) -> None:
+    """Fix the number of threads and keep freed memory in the process.
+
+    Training allocates and frees the same blocks of some MB in every step. By default glibc returns
+    them to the system each time, and page faults then take up to half of the time.
+    """
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):
+            for option, value in (
+                (-3, 1 << 30),
+                (-1, 1 << 30),
+                (-2, 1 << 26),
+            ):  # mmap, trim, top pad
+                libc.mallopt(option, value)
+
+
+def device(settings: RuntimeSettings) -> str:
+    """Device name for torch: the first GPU if it is allowed and there is one, else the CPU."""
+    return "cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def workers(settings: RuntimeSettings) -> int:
+    """Processes to train shards with: as asked, or one per core this process may use."""
+    if settings.workers != "auto":
+        return max(1, settings.workers)
+    cores = (
+        os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    )
+    return len(cores)

@@ -1,0 +1,1 @@
+"""The population: plan the runs, train them many at once, store and read them in shards."""

@@ -1,0 +1,97 @@
+"""Read a finished zoo: its table of members and their weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from weightspace.artifacts import load_tensors, read_parquet
+from weightspace.errors import problem
+from weightspace.spec import Spec, Weights
+
+COLUMNS = ("member", "run", "snapshot", "task", "split", "diverged", "shard", "row")
+
+
+def shard_name(shard: int) -> str:
+    """File name of a shard's weights."""
+    return f"weights-{shard:05d}.safetensors"
+
+
+def check_shard(path: Path, table: pd.DataFrame, spec: Spec | None = None) -> tuple[Weights, Spec]:
+    """Read a shard strictly: all tensors, right shapes, finite unless marked as diverged."""
+    weights, meta = load_tensors(path, "zoo-shard")
+    found = Spec.from_json(meta["spec"])
+    if spec is not None and spec != found:
+        raise problem(
+            "shard of another architecture",
+            where=path,
+            found=found.fingerprint,
+            expected=spec.fingerprint,
+        )
+    count = found.check(weights, path)
+    if count < len(table):
+        raise problem(
+            "shard has fewer members than its table", where=path, found=count, expected=len(table)
+        )
+    healthy = torch.tensor(~table["diverged"].to_numpy(bool))
+    for name, tensor in weights.items():
+        if not tensor[: len(table)][healthy].isfinite().all():
+            raise problem(
+                f"tensor '{name}' has NaN or infinity in a member not marked as diverged",
+                where=path,
+                do="delete the file and run `dvc repro`",
+            )
+    return weights, found
+
+
+@dataclass(frozen=True)
+class Zoo:
+    """A zoo on disk.
+
+    Attributes:
+        folder: where ``members.parquet`` and the shards lie.
+        members: one row per member, with results, hyper-parameters and split.
+        spec: specification of the architecture.
+
+    """
+
+    folder: Path
+    members: pd.DataFrame
+    spec: Spec
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Zoo:
+        """Open a zoo; shards are read when their members are asked for."""
+        folder = Path(folder)
+        members = read_parquet(folder / "members.parquet", COLUMNS)
+        first = int(members["shard"].iloc[0])
+        _, spec = check_shard(folder / shard_name(first), members[members["shard"] == first])
+        return cls(folder, members, spec)
+
+    def select(self, split: str, *, last_only: bool = False) -> pd.DataFrame:
+        """Members of a split whose runs did not diverge, in order."""
+        table = self.members[(self.members["split"] == split) & ~self.members["diverged"]]
+        if last_only:
+            table = table[table["snapshot"] == self.members["snapshot"].max()]
+        return table.reset_index(drop=True)
+
+    def weights(self, members: pd.DataFrame) -> Weights:
+        """Weights ``(N, *shape)`` of N rows of the members' table, in their order."""
+        if members.empty:
+            raise problem(
+                "no members to read", where=self.folder, do="check the splits in params.yaml"
+            )
+        pieces: Weights = {t.name: torch.empty(len(members), *t.shape) for t in self.spec.tensors}
+        shards = members["shard"].to_numpy()
+        for shard in np.unique(shards):
+            table = self.members[self.members["shard"] == shard]
+            weights, _ = check_shard(self.folder / shard_name(shard), table, self.spec)
+            here = torch.from_numpy(np.flatnonzero(shards == shard))
+            rows = torch.tensor(members["row"].to_numpy()[here.numpy()])
+            for name, tensor in weights.items():
+                pieces[name][here] = tensor[rows]
+        return pieces

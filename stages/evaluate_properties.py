@@ -1,0 +1,32 @@
+"""Predict properties of held-out networks from the latent and from every baseline."""
+
+from _stage import DATA, METRICS, run
+from weightspace.artifacts import write_json
+from weightspace.baselines import weight_statistics
+from weightspace.codecs.base import encode_members, load_codec
+from weightspace.evaluate.properties import Features, evaluate, hyper_parameters
+from weightspace.params import Params
+from weightspace.zoo.store import Zoo
+
+
+def main(params: Params) -> None:
+    """Write metrics/properties.json."""
+    zoo = Zoo.open(DATA / "zoo")
+    codec = load_codec(DATA / "autoencoder" / "codec.safetensors")
+    members = {
+        s: t for s in ("train", "val", "test_sets", "test_classes") if len(t := zoo.select(s))
+    }
+    weights = {split: zoo.weights(table) for split, table in members.items()}
+    readings = {
+        "latent": {s: encode_members(codec, w).numpy() for s, w in weights.items()},
+        "raw_weights": {s: zoo.spec.flatten(w).numpy() for s, w in weights.items()},
+        "weight_statistics": {
+            s: weight_statistics(zoo.spec, w).numpy() for s, w in weights.items()
+        },
+        "hyperparameters": {s: hyper_parameters(t) for s, t in members.items()},
+    }
+    write_json(METRICS / "properties.json", evaluate(Features(members, readings), params.seed))
+
+
+if __name__ == "__main__":
+    run("evaluate_properties", main)
