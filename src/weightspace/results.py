@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from weightspace.artifacts import read_json
 DECK = {
     "cosine": "-0.082",
     "correlation": "0.016",
-    "agreement": "31.21 % [2.06, 64.88]",
+    "agreement": "31.21 % (2.06 to 64.88)",
     "accuracy_r2": "0.006",
 }
 
@@ -23,7 +24,7 @@ def show(root: Path) -> None:
     """Print the results of the committed or latest run."""
     reconstruction = read_json(root / "metrics" / "reconstruction.json")
     sampling = read_json(root / "metrics" / "sampling.json")
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 110)
     for split in ("test_sets", "test_classes"):
         if split in reconstruction:
             console.print(reconstruction_table(reconstruction[split], split))
@@ -39,7 +40,7 @@ def reconstruction_table(figures: dict[str, Any], split: str) -> Table:
         f"Reconstruction, {split}: {figures['members']} networks of {figures['tasks']} unseen tasks"
     )
     table = Table(title=title, title_justify="left")
-    for column in ("", "mean [range] over networks", "chance", "deck"):
+    for column in ("", "mean (range) over networks", "chance", "deck"):
         table.add_column(column)
     for name in ("cosine", "correlation"):
         table.add_row(name, _range(figures, name, ""), "0", DECK[name])
@@ -49,7 +50,7 @@ def reconstruction_table(figures: dict[str, Any], split: str) -> Table:
     table.add_row(
         "agreement, last snapshots", late, f"{100 * figures['agreement_chance_late']:.1f} %", ""
     )
-    r2 = f"{figures['accuracy_r2']:.3f} (interval {figures['accuracy_r2_low']:.3f} to {figures['accuracy_r2_high']:.3f})"
+    r2 = f"{figures['accuracy_r2']:.3f} (95 % interval {figures['accuracy_r2_low']:.3f} to {figures['accuracy_r2_high']:.3f})"
     table.add_row("input-vs-output accuracy R2", r2, "0", DECK["accuracy_r2"])
     return table
 
@@ -91,8 +92,8 @@ def sampling_table(figures: dict[str, Any], split: str) -> Table:
 def _range(figures: dict[str, Any], name: str, unit: str) -> str:
     mean, low, high = (figures[f"{name}_{part}"] for part in ("mean", "min", "max"))
     if unit == "%":
-        return f"{100 * mean:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
-    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+        return f"{100 * mean:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+    return f"{mean:.3f} ({low:.3f} to {high:.3f})"
 
 
 def _number(value: float | None) -> str:

@@ -28,6 +28,22 @@ def real_outputs(
 
 
 @torch.no_grad()
+def outputs_by_task(
+    net: Net, dataset: Dataset, tasks: np.ndarray, weights: Weights, part: str
+) -> Tensor:
+    """Outputs ``(T * n, B, c)`` of n networks per task, side by side, on the images of their task.
+
+    Networks of one task share their images, which makes the first layer one wide product.
+    """
+    each = len(next(iter(weights.values()))) // len(tasks)
+    out = []
+    for place, task in enumerate(tasks):
+        images, _ = task_batch(dataset, torch.tensor([task]), part)
+        out.append(net.outputs(take(weights, slice(place * each, (place + 1) * each)), images[0]))
+    return torch.cat(out)
+
+
+@torch.no_grad()
 def random_outputs(net: Net, dataset: Dataset, count: int, weights: Weights, seed: int) -> Tensor:
     """Outputs ``(M, count, c)`` on standard normal images, the same for all members."""
     images = torch.randn(count, *dataset.shape, generator=torch_stream(seed, "evaluate", "random"))

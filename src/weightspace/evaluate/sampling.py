@@ -19,7 +19,7 @@ from weightspace.codecs.base import decode_latents
 from weightspace.contrastive import recall_at
 from weightspace.data.dataset import Dataset
 from weightspace.evaluate import metrics as m
-from weightspace.evaluate.outputs import accuracies, losses, real_outputs
+from weightspace.evaluate.outputs import accuracies, losses, outputs_by_task
 from weightspace.networks import Net
 from weightspace.params import Params
 from weightspace.rng import stream, torch_stream
@@ -64,11 +64,9 @@ class Judge:
 
     def __call__(self, grid: Grid, weights: Weights, part: str) -> np.ndarray:
         """Results ``(T * K, draws)`` of weights ``(T * K * draws, *shape)``."""
-        draws = len(next(iter(weights.values()))) // len(grid.asked)
-        tasks = grid.task.repeat_interleave(draws).numpy()
-        outputs = real_outputs(self.net, self.dataset, tasks, weights, part)
+        outputs = outputs_by_task(self.net, self.dataset, grid.tasks, weights, part)
         score = accuracies if self.result == "accuracy" else losses
-        return score(outputs).numpy().reshape(-1, draws)
+        return score(outputs).numpy().reshape(len(grid.asked), -1)
 
 
 def targets_of(sampler: Sampler, count: int) -> np.ndarray:
