@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ class Net:
 
     module: nn.Module
     spec: Spec
+    meta: dict[str, Any]
 
     def forward(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
         """Outputs of one network: weights ``(*shape)``, images ``(B, C, H, W)`` -> ``(B, c)``."""
@@ -61,7 +63,19 @@ class Net:
 def build_net(
     architecture: str, shape: tuple[int, int, int], classes: int, settings: NetsSettings
 ) -> Net:
-    """Resolve an architecture by name and build it for images of ``shape`` and ``classes`` outputs."""
+    """Build an architecture by name for images of ``shape`` (C, H, W) and ``classes`` outputs."""
     family = resolve(NETS, architecture, "zoo.architecture")
     module = family.build(shape, classes, settings).requires_grad_(requires_grad=False)
-    return Net(module, family.spec(module))
+    meta = {
+        "architecture": architecture,
+        "shape": list(shape),
+        "classes": classes,
+        "settings": settings.model_dump(mode="json"),
+    }
+    return Net(module, family.spec(module), meta)
+
+
+def net_from_meta(meta: Mapping[str, Any]) -> Net:
+    """Rebuild a net from its ``meta``, as codecs and checkpoints carry it."""
+    settings = NetsSettings.model_validate(meta["settings"])
+    return build_net(meta["architecture"], tuple(meta["shape"]), meta["classes"], settings)

@@ -27,6 +27,7 @@ def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
 
 
 Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 LogRange = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
 IntRange = Annotated[
@@ -134,7 +135,21 @@ class AutoencoderSettings(FitSettings):
 
     codec: str = Field("mlp", description="a file in src/weightspace/codecs")
     latent: int = Field(128, ge=2, description="numbers in the latent z")
-    hidden: Widths = Field((512, 256), description="units of the encoder's hidden layers")
+    hidden: Widths = Field((256,), description="mlp: units of the encoder's hidden layers")
+    width: int = Field(512, ge=1, description="functional: features inside encoder and decoder")
+    depth: int = Field(2, ge=0, description="functional: residual blocks of each")
+    probes: int = Field(256, ge=1, description="functional: probe inputs")
+    own_queries: int = Field(32, ge=1, description="functional: images of the own task per step")
+    other_queries: int = Field(16, ge=0, description="functional: other images per step")
+    latent_noise: NonNegative = Field(0.1, description="functional: noise on z while fitting")
+    kl_weight: NonNegative = Field(1.0, description="functional: weight of the KL of the softmax")
+    cosine_weight: NonNegative = Field(1.0, description="functional: weight of 1 - cosine")
+    structural_weight: NonNegative = Field(
+        0.0, description="functional: weight of the coefficient error"
+    )
+    precision: Literal["float32", "bf16"] = Field(
+        "bf16", description="functional: of the linear layers"
+    )
 
 
 class SharedSettings(FitSettings):

@@ -19,6 +19,7 @@ from weightspace.rng import torch_stream
 # loss(rows, split, generator) -> named losses; the entry "loss" is minimised
 Loss = Callable[[Tensor, str, torch.Generator], dict[str, Tensor]]
 WARM_UP = 0.05  # share of all steps
+BETAS = (0.9, 0.98)  # AdamW, Loshchilov and Hutter (2019), arXiv 1711.05101
 
 
 def fit(
@@ -53,8 +54,9 @@ def fit(
             do="raise zoo.runs or check dataset.splits",
         )
     rng = torch_stream(seed, name, "fit")
+    trained = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
-        module.parameters(), settings.lr, weight_decay=settings.weight_decay
+        trained, settings.lr, BETAS, weight_decay=settings.weight_decay, fused=True
     )
     per_epoch = math.ceil(counts["train"] / settings.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _cosine(settings.epochs * per_epoch))
@@ -131,3 +133,40 @@ def mlp(sizes: list[int], generator: torch.Generator) -> nn.Sequential:
             nn.init.uniform_(value, -bound, bound, generator=generator)
         layers += [linear, nn.GELU()]
     return nn.Sequential(*layers[:-1])
+
+
+class ResidualMlp(nn.Module):
+    """MLP with pre-normalised residual blocks: the shape that deep fits here are made of.
+
+    Args:
+        inputs: input features.
+        width: features inside.
+        depth: residual blocks of two linear layers.
+        outputs: output features.
+        generator: source of the initial weights; the blocks start as
+            identity and the output small.
+
+    """
+
+    def __init__(
+        self, inputs: int, width: int, depth: int, outputs: int, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.first = mlp([inputs, width], generator)
+        self.blocks = nn.ModuleList(mlp([width, width, width], generator) for _ in range(depth))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(depth + 1))
+        self.last = mlp([width, outputs], generator)
+        with torch.no_grad():
+            for value in self.last.parameters():
+                value.mul_(0.3)
+            for block in self.blocks:
+                for value in list(block.parameters())[-2:]:  # weight and bias of the last layer
+                    value.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(N, inputs)`` to ``(N, outputs)``."""
+        x = self.first(x)
+        for norm, block in zip(self.norms, self.blocks, strict=False):
+            x = x + block(norm(x))
+        out: Tensor = self.last(self.norms[-1](x))
+        return out

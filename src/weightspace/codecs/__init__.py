@@ -4,5 +4,6 @@ A module has ``fit(data, settings, seed) -> (Codec, history)`` and ``from_meta(m
 """
 
 CODECS = {
+    "functional": "weightspace.codecs.functional",
     "mlp": "weightspace.codecs.mlp",
 }

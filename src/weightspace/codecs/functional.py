@@ -1,0 +1,275 @@
+"""Functional codec: read a network through its outputs on probe inputs, decode to PCA coefficients.
+
+Encoder: outputs of the network on K probe inputs -> residual MLP -> LayerNorm without affine -> z.
+It is invariant to permutations of hidden units by construction, reads buffers for free, and gives
+z a fixed length. Decoder: residual MLP -> coefficients of the ``pca`` stage around a reference.
+Behavioural loss, on train images of the member's task and on probes of other classes: robust
+squared error in units of the original's spread, KL of the softmax, cosine per sample.
+
+Sources: probing encoders, Kahana et al. (2025), arXiv 2410.10811; behavioural loss, Meynent et al.
+(2025), Structure Is Not Enough, arXiv 2503.17138. The permutation of classes as augmentation and
+the robust error are this project's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import permutations
+from typing import Any
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from weightspace.codecs.base import Codec, CodecData
+from weightspace.data.dataset import Dataset, task_batch
+from weightspace.networks import Net, net_from_meta
+from weightspace.params import AutoencoderSettings
+from weightspace.pca import TensorPca
+from weightspace.rng import torch_stream
+from weightspace.spec import Weights, take
+from weightspace.training import ResidualMlp
+from weightspace.training import fit as run_fit
+
+BLOCK = 100  # networks read at once
+SHARPNESS = 2.0  # softmax temperature of the KL: this many spreads of the original's outputs
+ROBUST = 4.0  # squared error above 1 / ROBUST variances counts by its logarithm
+
+
+class FunctionalCodec(Codec):
+    """Probing encoder and decoder to PCA coefficients.
+
+    Args:
+        net: the architecture; its spec is the codec's.
+        pca: first compression, whose coefficients are decoded to.
+        probes: probe inputs ``(K, C, H, W)``.
+        settings: section ``autoencoder`` of params.yaml.
+        generator: source of the initial weights.
+
+    """
+
+    name = "functional"
+    probes: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        net: Net,
+        pca: TensorPca,
+        probes: Tensor,
+        settings: AutoencoderSettings,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.net, self.pca, self.settings = net, pca, settings
+        self.spec, self.latent = net.spec, settings.latent
+        self.register_buffer("probes", probes)
+        self.register_buffer("scale", pca.scale())
+        classes = net.meta["classes"]
+        features = 2 * (len(probes) + 1) * classes
+        width, depth = settings.width, settings.depth
+        self.encoder = ResidualMlp(features, width, depth, settings.latent, generator)
+        self.decoder = ResidualMlp(settings.latent, width, depth, pca.features, generator)
+        self.reference = nn.Parameter(torch.zeros(pca.features))
+
+    def read(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """Outputs ``(N, K, c)`` of N networks on the probes, in fixed blocks."""
+        n = len(next(iter(weights.values())))
+        blocks = (take(weights, slice(i, i + BLOCK)) for i in range(0, n, BLOCK))
+        return torch.cat([self.net.outputs(block, self.probes) for block in blocks])
+
+    def encode_outputs(self, y: Tensor) -> Tensor:
+        """Latents ``(N, latent)`` of outputs ``(N, K, c)`` on the probes; their length is fixed."""
+        mean, std = y.mean(1, keepdim=True), y.std(1, keepdim=True) + 1e-4
+        shape = ((y - mean) / std).clamp(-6, 6)
+        parts = (shape, mean.asinh(), std.log(), y.asinh())
+        x = torch.cat([p.flatten(1) for p in parts], 1)
+        with self._precision():
+            z = self.encoder(x)
+        return F.layer_norm(z.float(), (self.latent,))
+
+    def encode(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """Latents ``(N, latent)`` of weights ``(N, *shape)``."""
+        return self.encode_outputs(self.read(weights))
+
+    def coefficients(self, z: Tensor) -> Tensor:
+        """PCA coefficients ``(N, features)`` of latents ``(N, latent)``."""
+        with self._precision():
+            step = self.decoder(z)
+        out: Tensor = self.reference + step.float() * self.scale
+        return out
+
+    def decode(self, z: Tensor) -> Weights:
+        """Weights ``(N, *shape)`` of latents ``(N, latent)``."""
+        return self.pca.inverse(self.coefficients(z))
+
+    def _precision(self) -> torch.autocast:
+        half = self.settings.precision == "bf16"
+        return torch.autocast(self.probes.device.type, torch.bfloat16, enabled=half)
+
+    def meta(self) -> dict[str, Any]:
+        """Sizes of the codec, its PCA and its architecture."""
+        return {
+            "net": self.net.meta,
+            "pca": self.pca.meta(),
+            "probes": list(self.probes.shape),
+            "settings": self.settings.model_dump(mode="json"),
+        }
+
+
+def from_meta(meta: Mapping[str, Any]) -> FunctionalCodec:
+    """Codec of the right sizes, to be filled from a file."""
+    return FunctionalCodec(
+        net_from_meta(meta["net"]),
+        TensorPca.from_meta(meta["pca"]),
+        torch.zeros(meta["probes"]),
+        AutoencoderSettings.model_validate(meta["settings"]),
+        torch.Generator(),
+    )
+
+
+@dataclass(frozen=True)
+class Readings:
+    """Outputs of the original members, computed once: all that the behavioural loss compares with.
+
+    Attributes:
+        tasks: task of each member ``(N,)``.
+        own: outputs on the train images of its task ``(N, c * n, c)``.
+        probes: outputs on the probes ``(N, K, c)``.
+        coefficients: PCA coefficients ``(N, features)``.
+
+    """
+
+    tasks: Tensor
+    own: Tensor
+    probes: Tensor
+    coefficients: Tensor
+
+
+@torch.no_grad()
+def read_members(codec: FunctionalCodec, data: CodecData, split: str) -> Readings:
+    """Run all members of a split on the train images of their tasks and on the probes."""
+    weights = data.weights[split]
+    tasks = torch.tensor(data.members[split]["task"].to_numpy())
+    own = []
+    for start in range(0, len(tasks), BLOCK):
+        here = slice(start, start + BLOCK)
+        images, _ = task_batch(data.dataset, tasks[here], "train")
+        own.append(codec.net.outputs(take(weights, here), images))
+    return Readings(tasks, torch.cat(own), codec.read(weights), codec.pca(weights))
+
+
+class BehaviouralLoss:
+    """Loss of a batch of members: how differently the decoded networks behave.
+
+    Args:
+        codec: the codec that is fitted.
+        dataset: images of the tasks.
+        readings: split -> outputs of the originals.
+
+    """
+
+    def __init__(
+        self, codec: FunctionalCodec, dataset: Dataset, readings: dict[str, Readings]
+    ) -> None:
+        self.codec, self.dataset, self.readings = codec, dataset, readings
+        classes = dataset.classes.shape[1]
+        self.orders = torch.tensor(list(permutations(range(classes))))
+
+    def __call__(self, rows: Tensor, split: str, rng: torch.Generator) -> dict[str, Tensor]:
+        """Named losses of some members; ``loss`` is their weighted sum."""
+        r, s = self.readings[split], self.codec.settings
+        order = self._orders(len(rows), split, rng)
+        probes = _reorder(r.probes[rows], order)
+        z = self.codec.encode_outputs(probes)
+        if split == "train":
+            z = z + s.latent_noise * torch.randn(z.shape, generator=rng)
+        coefficients = self.codec.coefficients(z)
+        own = torch.randint(r.own.shape[1], (len(rows), s.own_queries), generator=rng)
+        other = torch.randint(r.probes.shape[1], (len(rows), s.other_queries), generator=rng)
+        images, _ = task_batch(self.dataset, r.tasks[rows], "train")
+        queries = torch.cat(
+            [images[torch.arange(len(rows))[:, None], own], self.codec.probes[other]], 1
+        )
+        rebuilt = self.codec.net.outputs(self.codec.pca.inverse(coefficients), queries)
+        all_own = _reorder(r.own[rows], order)
+        wanted = torch.cat([_gather(all_own, own), _gather(probes, other)], 1)
+        parts = behaviour(rebuilt, wanted, all_own.std(1, keepdim=True) + 1e-3, s.own_queries)
+        total = parts["error"] + s.kl_weight * parts["kl"] + s.cosine_weight * parts["cosine"]
+        if s.structural_weight:
+            gap = (coefficients - r.coefficients[rows]) / self.codec.scale
+            parts["structural"] = gap.square().mean()
+            total = total + s.structural_weight * parts["structural"]
+        return {"loss": total, **parts}
+
+    def _orders(self, count: int, split: str, rng: torch.Generator) -> Tensor:
+        """Order of the outputs of each member: random in training, as it is on val.
+
+        Reordering the outputs of a network gives a network of the reordered task.
+        """
+        if split != "train":
+            return self.orders[:1].expand(count, -1)
+        return self.orders[torch.randint(len(self.orders), (count,), generator=rng)]
+
+
+def behaviour(rebuilt: Tensor, wanted: Tensor, spread: Tensor, own: int) -> dict[str, Tensor]:
+    """Compare outputs ``(N, Q, c)``: robust error, KL of the softmax, cosine per sample.
+
+    Args:
+        rebuilt: outputs of the decoded networks.
+        wanted: outputs of the originals.
+        spread: standard deviation of each output of the originals ``(N, 1, c)``.
+        own: the first so many queries are images of the member's own task; the others count 0.3.
+
+    """
+    error = ((rebuilt - wanted) / spread).square()
+    near = (ROBUST * error[:, :own].mean((1, 2))).log1p().mean() / 2
+    far = (ROBUST * error[:, own:].mean((1, 2))).log1p().mean() / 2 if rebuilt.shape[1] > own else 0
+    sharp = SHARPNESS / spread.mean(2, keepdim=True)
+    log_p = (wanted[:, :own] * sharp).log_softmax(-1)
+    log_q = (rebuilt[:, :own] * sharp).log_softmax(-1)
+    kl = (log_p.exp() * (log_p - log_q)).sum(-1).mean()
+    cosine = (1 - F.cosine_similarity(rebuilt, wanted, dim=-1)).mean()
+    return {"error": near + 0.3 * far, "kl": kl, "cosine": cosine}
+
+
+def _reorder(outputs: Tensor, order: Tensor) -> Tensor:
+    """Reorder the last axis of ``(N, Q, c)`` by ``(N, c)``."""
+    return outputs.gather(2, order[:, None].expand_as(outputs))
+
+
+def _gather(outputs: Tensor, index: Tensor) -> Tensor:
+    """Choose queries ``(N, Q)`` of ``(N, all, c)``."""
+    return outputs.gather(1, index[..., None].expand(-1, -1, outputs.shape[-1]))
+
+
+def choose_probes(dataset: Dataset, count: int, seed: int) -> Tensor:
+    """Real train images of seen classes, the same number of each class: ``(K, C, H, W)``."""
+    seen = torch.tensor(dataset.seen)
+    images = dataset.images["train"][seen]  # (classes, n, C, H, W)
+    generator = torch_stream(seed, "autoencoder", "probes")
+    order = torch.randperm(images.shape[1], generator=generator)
+    spread = images[:, order].transpose(0, 1).flatten(0, 1)  # class after class, then again
+    return spread[:count].clone()
+
+
+def fit(
+    data: CodecData, settings: AutoencoderSettings, seed: int
+) -> tuple[FunctionalCodec, pd.DataFrame]:
+    """Fit on train members; stop by the loss on val members.
+
+    Images of the behavioural loss are train images only, on both splits.
+    """
+    generator = torch_stream(seed, "autoencoder", "init")
+    probes = choose_probes(data.dataset, settings.probes, seed)
+    codec = FunctionalCodec(data.net, data.pca, probes, settings, generator)
+    readings = {split: read_members(codec, data, split) for split in ("train", "val")}
+    last = data.members["train"]["snapshot"] == data.members["train"]["snapshot"].max()
+    start = int(last.to_numpy().argmax())  # the first finished run is the reference
+    with torch.no_grad():
+        codec.reference.copy_(readings["train"].coefficients[start])
+    loss = BehaviouralLoss(codec, data.dataset, readings)
+    counts = {split: len(r.tasks) for split, r in readings.items()}
+    return codec, run_fit("autoencoder", codec, loss, counts, settings, seed)
