@@ -3,10 +3,14 @@
 DVC's own ``dvc exp run --run-all`` ends with exit code 0 when experiments failed, and a failed
 experiment shows the figures of its baseline. Here each combination runs on its own in a temporary
 copy, its exit code counts, and failed ones never reach the table. DVC is called as a command.
+
+``dvc exp run --force`` would replace an earlier experiment of the same name, but it also reruns
+every stage; so the earlier one is removed first.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import subprocess
@@ -59,17 +63,19 @@ def run_sweep(sets: list[str], metric: str, stage: str | None, *, ascending: boo
 
     """
     jobs = combinations(sets)
+    _check_metric(metric, stage)
+    baseline = _git("rev-parse", "HEAD").strip()
     done: dict[tuple[str, ...], str] = {}
     failed: list[str] = []
     with progress("sweep", len(jobs)) as bar:
         for job in jobs:
-            name = run_one(job, stage)
-            if name is None:
+            commit = run_one(job, stage, baseline)
+            if commit is None:
                 failed.append(" ".join(job))
             else:
-                done[job] = name
+                done[job] = commit
             bar.advance(note=" ".join(job))
-    rows = [(job, name, value(name, metric)) for job, name in done.items()]
+    rows = [(job, experiment(job), value(commit, metric)) for job, commit in done.items()]
     sign = 1 if ascending else -1
     rows.sort(key=lambda r: (r[2] is None, sign * (r[2] or 0.0)))
     _print(rows, metric)
@@ -89,54 +95,70 @@ def run_sweep(sets: list[str], metric: str, stage: str | None, *, ascending: boo
         )
 
 
-def run_one(job: tuple[str, ...], stage: str | None) -> str | None:
-    """Run one experiment in a temporary copy; its name, or None if it failed."""
-    name = "sweep-" + _slug(job)
-    command = ["dvc", "exp", "run", "--temp", "--force", "--name", name]
+def run_one(job: tuple[str, ...], stage: str | None, baseline: str) -> str | None:
+    """Run one experiment in a temporary copy; its commit, or None if it failed."""
+    name = experiment(job)
+    if _commit(name, baseline):
+        _call("dvc", "exp", "remove", name)
+    command = ["dvc", "exp", "run", "--temp", "--name", name]
     command += [part for setting in job for part in ("-S", setting)] + ([stage] if stage else [])
-    result = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
-    if result.returncode:
+    result = _call(*command)
+    commit = None if result.returncode else _commit(name, baseline)
+    if commit is None:
         print(f"\nexperiment failed: {' '.join(job)}\n{result.stdout}", file=sys.stderr)
-        return None
-    return name
+    return commit
 
 
-def _slug(job: tuple[str, ...]) -> str:
-    text = "-".join(job).lower()
-    return "".join(c if c.isalnum() else "-" for c in text).strip("-")[:80]
+def experiment(job: tuple[str, ...]) -> str:
+    """Name of a combination's experiment: readable, and different for different settings."""
+    text = "".join(c if c.isalnum() else "-" for c in "-".join(job).lower()).strip("-")[:60]
+    return f"sweep-{text}-{hashlib.sha256(repr(job).encode()).hexdigest()[:6]}"
 
 
-def value(experiment: str, metric: str) -> float | None:
-    """Read one metric of an experiment."""
+def value(commit: str, metric: str) -> float | None:
+    """Read one metric of an experiment; None if it has none."""
     file, _, key = metric.partition(".")
-    shown = subprocess.run(
-        ["git", "show", f"{_revision(experiment)}:metrics/{file}.json"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if shown.returncode:
-        return None
-    found: Any = json.loads(shown.stdout)
+    found: Any = json.loads(_git("show", f"{commit}:metrics/{file}.json"))
     for part in key.split("."):
         found = found.get(part) if isinstance(found, dict) else None
     return float(found) if isinstance(found, int | float) else None
 
 
-def _revision(experiment: str) -> str:
-    refs = subprocess.run(
-        ["git", "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps"],
-        capture_output=True,
-        text=True,
-        check=True,
+def _check_metric(metric: str, stage: str | None) -> None:
+    """Refuse a metric that the stages of this sweep do not write.
+
+    Without this, a sweep that stops early would show the figure of its baseline in every row.
+    """
+    file = metric.partition(".")[0]
+    dag = _call("dvc", "dag", "--outs", "--dot", *([stage] if stage else []))
+    if dag.returncode:
+        raise problem(f"no pipeline to sweep ({dag.stdout.strip()})", where="sweep")
+    if f'"metrics/{file}.json"' not in dag.stdout:
+        raise problem(
+            f"metrics/{file}.json is written by no stage" + (f" up to '{stage}'" if stage else ""),
+            where="sweep",
+            found=f"'{metric}'",
+            expected="file.key, for instance sampling.test_sets.mae",
+        )
+
+
+def _commit(name: str, baseline: str) -> str | None:
+    """Commit of an experiment on this baseline; other baselines may have one of the same name."""
+    ref = f"refs/exps/{baseline[:2]}/{baseline[2:]}/{name}"
+    return _git("for-each-ref", "--format=%(objectname)", ref).strip() or None
+
+
+def _git(*arguments: str) -> str:
+    result = _call("git", *arguments)
+    if result.returncode:
+        raise problem(f"git {arguments[0]} failed ({result.stdout.strip()})", where="sweep")
+    return result.stdout
+
+
+def _call(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
-    for line in refs.stdout.splitlines():
-        commit, ref = line.split(" ", 1)
-        if ref.endswith(f"/{experiment}"):
-            return commit
-    raise problem("experiment is gone", where=experiment, do="run the sweep again")
 
 
 def _print(rows: list[tuple[tuple[str, ...], str, float | None]], metric: str) -> None:
