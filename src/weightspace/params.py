@@ -28,7 +28,11 @@ def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
 
 
 def _count_or(word: str) -> Callable[[Any], Any]:
+    """Validate a whole number above 0, also written as text, or one word."""
+
     def check(value: Any) -> Any:
+        if isinstance(value, str) and value.isdecimal():
+            value = int(value)
         if value == word or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
             return value
         raise ValueError(f"expected a whole number above 0 or '{word}'")
