@@ -11,7 +11,7 @@ from weightspace.evaluate.sampling import SPLITS, evaluate_split, heat_map, retr
 from weightspace.networks import build_net
 from weightspace.params import Params
 from weightspace.sample import Sampler
-from weightspace.shared import SharedEncoder
+from weightspace.shared.base import load_shared, results_of
 from weightspace.zoo.store import Zoo
 
 
@@ -19,12 +19,12 @@ def main(params: Params) -> None:
     """Write metrics/sampling.json and its plot data."""
     zoo, dataset = Zoo.open(DATA / "zoo"), Dataset.load(DATA / "dataset")
     codec = load_codec(DATA / "autoencoder" / "codec.safetensors")
-    sampler = Sampler(codec, SharedEncoder.load(DATA / "shared" / "shared.safetensors"), dataset)
+    sampler = Sampler(codec, load_shared(DATA / "shared" / "shared.safetensors"), dataset)
     net = build_net(params.zoo.architecture, dataset.shape, dataset.classes.shape[1], params.nets)
     train, result = zoo.select("train"), params.shared.result
     with torch.no_grad():
         embedding = sampler.shared.embed(dataset, torch.tensor(train["task"].to_numpy()))
-    donors = Donors(train, zoo.weights(train), train[f"val_{result}"].to_numpy(), embedding)
+    donors = Donors(train, zoo.weights(train), results_of(train, dataset, result), embedding)
     out = {}
     for split in SPLITS:
         found = evaluate_split(zoo, sampler, net, donors, split, params)

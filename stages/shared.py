@@ -2,10 +2,15 @@
 
 from _stage import DATA, METRICS, run
 from weightspace.artifacts import write_csv
-from weightspace.codecs.base import encode_members, load_codec
+from weightspace.codecs.base import load_codec
 from weightspace.data.dataset import Dataset
+from weightspace.evaluate.requests import calibrate
+from weightspace.networks import build_net
 from weightspace.params import Params
-from weightspace.shared import Pairs, fit_shared
+from weightspace.registry import resolve
+from weightspace.sample import Sampler
+from weightspace.shared import SHARED
+from weightspace.shared.base import SharedData, make_pairs
 from weightspace.zoo.store import Zoo
 
 
@@ -13,12 +18,18 @@ def main(params: Params) -> None:
     """Write data/shared and the loss curves."""
     zoo, dataset = Zoo.open(DATA / "zoo"), Dataset.load(DATA / "dataset")
     codec = load_codec(DATA / "autoencoder" / "codec.safetensors")
+    net = build_net(params.zoo.architecture, dataset.shape, dataset.classes.shape[1], params.nets)
     members = {split: zoo.select(split) for split in ("train", "val")}
     pairs = {
-        split: Pairs.of(table, encode_members(codec, zoo.weights(table)), params.shared.result)
+        split: make_pairs(table, zoo.weights(table), codec, dataset, params.shared.result)
         for split, table in members.items()
     }
-    model, history = fit_shared(dataset, pairs["train"], pairs["val"], params.shared, params.seed)
+    data = SharedData(dataset, codec, net, pairs["train"], pairs["val"])
+    family = resolve(SHARED, params.shared.model, "shared.model")
+    model, history = family.fit(data, params.shared, params.seed)
+    if params.shared.calibrate:
+        tasks = pairs["val"].tasks.unique().numpy()
+        calibrate(Sampler(codec, model, dataset), net, tasks, params.shared.result, params.seed)
     model.save(DATA / "shared" / "shared.safetensors")
     write_csv(METRICS / "plots" / "shared_loss.csv", history)
 

@@ -5,6 +5,7 @@ The schema is the reference for every key: its meaning and unit are the ``descri
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -26,8 +27,23 @@ def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
     return pair
 
 
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
+def _count_or(word: str) -> Callable[[Any], Any]:
+    """Validate a whole number above 0, also written as text, or one word."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, str) and value.isdecimal():
+            value = int(value)
+        if value == word or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+            return value
+        raise ValueError(f"expected a whole number above 0 or '{word}'")
+
+    return check
+
+
+CountOrAll = Annotated[Any, AfterValidator(_count_or("all"))]
+CountOrAuto = Annotated[Any, AfterValidator(_count_or("auto"))]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 LogRange = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
 IntRange = Annotated[
@@ -67,7 +83,7 @@ class DatasetSettings(Settings):
     )
     samples_per_class: SamplesPerClass = SamplesPerClass()
     classes_per_task: int = Field(3, ge=2, description="classes of a task")
-    tasks: int | Literal["all"] = Field("all", description="ordered tasks to draw, or all")
+    tasks: CountOrAll = Field("all", description="ordered tasks to draw, or all")
     unseen_classes: int = Field(0, ge=0, description="classes kept for test_classes only")
     splits: Splits = Splits()
 
@@ -155,19 +171,24 @@ class AutoencoderSettings(FitSettings):
 class SharedSettings(FitSettings):
     """Shared encoder: dataset and result to the latent of weights."""
 
-    encoder: str = Field(
-        "statistics", description="dataset encoder, a file in src/weightspace/encoders"
-    )
+    model: str = Field("point", description="a file in src/weightspace/shared")
+    encoder: str = Field("statistics", description="a file in src/weightspace/encoders")
     result: Literal["accuracy", "loss"] = Field(
-        "accuracy", description="the result R, measured on val images"
+        "accuracy", description="the result R, measured on train and val images together"
     )
-    hidden: Widths = Field((512, 512), description="units of the hidden layers")
+    width: int = Field(512, ge=1, description="units of each hidden layer")
+    depth: int = Field(2, ge=1, description="hidden layers (point) or residual blocks (generator)")
     fourier: int = Field(8, ge=1, description="frequencies of the result embedding")
     temperature: Positive = Field(0.1, description="temperature of NT-Xent")
-    length_weight: Annotated[float, Field(ge=0)] = Field(
-        0.1, description="weight of the length loss"
-    )
     dropout: Share = Field(0.1, description="share of training rows without D, and without R")
+    calibrate: bool = Field(False, description="calibrate requests on val images of val tasks")
+    length_weight: NonNegative = Field(0.1, description="point: weight of the length loss")
+    contrast_weight: NonNegative = Field(0.6, description="generator: weight of NT-Xent")
+    result_weight: NonNegative = Field(10.0, description="generator: weight of result matching")
+    behaviour_weight: NonNegative = Field(2.0, description="generator: energy score of outputs")
+    images_per_class: int = Field(24, ge=2, description="generator: random images behind D")
+    queries_per_class: int = Field(12, ge=1, description="generator: images for result matching")
+    decoded: int = Field(64, ge=1, description="generator: conditions decoded in each step")
 
 
 class EvaluateSettings(Settings):
@@ -185,7 +206,7 @@ class RuntimeSettings(Settings):
     """Where to compute. Never changes a result and is a dependency of no stage."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    workers: int | Literal["auto"] = Field("auto", description="processes that train zoo shards")
+    workers: CountOrAuto = Field("auto", description="processes that train zoo shards")
 
 
 class Params(Settings):

@@ -40,7 +40,7 @@ def device(settings: RuntimeSettings) -> str:
 def workers(settings: RuntimeSettings) -> int:
     """Processes to train shards with: as asked, or one per core this process may use."""
     if settings.workers != "auto":
-        return max(1, settings.workers)
+        return int(settings.workers)
     cores = (
         os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     )

@@ -9,20 +9,16 @@ from torch import Tensor
 
 from weightspace.codecs.base import Codec, decode_latents
 from weightspace.data.dataset import Dataset
-from weightspace.shared import SharedEncoder, predict
+from weightspace.shared.base import SharedModel
 from weightspace.spec import Weights
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """Draws networks for a task and a requested result.
-
-    P(z | D, R) is a normal distribution around the shared encoder's prediction, with the spread of
-    the train members around theirs; the codec decodes it to weights.
-    """
+    """Draws networks for a task and a requested result: a latent from P(z | D, R), then decoded."""
 
     codec: Codec
-    shared: SharedEncoder
+    shared: SharedModel
     dataset: Dataset
 
     @torch.no_grad()
@@ -47,10 +43,11 @@ class Sampler:
             use_result: False withholds R (a control).
 
         """
-        e = self.shared.embed(self.dataset, tasks)
-        centre = predict(self.shared, e, results, use_dataset=use_dataset, use_result=use_result)
-        noise = torch.randn(len(tasks), draws, centre.shape[1], generator=generator)
-        return centre[:, None] + self.shared.residual * noise
+        shared, on = self.shared, torch.ones(len(tasks), dtype=torch.bool)
+        e = shared.embed(self.dataset, tasks)
+        wanted = shared.calibrated(results)
+        condition = shared.condition(e, wanted, on & use_dataset, on & use_result)
+        return shared.sample(condition, draws, generator)
 
     def draw(
         self, tasks: Tensor, results: Tensor, draws: int, generator: torch.Generator

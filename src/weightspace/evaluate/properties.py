@@ -75,7 +75,7 @@ def score(name: str, truth: np.ndarray, predicted: np.ndarray) -> dict[str, floa
         return {f"{name}_accuracy": float((truth == predicted).mean())}
     spread = np.square(truth - truth.mean()).sum()
     r2 = 1 - np.square(truth - predicted).sum() / spread if spread > 0 else float("nan")
-    tau = kendalltau(truth, predicted).statistic if predicted.std() > 0 else 0.0
+    tau = kendalltau(truth, predicted).statistic if np.ptp(predicted) > 0 else 0.0
     return {f"{name}_r2": float(r2), f"{name}_tau": float(tau)}
 
 
@@ -85,7 +85,7 @@ def evaluate(features: Features, seed: int) -> dict[str, dict[str, float]]:
     out: dict[str, dict[str, float]] = {s: {} for s in splits}
     jobs = [
         (n, t)
-        for t in (*REGRESSION, *CLASSIFICATION)
+        for t in _varying(features.members["train"])
         for n in features.x
         if (n, t) != ("hyperparameters", "optimizer")
     ]
@@ -107,10 +107,15 @@ def evaluate(features: Features, seed: int) -> dict[str, dict[str, float]]:
     return out
 
 
+def _varying(train: pd.DataFrame) -> list[str]:
+    """Targets that take more than one value: a zoo may have one optimiser only."""
+    return [t for t in (*REGRESSION, *CLASSIFICATION) if len(np.unique(target(train, t))) > 1]
+
+
 def _mean_predictor(features: Features, split: str) -> dict[str, float]:
     """The floor: the train mean, or the most frequent train class."""
     out: dict[str, float] = {}
-    for name in (*REGRESSION, *CLASSIFICATION):
+    for name in _varying(features.members["train"]):
         train, truth = (target(features.members[s], name) for s in ("train", split))
         constant = pd.Series(train).mode()[0] if name in CLASSIFICATION else train.mean()
         out |= {

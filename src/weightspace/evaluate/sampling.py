@@ -6,9 +6,6 @@ images. A draw may be chosen by its result on the task's own train images, never
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 import numpy as np
 import pandas as pd
 import torch
@@ -19,54 +16,18 @@ from weightspace.codecs.base import decode_latents
 from weightspace.contrastive import recall_at
 from weightspace.data.dataset import Dataset
 from weightspace.evaluate import metrics as m
-from weightspace.evaluate.outputs import accuracies, losses, outputs_by_task
+from weightspace.evaluate.outputs import outputs_by_task
+from weightspace.evaluate.requests import Grid, Judge
 from weightspace.networks import Net
 from weightspace.params import Params
 from weightspace.rng import stream, torch_stream
 from weightspace.sample import Sampler
-from weightspace.shared import Pairs, predict
+from weightspace.shared.base import results_of
 from weightspace.spec import Weights
 from weightspace.zoo.store import Zoo
 
 SPLITS = ("val", "test_sets", "test_classes")
 NOISE = 0.1  # share of a tensor's spread added to the noised copies
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Every task of a split with every target: ``T x K`` conditions, task after task."""
-
-    tasks: np.ndarray
-    targets: np.ndarray
-
-    @property
-    def task(self) -> Tensor:
-        """Task of each condition ``(T * K,)``."""
-        return torch.from_numpy(np.repeat(self.tasks, len(self.targets)))
-
-    @property
-    def asked(self) -> np.ndarray:
-        """Requested result of each condition ``(T * K,)``."""
-        return np.tile(self.targets, len(self.tasks))
-
-    def by_task(self, values: np.ndarray) -> np.ndarray:
-        """Per-condition values as ``(T, K)``."""
-        return values.reshape(len(self.tasks), len(self.targets))
-
-
-@dataclass(frozen=True)
-class Judge:
-    """Measures the result of networks, all the draws of a condition on the images of its task."""
-
-    net: Net
-    dataset: Dataset
-    result: Literal["accuracy", "loss"]
-
-    def __call__(self, grid: Grid, weights: Weights, part: str) -> np.ndarray:
-        """Results ``(T * K, draws)`` of weights ``(T * K * draws, *shape)``."""
-        outputs = outputs_by_task(self.net, self.dataset, grid.tasks, weights, part)
-        score = accuracies if self.result == "accuracy" else losses
-        return score(outputs).numpy().reshape(len(grid.asked), -1)
 
 
 def targets_of(sampler: Sampler, count: int) -> np.ndarray:
@@ -81,8 +42,7 @@ def controls(
     """One network per condition from each control of DESIGN section 4."""
     asked, rng = torch.tensor(grid.asked, dtype=torch.float32), stream(seed, "evaluate", "controls")
     generator = torch_stream(seed, "evaluate", "control draws")
-    shift = 1 + int(rng.integers(max(1, len(grid.tasks) - 1)))
-    other = torch.from_numpy(np.repeat(np.roll(grid.tasks, shift), len(grid.targets)))
+    other = torch.from_numpy(np.repeat(_other_tasks(grid, sampler.dataset, rng), len(grid.targets)))
     mixed = asked[torch.from_numpy(rng.permutation(len(asked)))]
 
     def draw(tasks: Tensor, results: Tensor, **use: bool) -> Weights:
@@ -103,6 +63,16 @@ def controls(
         "average": donors.average(grid.asked),
         "head_only": head_only(sampler.codec.spec, own),
     }
+
+
+def _other_tasks(grid: Grid, dataset: Dataset, rng: np.random.Generator) -> np.ndarray:
+    """For each task of the grid another one, of another class set wherever there is one."""
+    sets = dataset.tasks.set_index("task")["class_set"].loc[grid.tasks].to_numpy()
+    out = []
+    for own in sets:
+        pool = grid.tasks[sets != own]
+        out.append(rng.choice(pool if len(pool) else grid.tasks))
+    return np.array(out)
 
 
 def figures(
@@ -148,28 +118,35 @@ def scratch(zoo: Zoo, split: str, grid: Grid, result: str, part: str) -> float:
     return float(table.groupby("task")[f"{part}_{result}"].first().median())
 
 
+@torch.no_grad()
 def retrieval(sampler: Sampler, members: pd.DataFrame, z: Tensor, result: str) -> dict[str, float]:
-    """Recall of the ordered task, from condition to weights and from weights to condition."""
-    pairs = Pairs.of(members, z, result)
-    tasks = pairs.tasks.unique()
-    shared, unit = sampler.shared, torch.nn.functional.normalize
-    with torch.no_grad():
-        embedding = shared.embed(sampler.dataset, tasks)  # (T, E)
-    place = torch.searchsorted(tasks, pairs.tasks)
-    own = unit(z - shared.centre, dim=1)
+    """Recall of the ordered task, from condition to weights and from weights to condition.
 
-    def projected(e: Tensor) -> Tensor:
-        return unit(predict(shared, e, pairs.result) - shared.centre, dim=1)
-
-    to_weights = projected(embedding[place]) @ own.T  # (conditions, members)
-    columns = [(projected(e.expand(len(z), -1)) * own).sum(1) for e in embedding]
-    to_tasks = torch.stack(columns, 1)  # (members, tasks), at each member's own result
+    ``d_to_w``: the (D, R) of each member against the latents of all members. ``w_to_d``: each
+    member's latent against all tasks, at the member's own result. ``_late``: finished runs only.
+    """
+    shared = sampler.shared
+    own = torch.tensor(members["task"].to_numpy())
+    achieved = torch.tensor(results_of(members, sampler.dataset, result), dtype=torch.float32)
+    tasks = own.unique()
+    e = shared.embed(sampler.dataset, tasks)  # (T, E)
+    latents = shared.project_latent(z)
+    asked = shared.project(shared.condition(e[torch.searchsorted(tasks, own)], achieved))
+    to_weights = asked @ latents.T  # (conditions, members)
+    columns = [
+        (shared.project(shared.condition(one.expand(len(z), -1), achieved)) * latents).sum(1)
+        for one in e
+    ]
+    to_tasks = torch.stack(columns, 1)  # (members, tasks)
+    late = torch.tensor((members["snapshot"] == members["snapshot"].max()).to_numpy())
     out = {}
-    for k in (1, 5):
-        recall, chance = recall_at(to_weights, pairs.tasks, pairs.tasks, k)
-        out[f"d_to_w_recall_at_{k}"], out[f"d_to_w_recall_at_{k}_chance"] = recall, chance
-        recall, chance = recall_at(to_tasks, pairs.tasks, tasks, k)
-        out[f"w_to_d_recall_at_{k}"], out[f"w_to_d_recall_at_{k}_chance"] = recall, chance
+    for suffix, rows in (("", torch.ones_like(late)), ("_late", late)):
+        for k in (1, 5):
+            pairs = {"d_to_w": (to_weights, own), "w_to_d": (to_tasks, tasks)}
+            for name, (similarity, items) in pairs.items():
+                recall, chance = recall_at(similarity[rows], own[rows], items, k)
+                out[f"{name}_recall_at_{k}{suffix}"] = recall
+                out[f"{name}_recall_at_{k}{suffix}_chance"] = chance
     return out
 
 
@@ -199,6 +176,9 @@ def evaluate_split(
         achieved = judge(grid, weights, part)[:, 0]
         out |= {f"{name}_{k}": v for k, v in figures(grid, achieved, result).items()}
     out[f"{result}_scratch"] = scratch(zoo, split, grid, result, part)
+    if settings.draws > 1:
+        same = diversity(net, sampler.dataset, grid, drawn, part)
+        out["agreement_between_draws"] = float(same.mean())
     out["chance_accuracy"] = 1 / sampler.dataset.classes.shape[1]
     out |= {"draws": settings.draws, "tasks": len(grid.tasks), "targets": len(grid.targets)}
     return out, calibration_curve(grid, on_test, chosen)
@@ -217,22 +197,29 @@ def calibration_curve(grid: Grid, on_test: np.ndarray, chosen: np.ndarray) -> pd
     return pd.DataFrame(rows)
 
 
+@torch.no_grad()
 def heat_map(
     sampler: Sampler, members: pd.DataFrame, z: Tensor, result: str, count: int = 40
 ) -> pd.DataFrame:
     """Cosine of latents against projections of conditions, for one late member of each task."""
-    late = (
-        members[members["snapshot"] == members["snapshot"].max()]
-        .drop_duplicates("task")
-        .iloc[:count]
-    )
-    pairs = Pairs.of(late, z[torch.tensor(late.index.to_numpy())], result)
-    centre = sampler.shared.centre
-    unit = torch.nn.functional.normalize
-    with torch.no_grad():
-        embedding = sampler.shared.embed(sampler.dataset, pairs.tasks)
-    projected = unit(predict(sampler.shared, embedding, pairs.result) - centre, dim=1)
-    similarity = (unit(pairs.z - centre, dim=1) @ projected.T).numpy()
-    names = ["-".join(map(str, c)) for c in sampler.dataset.classes[pairs.tasks].tolist()]
+    late = members[members["snapshot"] == members["snapshot"].max()]
+    late = late.drop_duplicates("task").iloc[:count]
+    tasks, shared = torch.tensor(late["task"].to_numpy()), sampler.shared
+    achieved = torch.tensor(results_of(late, sampler.dataset, result), dtype=torch.float32)
+    conditions = shared.condition(shared.embed(sampler.dataset, tasks), achieved)
+    latents = shared.project_latent(z[torch.tensor(late.index.to_numpy())])
+    similarity = (latents @ shared.project(conditions).T).numpy()
+    names = ["-".join(map(str, c)) for c in sampler.dataset.classes[tasks].tolist()]
     rows = [(a, b, similarity[i, j]) for i, a in enumerate(names) for j, b in enumerate(names)]
     return pd.DataFrame(rows, columns=["weights_of", "condition", "cosine"])
+
+
+def diversity(net: Net, dataset: Dataset, grid: Grid, drawn: Weights, part: str) -> np.ndarray:
+    """Agreement between the draws of one condition, mean over pairs: ``(T * K,)``; 1 is one network."""
+    outputs = outputs_by_task(net, dataset, grid.tasks, drawn, part)
+    chosen = outputs.argmax(-1).reshape(len(grid.asked), -1, outputs.shape[1])  # (C, n, B)
+    one_hot = torch.nn.functional.one_hot(chosen, outputs.shape[2]).float().flatten(2)
+    together = one_hot @ one_hot.transpose(1, 2) / outputs.shape[1]  # (C, n, n)
+    n = chosen.shape[1]
+    pairs = (together.sum((1, 2)) - n) / max(1, n * (n - 1))
+    return pairs.double().numpy()

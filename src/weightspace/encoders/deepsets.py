@@ -1,0 +1,48 @@
+"""Learned class embedding: an MLP on each image, mean and spread over the set, an MLP on top.
+
+Source: Zaheer et al. (2017), Deep Sets, arXiv 1703.06114.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from weightspace.params import SharedSettings
+from weightspace.training import mlp
+
+WIDTH, FEATURES = 256, 128
+
+
+class DeepSets(nn.Module):
+    """Order-invariant set encoder.
+
+    Args:
+        shape: channels, height, width of an image.
+        generator: source of the initial weights.
+
+    """
+
+    def __init__(self, shape: tuple[int, int, int], generator: torch.Generator) -> None:
+        super().__init__()
+        self.features = FEATURES
+        self.each = mlp([math.prod(shape), WIDTH, WIDTH], generator)
+        self.pooled = mlp([2 * WIDTH, WIDTH, FEATURES], generator)
+
+    def prepare(self, images: Tensor) -> None:
+        """Nothing to fit beforehand."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embeddings ``(M, features)`` of classes' images ``(M, n, C, H, W)``."""
+        h = self.each(images.flatten(2))  # (M, n, width)
+        out: Tensor = self.pooled(torch.cat([h.mean(1), h.std(1)], 1))
+        return out
+
+
+def build(
+    shape: tuple[int, int, int], settings: SharedSettings, generator: torch.Generator
+) -> DeepSets:
+    """Encoder for images of ``shape``."""
+    return DeepSets(shape, generator)

@@ -1,0 +1,70 @@
+"""Requests and what they achieve: a grid of tasks and targets, its judge, calibration on val."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from weightspace.data.dataset import Dataset
+from weightspace.evaluate.outputs import accuracies, losses, outputs_by_task
+from weightspace.networks import Net
+from weightspace.rng import torch_stream
+from weightspace.sample import Sampler
+from weightspace.shared.base import set_calibration
+from weightspace.spec import Weights
+
+CALIBRATION_TARGETS, CALIBRATION_DRAWS = 33, 4
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Every task of a split with every target: ``T x K`` conditions, task after task."""
+
+    tasks: np.ndarray
+    targets: np.ndarray
+
+    @property
+    def task(self) -> Tensor:
+        """Task of each condition ``(T * K,)``."""
+        return torch.from_numpy(np.repeat(self.tasks, len(self.targets)))
+
+    @property
+    def asked(self) -> np.ndarray:
+        """Requested result of each condition ``(T * K,)``."""
+        return np.tile(self.targets, len(self.tasks))
+
+    def by_task(self, values: np.ndarray) -> np.ndarray:
+        """Per-condition values as ``(T, K)``."""
+        return values.reshape(len(self.tasks), len(self.targets))
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Measures the result of networks, all the draws of a condition on the images of its task."""
+
+    net: Net
+    dataset: Dataset
+    result: Literal["accuracy", "loss"]
+
+    def __call__(self, grid: Grid, weights: Weights, part: str) -> np.ndarray:
+        """Results ``(T * K, draws)`` of weights ``(T * K * draws, *shape)``."""
+        outputs = outputs_by_task(self.net, self.dataset, grid.tasks, weights, part)
+        score = accuracies if self.result == "accuracy" else losses
+        return score(outputs).numpy().reshape(len(grid.asked), -1)
+
+
+def calibrate(
+    sampler: Sampler, net: Net, tasks: np.ndarray, result: Literal["accuracy", "loss"], seed: int
+) -> None:
+    """Calibrate the shared encoder on val images of val tasks, inside the trained range."""
+    low, high = sampler.shared.range.tolist()
+    grid = Grid(tasks, np.linspace(low, high, CALIBRATION_TARGETS))
+    judge = Judge(net, sampler.dataset, result)
+    asked = torch.tensor(grid.asked, dtype=torch.float32)
+    drawn = sampler.draw(grid.task, asked, CALIBRATION_DRAWS, torch_stream(seed, "calibrate"))
+    achieved = judge(grid, drawn, "val").mean(1)
+    set_calibration(sampler.shared, grid.asked, achieved)

@@ -1,0 +1,9 @@
+"""Shared encoders: (D, R) -> latent of weights. One file each.
+
+A module has ``fit(data, settings, seed) -> (SharedModel, history)`` and ``build(...) -> SharedModel``.
+"""
+
+SHARED = {
+    "generator": "weightspace.shared.generator",
+    "point": "weightspace.shared.point",
+}
