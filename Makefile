@@ -9,6 +9,7 @@ export DVC_NO_ANALYTICS = 1
 .PHONY: repro test lint results sweep pictures clean
 
 repro: $(READY)  ## run every stage whose inputs changed, then show the results
+	python -m weightspace validate
 	dvc repro
 	python -m weightspace results
 
@@ -24,7 +25,7 @@ lint: $(READY)
 results: $(READY)  ## the table of results beside chance and the deck's figures
 	python -m weightspace results
 
-sweep: $(READY)  ## make sweep SET="pca.components=8,32,128" METRIC=reconstruction.test_sets.agreement_mean
+sweep: $(READY)  ## make sweep SET="pca.components=8,32,128" METRIC=reconstruction.val.agreement_mean
 	python -m weightspace sweep $(foreach s,$(SET),-S $(s)) $(if $(METRIC),--metric $(METRIC))
 
 pictures: $(READY)  ## draw docs/pictures from the plot data in metrics/plots

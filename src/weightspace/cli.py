@@ -20,6 +20,16 @@ app = typer.Typer(
 
 
 @app.command()
+def validate(
+    path: Annotated[Path, typer.Argument(help="settings file")] = Path("params.yaml"),
+) -> None:
+    """Check a settings file: unknown or missing keys, wrong values."""
+    from weightspace.params import load_params
+
+    load_params(path)
+
+
+@app.command()
 def results(root: Annotated[Path, typer.Option(help="root of the project")] = Path()) -> None:
     """Show the results beside chance and beside the deck's published figures."""
     from weightspace.results import show
@@ -32,7 +42,7 @@ def sweep(
     set_: Annotated[list[str], typer.Option("--set-param", "-S", help="key=value[,value...]")],
     metric: Annotated[
         str, typer.Option(help="file.key of the metric to sort by")
-    ] = "reconstruction.test_sets.agreement_mean",
+    ] = "reconstruction.val.agreement_mean",
     stage: Annotated[str | None, typer.Option(help="run only up to this stage")] = None,
     ascending: Annotated[bool, typer.Option("--ascending", help="smallest first")] = False,
 ) -> None:

@@ -29,6 +29,8 @@ def show(root: Path) -> None:
         if split in reconstruction:
             console.print(reconstruction_table(reconstruction[split], split))
             console.print(sampling_table(sampling[split], split))
+            for line in notes(sampling[split]):
+                console.print(line)
     console.print(
         "Plots: `dvc plots show` (data in metrics/plots). All figures: `dvc metrics show`."
     )
@@ -87,6 +89,25 @@ def sampling_table(figures: dict[str, Any], split: str) -> Table:
         table.add_row(name, *(_number(figures[prefix + k]) for k in keys))
     table.add_row("trained from scratch", "", "", "", _number(figures[f"{result}_scratch"]))
     return table
+
+
+def notes(figures: dict[str, Any]) -> list[str]:
+    """Retrieval and diversity of one split, a line each."""
+    recall = ", ".join(
+        f"{name} {figures[key]:.3f} (late {figures[key + '_late']:.3f}, chance {figures[key + '_chance']:.3f})"
+        for name, key in (
+            ("(D, R) to weights", "d_to_w_recall_at_1"),
+            ("weights to D", "w_to_d_recall_at_1"),
+        )
+    )
+    out = [f"Retrieval, recall@1 of the ordered task: {recall}"]
+    if figures.get("agreement_between_draws") is not None:
+        draws, members = (figures[f"agreement_between_{k}"] for k in ("draws", "members"))
+        out.append(
+            f"Diversity: two draws of one (D, R) agree on {100 * draws:.1f} % of the images, "
+            f"two trained networks of like result on {100 * members:.1f} %"
+        )
+    return out
 
 
 def _range(figures: dict[str, Any], name: str, unit: str) -> str:

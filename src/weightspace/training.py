@@ -63,17 +63,7 @@ def fit(
     rows, best, best_state = [], math.inf, copy.deepcopy(module.state_dict())
     with progress(name, settings.epochs) as bar:
         for epoch in range(1, settings.epochs + 1):
-            module.train()
-            batches = torch.randperm(counts["train"], generator=rng).chunk(per_epoch)
-            train = []
-            for batch in batches:
-                parts = loss(batch, "train", rng)
-                optimizer.zero_grad()
-                parts["loss"].backward()
-                nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-                optimizer.step()
-                schedule.step()
-                train.append({k: v.detach() for k, v in parts.items()})
+            train = _epoch(module, loss, counts["train"], per_epoch, (optimizer, schedule), rng)
             val = _validate(name, module, loss, counts["val"], settings.batch_size, seed)
             rows.append({"epoch": epoch} | _mean(train, "train_") | _mean(val, "val_"))
             current = rows[-1]["val_loss"]
@@ -89,6 +79,29 @@ def fit(
     module.load_state_dict(best_state)
     module.eval()
     return pd.DataFrame(rows)
+
+
+def _epoch(
+    module: nn.Module,
+    loss: Loss,
+    count: int,
+    steps: int,
+    optimizers: tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler],
+    rng: torch.Generator,
+) -> list[dict[str, Tensor]]:
+    """One pass over the train rows in random order; the losses of every step."""
+    module.train()
+    optimizer, schedule = optimizers
+    out = []
+    for batch in torch.randperm(count, generator=rng).chunk(steps):
+        parts = loss(batch, "train", rng)
+        optimizer.zero_grad()
+        parts["loss"].backward()
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        out.append({k: v.detach() for k, v in parts.items()})
+    return out
 
 
 def _cosine(steps: int) -> Callable[[int], float]:

@@ -45,12 +45,12 @@ def chance_agreement(a: Tensor, b: Tensor) -> Tensor:
 
 
 def kappa(a: Tensor, b: Tensor) -> Tensor:
-    """Cohen's kappa, agreement beyond chance: ``(M,)``; 1 where both predict one same class.
+    """Cohen's kappa, agreement beyond chance: ``(M,)``; 0 where both only ever predict one same class.
 
     Source: Cohen (1960), A coefficient of agreement for nominal scales.
     """
     observed, chance = agreement(a, b), chance_agreement(a, b)
-    return torch.where(chance < 1, (observed - chance) / (1 - chance).clamp_min(1e-12), observed)
+    return _ratio(observed - chance, 1 - chance)
 
 
 def _ratio(top: Tensor, bottom: Tensor) -> Tensor:

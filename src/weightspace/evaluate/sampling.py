@@ -16,10 +16,11 @@ from weightspace.codecs.base import decode_latents
 from weightspace.contrastive import recall_at
 from weightspace.data.dataset import Dataset
 from weightspace.evaluate import metrics as m
-from weightspace.evaluate.outputs import outputs_by_task
+from weightspace.evaluate.outputs import outputs_by_task, real_outputs
 from weightspace.evaluate.requests import Grid, Judge
 from weightspace.networks import Net
 from weightspace.params import Params
+from weightspace.progress import progress
 from weightspace.rng import stream, torch_stream
 from weightspace.sample import Sampler
 from weightspace.shared.base import results_of
@@ -163,22 +164,25 @@ def evaluate_split(
     judge = Judge(net, sampler.dataset, result)
     generator = torch_stream(params.seed, "evaluate", "draws", split)
     asked = torch.tensor(grid.asked, dtype=torch.float32)
-    drawn = sampler.draw(grid.task, asked, settings.draws, generator)
-    on_test, on_train = judge(grid, drawn, part), judge(grid, drawn, "train")
-    first = {name: w[:: settings.draws] for name, w in drawn.items()}
-    chosen = best_of(grid, on_train, on_test)
-    out = figures(grid, on_test[:, 0], result, settings.bootstrap, params.seed)
-    out |= {
-        f"best_of_n_{k}": v
-        for k, v in figures(grid, chosen, result, settings.bootstrap, params.seed).items()
-    }
-    for name, weights in controls(grid, sampler, donors, first, params.seed).items():
-        achieved = judge(grid, weights, part)[:, 0]
-        out |= {f"{name}_{k}": v for k, v in figures(grid, achieved, result).items()}
+    with progress(f"sampling {split}", 5) as bar:
+        drawn = sampler.draw(grid.task, asked, settings.draws, generator)
+        bar.advance(note="drawn")
+        on_test, on_train = judge(grid, drawn, part), judge(grid, drawn, "train")
+        bar.advance(note="measured")
+        chosen = best_of(grid, on_train, on_test)
+        bounds = (settings.bootstrap, params.seed)
+        out = figures(grid, on_test[:, 0], result, *bounds)
+        best = figures(grid, chosen, result, *bounds)
+        out |= {f"best_of_n_{k}": v for k, v in best.items()}
+        bar.advance(note="intervals")
+        first = {name: w[:: settings.draws] for name, w in drawn.items()}
+        for name, weights in controls(grid, sampler, donors, first, params.seed).items():
+            achieved = judge(grid, weights, part)[:, 0]
+            out |= {f"{name}_{k}": v for k, v in figures(grid, achieved, result).items()}
+        bar.advance(note="controls")
+        out |= diversity(zoo, net, sampler.dataset, grid, drawn, split, result)
+        bar.advance(note="diversity")
     out[f"{result}_scratch"] = scratch(zoo, split, grid, result, part)
-    if settings.draws > 1:
-        same = diversity(net, sampler.dataset, grid, drawn, part)
-        out["agreement_between_draws"] = float(same.mean())
     out["chance_accuracy"] = 1 / sampler.dataset.classes.shape[1]
     out |= {"draws": settings.draws, "tasks": len(grid.tasks), "targets": len(grid.targets)}
     return out, calibration_curve(grid, on_test, chosen)
@@ -214,12 +218,48 @@ def heat_map(
     return pd.DataFrame(rows, columns=["weights_of", "condition", "cosine"])
 
 
-def diversity(net: Net, dataset: Dataset, grid: Grid, drawn: Weights, part: str) -> np.ndarray:
-    """Agreement between the draws of one condition, mean over pairs: ``(T * K,)``; 1 is one network."""
+def diversity(
+    zoo: Zoo,
+    net: Net,
+    dataset: Dataset,
+    grid: Grid,
+    drawn: Weights,
+    split: str,
+    result: str,
+) -> dict[str, float]:
+    """How alike the draws of one (D, R) predict, beside members of one task with like results.
+
+    Both are agreements over pairs of networks, mean over the targets at which the split has two
+    members of different runs; 1 would be copies of one network.
+    """
+    part = "val" if split == "val" else "test"
     outputs = outputs_by_task(net, dataset, grid.tasks, drawn, part)
     chosen = outputs.argmax(-1).reshape(len(grid.asked), -1, outputs.shape[1])  # (C, n, B)
-    one_hot = torch.nn.functional.one_hot(chosen, outputs.shape[2]).float().flatten(2)
-    together = one_hot @ one_hot.transpose(1, 2) / outputs.shape[1]  # (C, n, n)
-    n = chosen.shape[1]
-    pairs = (together.sum((1, 2)) - n) / max(1, n * (n - 1))
-    return pairs.double().numpy()
+    same = np.array([_pairwise(c) for c in chosen]).reshape(len(grid.tasks), -1).mean(0)  # (K,)
+    members = zoo.select(split)
+    achieved = results_of(members, dataset, result)
+    target = np.abs(achieved[:, None] - grid.targets).argmin(1)
+    tasks = members["task"].to_numpy()
+    labels = real_outputs(net, dataset, tasks, zoo.weights(members), part).argmax(-1)
+    found: list[list[float]] = [[] for _ in grid.targets]
+    one_each = members.assign(target=target).drop_duplicates(["run", "target"])
+    for _, group in one_each.groupby(["task", "target"]):
+        if len(group) > 1:
+            k = int(group["target"].iloc[0])
+            found[k].append(_pairwise(labels[torch.tensor(group.index.to_numpy())]))
+    there = [k for k, values in enumerate(found) if values]
+    if not there:
+        return {}
+    return {
+        "agreement_between_draws": float(same[there].mean()),
+        "agreement_between_members": float(np.mean([np.mean(found[k]) for k in there])),
+    }
+
+
+def _pairwise(labels: Tensor) -> float:
+    """Mean agreement of all pairs of rows of predicted classes ``(n, B)``."""
+    n = len(labels)
+    if n < 2:
+        return float("nan")
+    equal = (labels[:, None] == labels[None]).double().mean(-1)
+    return float((equal.sum() - n) / (n * (n - 1)))

@@ -28,6 +28,7 @@ from weightspace.shared import SHARED
 from weightspace.spec import Spec, Weights
 
 CALIBRATION_POINTS = 33
+TRAINED_RANGE = (0.01, 0.99)  # quantiles of R over train members; beyond them lie outliers
 
 
 class SharedModel(nn.Module, ABC):
@@ -62,7 +63,7 @@ class SharedModel(nn.Module, ABC):
         self.features = classes * self.encoder.features
         self.no_dataset = nn.Parameter(torch.zeros(self.features))
         self.no_result = nn.Parameter(torch.zeros(1 + 2 * settings.fourier))
-        self.register_buffer("range", torch.tensor([0.0, 1.0]))  # of R over train members
+        self.register_buffer("range", torch.tensor([0.0, 1.0]))  # trained range of R
         grid = torch.linspace(0, 1, CALIBRATION_POINTS)
         self.register_buffer("asked", grid.clone())  # calibration: condition ...
         self.register_buffer("achieved", grid.clone())  # ... and mean result on val
@@ -218,7 +219,7 @@ def prepare(model: SharedModel, data: SharedData) -> None:
     """Fit the encoder's standardisation on classes of train tasks and note the trained range."""
     classes = data.dataset.classes[data.train.tasks].unique()
     model.encoder.prepare(data.dataset.images["train"][classes])
-    model.range.copy_(torch.stack([data.train.result.min(), data.train.result.max()]))
+    model.range.copy_(data.train.result.quantile(torch.tensor(TRAINED_RANGE)))
     grid = torch.linspace(float(model.range[0]), float(model.range[1]), CALIBRATION_POINTS)
     model.asked.copy_(grid)
     model.achieved.copy_(grid)

@@ -1,0 +1,99 @@
+"""Tables of test cases."""
+
+import torch
+
+from weightspace.params import NetsSettings, Params
+
+# name -> architecture, sizes, image shape, classes
+NETS = {
+    "cnn": ("cnn", {"cnn": {"channels": [3, 4]}}, (1, 8, 8), 3),
+    "cnn-odd-colour": ("cnn", {"cnn": {"channels": [4, 3]}}, (3, 9, 13), 4),
+    "cnn-one-layer": ("cnn", {"cnn": {"channels": [5]}}, (2, 4, 6), 2),
+    "mlp": ("mlp", {"mlp": {"hidden": [6, 5]}}, (1, 8, 8), 3),
+    "mlp-one-layer": ("mlp", {"mlp": {"hidden": [7]}}, (3, 4, 4), 5),
+}
+
+TINY = {
+    "seed": 3,
+    "dataset": {"samples_per_class": {"train": 20, "val": 10, "test": 10}, "tasks": 60},
+    "zoo": {
+        "runs": 40,
+        "runs_per_shard": 20,
+        "batch_size": 16,
+        "epochs": [1, 2],
+        "snapshots": 3,
+        "first_step": [1, 1],
+        "adam_lr": [0.01, 0.05],
+        "sgd_lr": [0.05, 0.3],
+    },
+    "nets": {"cnn": {"channels": [3, 4]}, "mlp": {"hidden": [6, 5]}},
+    "pca": {"components": 8, "identity_below": 5},
+    "autoencoder": {
+        "latent": 6,
+        "hidden": [12],
+        "width": 16,
+        "depth": 1,
+        "probes": 20,
+        "epochs": 4,
+        "batch_size": 16,
+    },
+    "shared": {"width": 16, "depth": 1, "fourier": 2, "epochs": 4, "batch_size": 16},
+    "evaluate": {"targets": 3, "draws": 3, "random_inputs": 8, "bootstrap": 20},
+    "runtime": {"device": "cpu", "workers": 1},
+}
+
+
+def build(case):
+    """Net of a case."""
+    from weightspace.networks import build_net
+
+    architecture, sizes, shape, classes = NETS[case]
+    return build_net(architecture, shape, classes, NetsSettings.model_validate(sizes))
+
+
+def networks(net, count, seed=0, dtype=torch.float32):
+    """Some freshly initialised networks."""
+    from weightspace.spec import stack
+
+    rng = torch.Generator().manual_seed(seed)
+    return {k: w.to(dtype) for k, w in stack([net.init(rng) for _ in range(count)]).items()}
+
+
+def tiny(**sections):
+    """Tiny settings, with some keys of some sections changed: ``tiny(zoo={"runs": 60})``."""
+    data = {k: dict(v) if isinstance(v, dict) else v for k, v in TINY.items()}
+    for section, keys in sections.items():
+        data[section] = data.get(section, {}) | keys if isinstance(keys, dict) else keys
+    return Params.model_validate(data)
+
+
+def _outputs(seed, members=3, samples=3000, classes=3):
+    return torch.randn(members, samples, classes, generator=torch.Generator().manual_seed(seed))
+
+
+def _same(seed):
+    a = _outputs(seed)
+    return a, a.clone()
+
+
+def _opposite(seed):
+    a = _outputs(seed, classes=2)
+    return a, -a
+
+
+# name -> pair of outputs (M, B, c), then expected cosine, correlation, agreement, kappa, tolerance
+METRICS = {
+    "perfect": (_same(0), (1.0, 1.0, 1.0, 1.0), 1e-12),
+    "perfect up to a positive factor": (
+        (_outputs(1), 3 * _outputs(1)),
+        (1.0, 1.0, 1.0, 1.0),
+        1e-9,
+    ),
+    "chance": ((_outputs(2), _outputs(3)), (0.0, 0.0, 1 / 3, 0.0), 0.05),
+    "adversarial": (_opposite(4), (-1.0, -1.0, 0.0, -1.0), 0.01),
+    "constant": (
+        (_outputs(5), torch.zeros(3, 3000, 3)),
+        (0.0, 0.0, 1 / 3, 0.0),
+        0.04,
+    ),
+}

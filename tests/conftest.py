@@ -1,0 +1,81 @@
+"""Shared fixtures: tiny zoos, trained once per session and in this process."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import pytest
+import torch
+
+from cases import tiny
+from weightspace.codecs.base import CodecData
+from weightspace.data.dataset import Dataset, make_dataset
+from weightspace.networks import Net, build_net
+from weightspace.params import Params
+from weightspace.pca import TensorPca, fit_pca
+from weightspace.runtime import prepare
+from weightspace.zoo import generate as generator
+from weightspace.zoo.shards import train_shard
+from weightspace.zoo.store import Zoo
+
+prepare(threads=1)  # as in the workers that train shards
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A tiny world: everything that the stages before the autoencoder leave behind."""
+
+    params: Params
+    folder: Path
+    dataset: Dataset
+    zoo: Zoo
+    net: Net
+    pca: TensorPca
+
+    @property
+    def data(self) -> CodecData:
+        """What a codec is fitted on."""
+        members = {split: self.zoo.select(split) for split in ("train", "val")}
+        weights = {split: self.zoo.weights(table) for split, table in members.items()}
+        return CodecData(self.net, self.pca, weights, members, self.dataset)
+
+
+def _here(jobs, processes):
+    return (train_shard(job) for job in jobs)
+
+
+def train_zoo(params, folder):
+    """Dataset and zoo of some settings, trained in this process; the folder of the zoo."""
+    if not (folder / "dataset").exists():
+        make_dataset(params.dataset, params.seed).save(folder / "dataset")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generator, "_train", _here)
+        generator.generate(params, folder / "dataset", folder / "zoo", folder / "scratch")
+    return folder / "zoo"
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """Factory: the tiny world of an architecture, made once."""
+    made = {}
+
+    def make(architecture="cnn"):
+        if architecture not in made:
+            params = tiny(zoo={"architecture": architecture})
+            folder = tmp_path_factory.mktemp(architecture)
+            zoo = Zoo.open(train_zoo(params, folder))
+            dataset = Dataset.load(folder / "dataset")
+            net = build_net(architecture, dataset.shape, 3, params.nets)
+            pca = fit_pca(zoo.spec, zoo.weights(zoo.select("train")), params.pca)
+            made[architecture] = Tiny(params, folder, dataset, zoo, net, pca)
+        return made[architecture]
+
+    return make
+
+
+@pytest.fixture
+def rng():
+    """A seeded torch generator."""
+    return torch.Generator().manual_seed(0)

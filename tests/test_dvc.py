@@ -1,0 +1,321 @@
+"""The pipeline as DVC runs it: what reruns, what stays, what a broken run leaves behind."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from closure import NEUTRAL, closure
+from workspace import ROOT, TINY, finished_clone
+
+pytestmark = pytest.mark.slow
+STAGES = sorted(f.stem for f in (ROOT / "stages").glob("[!_]*.py"))
+# params key that selects a member of a family -> folder of the family's files
+FAMILIES = {
+    "dataset.source": "src/weightspace/data/sources",
+    "zoo.architecture": "src/weightspace/nets",
+    "autoencoder.codec": "src/weightspace/codecs",
+    "shared.encoder": "src/weightspace/encoders",
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The clone where everything ran once."""
+    return finished_clone(tmp_path_factory.mktemp)
+
+
+@pytest.fixture
+def workspace(finished):
+    """The finished clone, brought back to its last commit afterwards."""
+    yield finished
+    finished.restore()
+    if not (finished.root / "data" / "check").exists():  # a run that failed removed it
+        finished.dvc("checkout", "data/check")
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of the finished clone, its cache included, to be changed at will."""
+    return finished.copy(tmp_path / "copy")
+
+
+def parameter(params, name):
+    """Value of a dotted key."""
+    for part in name.split("."):
+        params = params[part]
+    return params
+
+
+def dependencies(params, text=None):
+    """Stage -> its deps in dvc.yaml, with templates replaced by values of params."""
+    text = (ROOT / "dvc.yaml").read_text() if text is None else text
+    text = re.sub(r"\$\{(\w[\w.]*)\}", lambda m: str(parameter(params, m[1])), text)
+    return {name: set(stage["deps"]) for name, stage in yaml.safe_load(text)["stages"].items()}
+
+
+def uncovered(stage, deps):
+    """Files that a stage imports and that its deps lack."""
+    return closure(ROOT / "stages" / f"{stage}.py") - deps[stage]
+
+
+@pytest.fixture(scope="module")
+def params():
+    """params.yaml of the project."""
+    return yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_cover_imports(stage, params):
+    deps = dependencies(params)
+    assert not uncovered(stage, deps)
+    assert not [d for d in deps[stage] if d.endswith(".py") and not (ROOT / d).is_file()]
+    for dep in sorted(closure(ROOT / "stages" / f"{stage}.py")):
+        line = f"      - {dep}\n"
+        head, _, rest = (ROOT / "dvc.yaml").read_text().partition(f"\n  {stage}:\n")
+        broken = f"{head}\n  {stage}:\n{rest.replace(line, '', 1)}"
+        assert uncovered(stage, dependencies(params, broken)) == {dep}  # the control
+
+
+def test_every_stage_has_its_script(params):
+    assert sorted(dependencies(params)) == STAGES
+
+
+@pytest.mark.parametrize("key", FAMILIES)
+def test_only_the_selected_member_is_a_dependency(key, params):
+    folder = ROOT / FAMILIES[key]
+    members = {f"{FAMILIES[key]}/{f.name}" for f in folder.glob("*.py")}
+    leaves = {m for m in members if Path(m).name not in NEUTRAL | {"base.py"}}
+    for leaf in leaves:
+        section, name = key.split(".")
+        chosen = params | {section: params[section] | {name: Path(leaf).stem}}
+        used = set().union(*dependencies(chosen).values()) & leaves
+        assert used == {leaf}
+
+
+# check resolves the selected members only to see that they exist, and must start when one does not
+@pytest.mark.parametrize("stage", [s for s in STAGES if s != "check"])
+def test_deps_cover_what_a_run_loaded(stage, finished, params):
+    """Imports made by name while a stage runs, the selected member of each family among them."""
+    files = json.loads((finished.root.parent / "loaded" / f"{stage}.json").read_text())
+    loaded = {os.path.relpath(f, finished.root) for f in files if f}
+    assert not [f for f in loaded if f.startswith("..")], "imported from another place"
+    needed = {f for f in loaded if Path(f).name not in NEUTRAL}
+    assert len(needed) > 3
+    assert not needed - dependencies(params)[stage]
+
+
+def test_forced_repro_twice_gives_the_same_lock(finished, copied):
+    copied.dvc("repro", "--force")
+    assert copied.read("dvc.lock") == finished.read("dvc.lock")
+    start = time.monotonic()
+    again = copied.dvc("repro")
+    print(f"`dvc repro` with nothing to do: {time.monotonic() - start:.1f} s")
+    assert "Data and pipelines are up to date." in again.text
+    assert "Running stage" not in again.text
+
+
+def planned(workspace):
+    """Stages that `dvc repro` would run."""
+    return set(re.findall(r"Running stage '(\w+)'", workspace.dvc("repro", "--dry").text))
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        # evaluate_sampling follows when data/shared has changed, which a dry run cannot know
+        ({"shared.temperature": 0.5}, {"check", "shared"}),
+        ({"shared.result": "loss"}, {"check", "shared", "evaluate_sampling"}),
+        ({"evaluate.draws": 3}, {"check", "evaluate_reconstruction", "evaluate_sampling"}),
+        ({"nets.mlp.hidden": [7]}, {"check"}),
+        ({"runtime.workers": 1, "runtime.device": "cpu"}, {"check"}),
+        ({"pca.identity_below": 3}, {"check", "pca"}),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_settings_rerun_their_own_stages(settings, expected, workspace):
+    workspace.set(settings)
+    assert planned(workspace) == expected
+
+
+def test_editing_a_member_reruns_only_its_users(workspace):
+    unused, used = "src/weightspace/nets/mlp.py", "src/weightspace/encoders/statistics.py"
+    workspace.write(unused, workspace.read(unused) + "# edited\n")
+    assert planned(workspace) == set()
+    workspace.write(used, workspace.read(used) + "# edited\n")
+    assert planned(workspace) == {"shared", "evaluate_sampling"}  # the control
+
+
+BAD = {
+    "unknown key": (
+        ("temperature:", "temprature:"),
+        "unknown key 'shared.temprature'",
+        "'temperature'?",
+    ),
+    "architecture": (
+        ("architecture: cnn", "architecture: cnm"),
+        "zoo.architecture 'cnm'",
+        "'cnn'?",
+    ),
+    "too few classes": (
+        ("classes_per_task: 3", "classes_per_task: 11"),
+        "dataset.classes_per_task: too few classes for a task; found 10 classes",
+        "expected at least 11",
+    ),
+    "out of range": (("dropout: 0.1", "dropout: 1.5"), "'shared.dropout'", "found 1.5"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_settings_stop_before_anything_is_lost(case, workspace):
+    (old, new), *said = BAD[case]
+    folders = [f"data/{f.name}" for f in (workspace.root / "data").iterdir() if f.is_dir()]
+    folders = sorted({*folders, "metrics"} - {"data/check"})
+    before = workspace.hashes(*folders)
+    assert len(before) > 25
+    text = workspace.read("params.yaml")
+    assert text.count(old) == 1
+    workspace.write("params.yaml", text.replace(old, new))
+    done = workspace.dvc("repro", ok=False)
+    assert done.code != 0
+    assert len(done.errors) == 1, done.text
+    assert done.errors[0].startswith("error: params.yaml: ")
+    assert all(part in done.errors[0] for part in said), done.errors[0]
+    assert "Traceback" not in done.text
+    assert workspace.hashes(*folders) == before
+
+
+def test_metrics_are_flat_and_valid_json(finished):
+    def no_constant(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    files = list((finished.root / "metrics").rglob("*.json"))
+    assert {f.name for f in files} >= {"zoo.json", "reconstruction.json", "sampling.json"}
+    for file in files:
+        figures = json.loads(file.read_text(), parse_constant=no_constant)
+        splits = [v for v in figures.values() if isinstance(v, dict)]
+        scalars = [v for table in [figures, *splits] for v in table.values() if v not in splits]
+        assert splits == [] or set(figures) <= {"val", "test_sets", "test_classes"}
+        assert scalars
+        assert all(v is None or isinstance(v, int | float) for v in scalars), file.name
+
+
+def test_a_queued_experiment_runs_its_own_code(copied):
+    """Code of the moment of queueing, not of the main workspace, not of an installed package."""
+    file, old = "src/weightspace/zoo/generate.py", '"members": len(table)'
+    code = copied.read(file)
+    assert code.count(old) == 1
+    copied.write(file, code.replace(old, f'"marker": 41, {old}'))
+    copied.dvc("exp", "run", "--queue", "--name", "queued", "zoo")
+    copied.write(file, code.replace(old, f'"marker": 42, {old}'))
+    copied.dvc("exp", "run", "--run-all")
+    shown = copied.run("git", "for-each-ref", "--format=%(refname)", "refs/exps").text.split()
+    ref = next(name for name in shown if name.endswith("/queued"))
+    assert json.loads(copied.run("git", "show", f"{ref}:metrics/zoo.json").text)["marker"] == 41
+    assert "marker" not in json.loads(copied.read("metrics/zoo.json"))
+
+
+def test_a_killed_zoo_resumes_with_the_same_bytes(finished, copied):
+    forget(copied, "zoo", "data/zoo")
+    copied.set({"runtime.workers": 1})
+    shards = -(-TINY["zoo.runs"] // TINY["zoo.runs_per_shard"])
+    process = copied.start("dvc", "repro", "zoo")
+    end = time.monotonic() + 120
+    while not (kept := found(copied, ".work/zoo/*")) and time.monotonic() < end:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    kept = found(copied, ".work/zoo/*")
+    assert 0 < len(kept) < shards
+    assert not found(copied, "data/zoo")
+    copied.dvc("repro", "zoo")
+    after = found(copied, "data/zoo")
+    assert len(after) == shards
+    assert kept.items() <= after.items()  # the very same files: same inode, same time
+    assert copied.hash_of("zoo", "data/zoo") == finished.hash_of("zoo", "data/zoo")
+    assert copied.hash_of("zoo", "metrics/zoo.json") == finished.hash_of("zoo", "metrics/zoo.json")
+    assert not found(copied, ".work/zoo/*")
+
+
+def forget(workspace, stage, folder):
+    """Remove an output and all that DVC remembers of it, so that its stage must run."""
+    name = workspace.hash_of(stage, folder)
+    cache = workspace.root / ".dvc" / "cache"
+    (cache / "files" / "md5" / name[:2] / name[2:]).unlink()
+    shutil.rmtree(cache / "runs")
+    shutil.rmtree(workspace.root / folder)
+
+
+def found(workspace, folder):
+    """Finished shards in a folder: name -> inode and time of its last change."""
+    stats = {f.name: f.stat() for f in workspace.root.glob(f"{folder}/weights-*.safetensors")}
+    return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in stats.items()}
+
+
+METRIC = "sampling.val.w_to_d_recall_at_5"
+MARK = {"seconds": -1}
+
+
+def cost(stage):
+    """File where a stage writes what it cost."""
+    return f"metrics/cost/{stage}.json"
+
+
+def sweep(workspace, *arguments):
+    """Run the project's sweep command."""
+    return workspace.run("python", "-m", "weightspace", "sweep", *arguments, ok=False)
+
+
+def rows(text):
+    """Rows of the sweep's table."""
+    lines = [line for line in text.splitlines() if line.startswith("│")]
+    return [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
+
+
+def test_sweep_ends_with_a_sorted_table(copied):
+    for stage in STAGES:
+        copied.write(cost(stage), json.dumps(MARK))
+    copied.commit("mark what each stage measures of itself")
+    done = sweep(copied, "-S", "shared.lr=0.001,1e-6", "--metric", METRIC)
+    assert done.code == 0, done.text
+    table = rows(done.text)
+    assert {row[0] for row in table} == {"0.001", "1e-6"}
+    assert [float(row[1]) for row in table] == sorted((float(r[1]) for r in table), reverse=True)
+    baseline = json.loads(copied.read("metrics/sampling.json"))["val"]["w_to_d_recall_at_5"]
+    assert float(next(row[1] for row in table if row[0] == "0.001")) == pytest.approx(
+        baseline, abs=1e-4
+    )
+    # DVC wrote the small value in a form that YAML 1.1 reads as text, and it was taken as a number
+    shown = copied.run("git", "for-each-ref", "--format=%(refname)", "refs/exps").text.split()
+    ref = next(name for name in shown if "1e-6" in name)
+    written = yaml.safe_load(copied.run("git", "show", f"{ref}:params.yaml").text)["shared"]["lr"]
+    assert written == "1e-06"
+    # stages that do not read the setting did not run: the mark in what they measured is still there
+    costs = {s: json.loads(copied.run("git", "show", f"{ref}:{cost(s)}").text) for s in STAGES}
+    ran = {stage for stage, figures in costs.items() if figures != MARK}
+    assert ran == {"check", "shared", "evaluate_sampling"}
+    assert copied.run("git", "status", "--porcelain").text == ""
+
+
+def test_sweep_fails_when_an_experiment_fails(copied):
+    done = sweep(copied, "-S", "shared.weight_decay=0.01,-1", "--metric", METRIC)
+    assert done.code == 2
+    assert [row[0] for row in rows(done.text)] == ["0.01"]  # the failed one is left out
+    assert done.errors[-1].startswith("error: sweep: 1 of 2 experiments failed")
+    assert "found shared.weight_decay=-1;" in done.errors[-1]
+
+
+@pytest.mark.parametrize("arguments", [("--metric", "nothing.mae"), ("--stage", "shared")])
+def test_sweep_refuses_a_metric_that_it_would_not_measure(arguments, finished):
+    """A sweep that stops before the metric's stage would show its baseline in every row."""
+    done = sweep(finished, "-S", "shared.lr=0.001", *arguments)
+    assert done.code == 2
+    assert len(done.errors) == 1
+    assert "is written by no stage" in done.errors[0]

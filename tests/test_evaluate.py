@@ -1,0 +1,409 @@
+"""The evaluations on constructed inputs whose figures are known."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import kendalltau
+
+from cases import build, networks
+from weightspace.baselines import Donors, head_only, noised, weight_statistics
+from weightspace.codecs.base import Codec
+from weightspace.evaluate import properties, reconstruction, sampling
+from weightspace.evaluate.components import against_k
+from weightspace.evaluate.outputs import accuracies, losses, random_outputs, real_outputs
+from weightspace.params import EvaluateSettings, PcaSettings
+from weightspace.pca import fit_pca
+from weightspace.spec import Spec, TensorSpec
+
+SETTINGS = EvaluateSettings(random_inputs=20, bootstrap=50)
+
+
+class Identity(Codec):
+    """Latent = weights; or, with ``shift``, those of another member."""
+
+    name = "identity"
+
+    def __init__(self, spec, shift=0):
+        super().__init__()
+        self.spec, self.latent, self.shift = spec, spec.numel, shift
+
+    def encode(self, weights):
+        return self.spec.flatten(weights).roll(self.shift, 0)
+
+    def decode(self, z):
+        return self.spec.unflatten(z)
+
+    def meta(self):
+        return {}
+
+
+def _reconstruct(world, shift=0, split="test_sets"):
+    tiny = world()
+    codec = Identity(tiny.zoo.spec, shift)
+    return reconstruction.reconstruct(
+        tiny.zoo, codec, tiny.pca, tiny.net, tiny.dataset, split, SETTINGS, 0
+    )
+
+
+# reconstruction
+
+
+def test_a_perfect_codec_has_perfect_figures(world):
+    found = reconstruction.figures(_reconstruct(world), SETTINGS, 0)
+    for score in ("cosine", "correlation", "agreement"):
+        for suffix in ("", "_random", "_late"):
+            for part in ("mean", "min", "max"):
+                value = found[f"{score}_{part}{suffix}"]
+                if score != "correlation" or part == "max":
+                    assert value == pytest.approx(1), (score, part, suffix)
+    assert found["correlation_mean"] > 0.99  # 0 where an output is constant
+    assert found["kappa"] == found["accuracy_r2_identity"] == pytest.approx(1)
+    assert found["accuracy_r2"] == pytest.approx(1)
+    assert found["accuracy_original"] == found["accuracy_reconstructed"]
+    assert found["agreement_low"] == found["agreement_high"] == 1
+    assert found["agreement_chance"] < 0.95
+    members = world().zoo.select("test_sets")
+    assert (found["members"], found["tasks"]) == (len(members), members["task"].nunique())
+
+
+def test_a_codec_that_mixes_up_members_does_not(world):
+    found = reconstruction.figures(_reconstruct(world, shift=4), SETTINGS, 0)
+    assert found["agreement_mean"] < 0.7
+    assert found["kappa"] < 0.5
+    assert found["cosine_mean"] < 0.7
+    assert found["accuracy_r2"] < 0.9
+    assert found["agreement_low"] <= found["agreement_mean"] + 0.05
+    assert found["agreement_low"] < found["agreement_high"]
+
+
+def test_original_accuracies_are_the_logged_ones(world):
+    for split, part in (("test_sets", "test"), ("val", "val")):
+        r = _reconstruct(world, split=split)
+        logged = r.members[f"{part}_accuracy"].tolist()
+        assert accuracies(r.original).tolist() == pytest.approx(logged, abs=1e-6)
+
+
+def test_an_empty_split_has_no_figures(world):
+    assert _reconstruct(world, split="test_classes") is None
+
+
+def test_intervals_resample_tasks_and_not_members(rng):
+    """Copies of members narrow an interval over members and leave one over tasks as it is."""
+    a, b = torch.randn(2, 12, 30, 3, generator=rng)
+    b = b + a * torch.linspace(0, 3, 12)[:, None, None]
+
+    def intervals(copies):
+        rows = torch.arange(12).repeat_interleave(copies)
+        table = pd.DataFrame({"task": rows.numpy(), "snapshot": 0, "epoch": 1.0})
+        r = reconstruction.Reconstruction(table, *[x[rows] for x in (a, b, a, b, b)])
+        return reconstruction.figures(r, SETTINGS, 0)
+
+    one, five = intervals(1), intervals(5)
+    for name in ("cosine", "correlation", "agreement", "accuracy_r2"):
+        for end in ("low", "high"):
+            assert one[f"{name}_{end}"] == pytest.approx(five[f"{name}_{end}"]), name
+        assert one[f"{name}_high"] - one[f"{name}_low"] > 0.05
+    assert one["agreement_low"] < one["agreement_mean"] < one["agreement_high"]
+
+
+def test_plot_tables_have_a_row_per_snapshot_and_point(world):
+    r = _reconstruct(world)
+    curve = reconstruction.over_epochs(r)
+    assert curve["snapshot"].tolist() == [0, 1, 2]
+    assert curve["epoch"].is_monotonic_increasing
+    assert curve["real_agreement"].tolist() == curve["random_agreement"].tolist() == [1, 1, 1]
+    points = reconstruction.scatter(r, 5, 0)
+    assert len(points) == 5
+    assert (points["original"] == points["reconstructed"]).all()
+    logged = r.members["test_accuracy"].astype(float)
+    assert set(points["original"].round(6)) <= set(logged.round(6))
+
+
+def test_agreement_against_k_ends_at_one_with_all_components(world):
+    tiny = world()
+    members = tiny.zoo.select("train")
+    weights = tiny.zoo.weights(members)
+    pca = fit_pca(tiny.zoo.spec, weights, PcaSettings(components=1000, identity_below=5))
+    curve = against_k(pca, tiny.net, tiny.dataset, members, weights)
+    assert curve["k"].tolist()[:4] == [1, 2, 4, 8]
+    assert curve["k"].iloc[-1] == max(pca.sizes)
+    assert curve["explained_variance"].is_monotonic_increasing
+    assert curve.iloc[-1][["explained_variance", "agreement", "cosine"]].min() > 0.999
+    assert curve.iloc[0][["explained_variance", "agreement", "cosine"]].max() < 0.95
+
+
+def test_outputs_follow_the_members_tasks(world):
+    tiny = world()
+    table = tiny.zoo.select("val")
+    weights, tasks = tiny.zoo.weights(table), table["task"].to_numpy()
+    outputs = real_outputs(tiny.net, tiny.dataset, tasks, weights, "val")
+    assert accuracies(outputs).tolist() == pytest.approx(table["val_accuracy"].tolist(), abs=1e-6)
+    assert losses(outputs).tolist() == pytest.approx(table["val_loss"].tolist(), rel=1e-4)
+    wrong = real_outputs(tiny.net, tiny.dataset, np.roll(tasks, 3), weights, "val")
+    assert accuracies(wrong).tolist() != pytest.approx(table["val_accuracy"].tolist(), abs=1e-6)
+    random = random_outputs(tiny.net, tiny.dataset, 9, weights, 0)
+    assert random.shape == (len(table), 9, 3)
+    assert torch.equal(random, random_outputs(tiny.net, tiny.dataset, 9, weights, 0))
+    assert not torch.equal(random, random_outputs(tiny.net, tiny.dataset, 9, weights, 1))
+
+
+def test_accuracy_and_loss_of_known_outputs():
+    right = 50.0 * torch.eye(3).repeat_interleave(4, 0)[None]  # class after class
+    assert accuracies(torch.cat([right, right.roll(1, -1)])).tolist() == [1, 0]
+    uniform = torch.zeros(1, 12, 3)
+    assert losses(torch.cat([right, uniform])).tolist() == pytest.approx([0, np.log(3)])
+
+
+# sampling
+
+GRID = sampling.Grid(np.array([4, 9]), np.array([0.4, 0.6, 0.9]))
+
+
+def test_grid_is_task_after_task():
+    assert GRID.task.tolist() == [4, 4, 4, 9, 9, 9]
+    assert GRID.asked.tolist() == [0.4, 0.6, 0.9] * 2
+    assert GRID.by_task(np.arange(6)).tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def _figures(achieved, result="accuracy", **keys):
+    return sampling.figures(GRID, np.asarray(achieved, float), result, **keys)
+
+
+def test_figures_of_perfect_reversed_and_constant_results():
+    perfect = _figures(GRID.asked)
+    assert perfect == pytest.approx(
+        {
+            "r2_identity": 1,
+            "r2_pearson": 1,
+            "mae": 0,
+            "spearman_within_task": 1,
+            "accuracy_at_top": 0.9,
+        }
+    )
+    backwards = _figures([0.9, 0.6, 0.4] * 2)
+    assert backwards["r2_identity"] < 0
+    assert backwards["spearman_within_task"] == pytest.approx(-1)
+    assert backwards["accuracy_at_top"] == 0.4
+    flat = _figures([GRID.asked.mean()] * 6)
+    assert flat["r2_identity"] == pytest.approx(0)
+    assert flat["r2_pearson"] == flat["spearman_within_task"] == 0
+    assert flat["mae"] == pytest.approx(np.abs(GRID.asked - GRID.asked.mean()).mean())
+
+
+def test_easy_and_hard_tasks_cannot_fake_control():
+    """Tasks that differ, results that ignore the request: no correlation within a task."""
+    found = _figures([0.4, 0.4, 0.4, 0.9, 0.9, 0.9])
+    assert found["spearman_within_task"] == 0
+
+
+def test_the_best_requested_loss_is_the_lowest():
+    assert _figures([0.1, 0.5, 0.8] * 2, result="loss")["loss_at_top"] == pytest.approx(0.1)
+
+
+def test_intervals_hold_the_figure():
+    rng = np.random.default_rng(0)
+    grid = sampling.Grid(np.arange(30), GRID.targets)
+    achieved = grid.asked + rng.normal(0, 0.1, 90) + np.repeat(rng.normal(0, 0.1, 30), 3)
+    found = sampling.figures(grid, achieved, "accuracy", 200, 0)
+    for name in ("r2_identity", "r2_pearson", "mae", "spearman_within_task"):
+        assert found[f"{name}_low"] < found[name] < found[f"{name}_high"]
+    assert found == sampling.figures(grid, achieved, "accuracy", 200, 0)
+
+
+def test_best_of_chooses_on_train_images_and_reports_on_test_images():
+    on_train = np.tile([0.1, 0.45, 0.95], (6, 1))
+    on_test = GRID.asked[:, None] + np.array([0.0, 0.01, 0.02])  # on test, the first is best
+    chosen = sampling.best_of(GRID, on_train, on_test)
+    nearest = [1, 1, 2] * 2
+    assert chosen.tolist() == [on_test[i, j] for i, j in enumerate(nearest)]
+    assert np.abs(chosen - GRID.asked).min() > 0.005
+
+
+def test_calibration_curve_of_known_results():
+    on_test = np.arange(6.0)[:, None] + np.array([0.0, 1.0])
+    curve = sampling.calibration_curve(GRID, on_test, np.arange(6.0))
+    assert curve["asked"].tolist() == GRID.targets.tolist()
+    assert curve["single"].tolist() == [2, 3, 4]
+    assert curve["best_of_n"].tolist() == [1.5, 2.5, 3.5]
+    assert (curve["q10"] < curve["single"]).all()
+    assert (curve["single"] < curve["q90"]).all()
+
+
+def test_judge_gives_the_draws_of_a_condition_one_row(world):
+    tiny = world()
+    table = tiny.zoo.select("val").sort_values(["task", "run", "snapshot"], kind="stable")
+    tasks = table["task"].value_counts()
+    chosen = [table[table["task"] == t].iloc[:3] for t in sorted(tasks.index[:2])]
+    grid = sampling.Grid(np.array([c["task"].iloc[0] for c in chosen]), np.array([0.5]))
+    members = pd.concat(chosen)
+    judge = sampling.Judge(tiny.net, tiny.dataset, "accuracy")
+    found = judge(grid, tiny.zoo.weights(members), "test")
+    assert found.shape == (2, 3)
+    expected = [c["test_accuracy"].tolist() for c in chosen]
+    assert found.ravel().tolist() == pytest.approx(np.concatenate(expected).tolist(), abs=1e-6)
+
+
+def test_scratch_is_the_finished_run_with_the_best_val_loss():
+    table = pd.DataFrame(
+        {
+            "task": [4, 4, 9, 9, 7],
+            "val_loss": [0.3, 0.1, 0.2, 0.4, 0.0],
+            "test_accuracy": [0.9, 0.7, 0.8, 0.95, 0.1],
+        }
+    )
+    zoo = SimpleNamespace(select=lambda split, *, last_only: table)
+    found = sampling.scratch(zoo, "test_sets", GRID, "accuracy", "test")
+    assert found == pytest.approx((0.7 + 0.8) / 2)
+
+
+# baselines
+
+
+def test_weight_statistics_of_known_values():
+    tensors = (TensorSpec("a", (5,), "parameter", (None,)), TensorSpec("b", (2, 1), "parameter"))
+    spec = Spec("toy", tensors)
+    weights = {"a": torch.tensor([[4.0, 0, 1, 3, 2]]), "b": torch.tensor([[[-1.0], [3.0]]])}
+    found = weight_statistics(spec, weights)
+    assert found.shape == (1, 14)
+    expected = [2, 2, 0, 1, 2, 3, 4, 1, 4, -1, 0, 1, 2, 3]
+    assert found[0].tolist() == pytest.approx(expected)
+
+
+def test_weight_statistics_ignore_the_order_of_hidden_units(rng):
+    net = build("cnn")
+    weights = networks(net, 3)
+    order = {g: torch.randperm(n, generator=rng) for g, n in net.spec.groups.items()}
+    permuted = net.spec.permute(weights, order)
+    found = weight_statistics(net.spec, weights)
+    torch.testing.assert_close(weight_statistics(net.spec, permuted), found)
+    assert (found[0] - found[1]).abs().max() > 1e-3
+
+
+@pytest.fixture
+def donors():
+    """Five members of three tasks, whose weight is their row number."""
+    members = pd.DataFrame({"task": [8, 2, 8, 5, 2]})
+    place = {2: 0.0, 5: 10.0, 8: 20.0}
+    embedding = torch.tensor([[place[t], 1.0] for t in members["task"]])
+    result = np.array([0.3, 0.5, 0.8, 0.6, 0.9])
+    return Donors(members, {"w": torch.arange(5.0)[:, None]}, result, embedding)
+
+
+def test_nearest_task_then_nearest_result(donors):
+    at = torch.tensor([[1.0, 1.0], [1.0, 1.0], [19.0, 0.0], [24.0, 1.0], [9.0, 1.0]])
+    weights, rows = donors.nearest_task(at, np.array([0.6, 0.8, 0.1, 0.9, 0.0]))
+    assert rows.tolist() == [1, 4, 0, 2, 3]
+    assert weights["w"][:, 0].tolist() == [1, 4, 0, 2, 3]
+
+
+def test_average_of_the_nearest_results(donors):
+    found = donors.average(np.array([0.85, 0.3]), count=2)["w"][:, 0]
+    assert found.tolist() == [(2 + 4) / 2, (0 + 1) / 2]
+
+
+def test_head_only_keeps_heads_and_averages_backbones():
+    net = build("cnn")
+    weights = networks(net, 4)
+    found = head_only(net.spec, weights)
+    for name, w in weights.items():
+        if name in ("head.weight", "head.bias"):
+            assert torch.equal(found[name], w)
+        else:
+            torch.testing.assert_close(found[name], w.mean(0).expand_as(w))
+            assert not torch.allclose(found[name], w)
+    assert net.spec.check(found) == 4
+
+
+def test_noise_has_the_asked_share_of_the_spread(rng):
+    weights = {"a": torch.randn(50, 40, generator=rng), "b": 9 * torch.randn(50, 40, generator=rng)}
+    found = noised(weights, 0.1, rng)
+    for name, w in weights.items():
+        assert float((found[name] - w).std() / w.std()) == pytest.approx(0.1, rel=0.1)
+    assert all(torch.equal(x, weights[k]) for k, x in noised(weights, 0.0, rng).items())
+
+
+# properties
+
+
+def _members(n, seed, optimizers=("adam", "sgd")):
+    rng = np.random.default_rng(seed)
+    return pd.DataFrame(
+        {
+            "train_accuracy": 0.9 + rng.normal(0, 0.05, n),
+            "test_accuracy": 0.7 + rng.normal(0, 0.1, n),
+            "epoch": rng.integers(1, 20, n).astype(float),
+            "optimizer": rng.choice(optimizers, n),
+            "lr": np.exp(rng.normal(-4, 1, n)),
+            "weight_decay": np.exp(rng.normal(-6, 1, n)),
+            "epochs": rng.integers(12, 25, n),
+        }
+    )
+
+
+def _features(optimizers=("adam", "sgd")):
+    members = {
+        s: _members(n, i, optimizers)
+        for i, (s, n) in enumerate({"train": 150, "val": 60, "test_sets": 60}.items())
+    }
+    rng = np.random.default_rng(9)
+
+    def oracle(table):
+        columns = table[["test_accuracy", "train_accuracy", "epoch"]].to_numpy(float)
+        return np.column_stack([columns, table["optimizer"] == "adam"])
+
+    readings = {
+        "oracle": {s: oracle(t) for s, t in members.items()},
+        "noise": {s: rng.normal(size=(len(t), 4)) for s, t in members.items()},
+        "hyperparameters": {s: properties.hyper_parameters(t) for s, t in members.items()},
+    }
+    return properties.Features(members, readings)
+
+
+def test_properties_of_an_oracle_of_noise_and_of_the_mean():
+    found = properties.evaluate(_features(), 0)
+    assert set(found) == {"val", "test_sets"}  # nothing is reported on train
+    figures = found["test_sets"]
+    for name in ("test_accuracy", "generalisation_gap", "epoch"):
+        assert figures[f"oracle_{name}_r2"] > 0.9
+        assert figures[f"oracle_{name}_tau"] > 0.8
+        assert figures[f"noise_{name}_r2"] < 0.2
+        assert -0.2 < figures[f"mean_{name}_r2"] <= 0
+        assert figures[f"mean_{name}_tau"] == 0
+    assert figures["oracle_optimizer_accuracy"] > 0.95
+    assert figures["noise_optimizer_accuracy"] < 0.75
+    assert 0.3 < figures["mean_optimizer_accuracy"] < 0.7
+    assert "hyperparameters_optimizer_accuracy" not in figures  # it would read the answer
+    assert figures["members"] == 60
+
+
+def test_properties_of_a_zoo_with_one_optimiser():
+    figures = properties.evaluate(_features(("adam",)), 0)["test_sets"]
+    assert figures["oracle_test_accuracy_r2"] > 0.9
+
+
+def test_score_of_perfect_shifted_and_constant_predictions():
+    truth = np.random.default_rng(0).normal(size=50)
+    assert properties.score("epoch", truth, truth) == {"epoch_r2": 1, "epoch_tau": 1}
+    assert properties.score("epoch", truth, -truth)["epoch_tau"] == pytest.approx(-1)
+    mean = np.full(50, truth.mean())
+    assert properties.score("epoch", truth, mean)["epoch_r2"] == pytest.approx(0, abs=1e-12)
+    assert properties.score("epoch", truth, mean + 1)["epoch_r2"] < 0
+    noisy = truth + np.random.default_rng(1).normal(size=50)
+    expected = kendalltau(truth, noisy).statistic
+    assert properties.score("epoch", truth, noisy)["epoch_tau"] == pytest.approx(expected)
+    names = np.array(["adam", "sgd", "sgd", "adam"])
+    found = properties.score("optimizer", names, np.full(4, "sgd"))
+    assert found == {"optimizer_accuracy": 0.5}
+
+
+def test_targets_and_hyper_parameters():
+    table = _members(4, 0)
+    gap = properties.target(table, "generalisation_gap")
+    assert gap.tolist() == (table["train_accuracy"] - table["test_accuracy"]).tolist()
+    found = properties.hyper_parameters(table)
+    assert found.shape == (4, 4)
+    assert np.exp(found[:, 0]) == pytest.approx(table["lr"])
+    assert found[:, 3].tolist() == (table["optimizer"] == "adam").astype(float).tolist()

@@ -1,0 +1,139 @@
+"""The layout: who may import whom, what the command line loads, how long a function may be."""
+
+import ast
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).resolve().parent.parent / "src"
+# Imports go to the same or a lower layer. A name stands for a module or for a whole subpackage.
+LAYERS = (
+    {"errors", "rng", "spec", "progress", "registry"},
+    {"params", "artifacts", "runtime"},
+    {"data", "nets", "networks", "training", "pca", "contrastive"},
+    {"zoo", "codecs", "encoders"},
+    {"shared", "sample", "baselines"},
+    {"evaluate"},
+    {"check", "results", "sweep", "pictures", "cli", "__main__"},
+)
+FAMILIES = {
+    "weightspace.nets": "NETS",
+    "weightspace.codecs": "CODECS",
+    "weightspace.encoders": "ENCODERS",
+    "weightspace.data.sources": "SOURCES",
+}
+MODULES = sorted(
+    ".".join(f.relative_to(SRC).with_suffix("").parts).removesuffix(".__init__")
+    for f in SRC.rglob("*.py")
+)
+LONGEST = 65
+
+
+def source(module):
+    """Syntax tree of a module."""
+    path = SRC / Path(*module.split("."))
+    return ast.parse(
+        (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
+    )
+
+
+def imports(tree):
+    """Every module that a tree imports, inside functions too."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "relative import"
+            full = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {name if name in MODULES else node.module for name in full}
+    return names
+
+
+def layer(module):
+    """Number of a module's layer; the package itself, which imports nothing, is below all."""
+    parts = module.split(".")
+    if len(parts) == 1:
+        return -1
+    return next(i for i, names in enumerate(LAYERS) if parts[1] in names)
+
+
+def upward(module, tree):
+    """Imports of a module from a higher layer."""
+    own = {name for name in imports(tree) if name.split(".")[0] == "weightspace"}
+    return {name for name in own if layer(name) > layer(module)}
+
+
+def members():
+    """Family -> the modules of its members."""
+    return {f: set(getattr(import_module(f), table).values()) for f, table in FAMILIES.items()}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_down(module):
+    assert not upward(module, source(module))
+
+
+def test_an_upward_import_would_be_found():
+    tree = ast.parse("def late():\n    from weightspace.zoo import store\n")
+    assert upward("weightspace.nets.cnn", tree) == {"weightspace.zoo.store"}
+    assert not upward("weightspace.shared", tree)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_members_of_a_family_are_on_disk_and_do_not_know_each_other(family):
+    leaves = members()[family]
+    folder = SRC / Path(*family.split("."))
+    files = {f"{family}.{f.stem}" for f in folder.glob("*.py")} - {
+        f"{family}.__init__",
+        f"{family}.base",
+    }
+    assert leaves == files  # no file without its line in the table, no line without its file
+    for leaf in leaves:
+        assert not imports(source(leaf)) & (leaves - {leaf})
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_members_are_found_by_name_only(module):
+    """Nobody imports a member directly: it would become a dependency of every stage."""
+    every = set().union(*members().values())
+    assert not imports(source(module)) & every
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_package_does_not_import_dvc(module):
+    assert not {name for name in imports(source(module)) if name.split(".")[0] == "dvc"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_entry_of_a_table_resolves(family):
+    from weightspace.registry import resolve
+
+    table = getattr(import_module(family), FAMILIES[family])
+    for name in table:
+        assert resolve(table, name, "test").__name__ == table[name]
+
+
+def test_the_command_line_starts_without_torch():
+    code = "import sys, weightspace.cli; print('torch' in sys.modules, 'typer' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(SRC)},
+    )
+    assert done.stdout.split() == ["False", "True"]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_functions_are_short(module):
+    lengths = {
+        node.name: node.end_lineno - node.lineno + 1
+        for node in ast.walk(source(module))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert not {name: lines for name, lines in lengths.items() if lines > LONGEST}

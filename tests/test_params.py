@@ -1,0 +1,151 @@
+"""params.yaml: complete, typed, and wrong entries are one line."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from weightspace.errors import WeightspaceError
+from weightspace.params import Params, load_params, validate_params
+
+FILE = Path(__file__).parent.parent / "params.yaml"
+
+
+def _keys(data, prefix=""):
+    for key, value in data.items():
+        yield prefix + key
+        if isinstance(value, dict):
+            yield from _keys(value, f"{prefix}{key}.")
+
+
+def _set(data, key, value):
+    *sections, last = key.split(".")
+    for section in sections:
+        data = data[section]
+    data[last] = value
+
+
+def _load(tmp_path, change):
+    data = yaml.safe_load(FILE.read_text())
+    change(data)
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(data))
+    return load_params(path)
+
+
+def test_the_committed_file_is_complete():
+    found = load_params(FILE)
+    assert set(_keys(yaml.safe_load(FILE.read_text()))) == set(_keys(found.model_dump()))
+
+
+@pytest.mark.parametrize("key", sorted(_keys(Params().model_dump())))
+def test_no_key_may_be_left_out(key, tmp_path):
+    def remove(data):
+        *sections, last = key.split(".")
+        for section in sections:
+            data = data[section]
+        del data[last]
+
+    with pytest.raises(WeightspaceError, match=f"params.yaml: key '{key}' is missing"):
+        _load(tmp_path, remove)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("sede", 1, ["unknown key 'sede'", "did you mean 'seed'?"]),
+        ("datset", {}, ["unknown key 'datset'", "did you mean 'dataset'?"]),
+        ("zoo.run", 5, ["unknown key 'zoo.run'", "did you mean 'runs'?"]),
+        ("pca.component", 5, ["'pca.component'", "did you mean 'components'?"]),
+        ("shared.temprature", 1, ["'shared.temprature'", "did you mean 'temperature'?"]),
+        ("autoencoder.epoch", 5, ["'autoencoder.epoch'", "did you mean 'epochs'?"]),
+        ("dataset.splits.tests", 0.1, ["'dataset.splits.tests'", "did you mean 'test_sets'?"]),
+        ("nets.cnn.chanels", [8], ["'nets.cnn.chanels'", "did you mean 'channels'?"]),
+        ("pca.xyz", 5, ["'pca.xyz'", "valid: components, identity_below"]),
+        ("zoo", 7, ["'zoo'", "found 7"]),
+        ("zoo", None, ["'zoo'", "found None"]),
+        ("zoo.runs", "many", ["'zoo.runs'", "found 'many'"]),
+        ("zoo.runs", 1.5, ["'zoo.runs'", "found 1.5"]),
+        ("zoo.runs", 0, ["'zoo.runs'", "found 0"]),
+        ("zoo.init", "random", ["'zoo.init'", "independent", "shared", "found 'random'"]),
+        ("zoo.momentum", 1, ["'zoo.momentum'", "less than 1"]),
+        ("zoo.adam_lr", [0.1, 0.01], ["'zoo.adam_lr'", "0.1 is above the upper end 0.01"]),
+        ("zoo.epochs", [5, 4], ["'zoo.epochs'", "above"]),
+        ("zoo.epochs", 5, ["'zoo.epochs'", "found 5"]),
+        ("zoo.adam_lr", [0, 0.1], ["'zoo.adam_lr.0'", "greater than 0"]),
+        ("zoo.optimizers", [], ["'zoo.optimizers'", "found []"]),
+        ("zoo.optimizers", ["adm"], ["'zoo.optimizers.0'", "found 'adm'"]),
+        ("dataset.tasks", "al", ["'dataset.tasks'", "found 'al'"]),
+        ("dataset.tasks", 0, ["'dataset.tasks'", "found 0"]),
+        ("dataset.tasks", -6, ["'dataset.tasks'", "found -6"]),
+        ("dataset.splits.train", 0.9, ["'dataset.splits'", "add up to 1"]),
+        ("dataset.samples_per_class.train", 1, ["'dataset.samples_per_class.train'", "found 1"]),
+        ("shared.dropout", 1.1, ["'shared.dropout'", "found 1.1"]),
+        ("shared.temperature", float("nan"), ["'shared.temperature'", "found nan"]),
+        ("autoencoder.lr", float("inf"), ["'autoencoder.lr'", "found inf"]),
+        ("runtime.workers", "al", ["'runtime.workers'", "found 'al'"]),
+        ("seed", -1, ["'seed'", "found -1"]),
+    ],
+)
+def test_a_wrong_entry_is_one_line(key, value, words, tmp_path):
+    with pytest.raises(WeightspaceError) as error:
+        _load(tmp_path, lambda data: _set(data, key, value))
+    message = str(error.value)
+    assert "\n" not in message
+    for word in ["params.yaml", *words]:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("seed: [1", "not valid YAML"),
+        ("a: b: c", "not valid YAML"),
+        ("", "not a table of settings"),
+        ("- seed", "found list"),
+        ("1: 2", "params.yaml"),
+        (b"\xff\xfe\x00", "not valid YAML"),
+        (None, "file is missing"),
+    ],
+)
+def test_a_wrong_file_is_one_line(text, words, tmp_path):
+    path = tmp_path / "params.yaml"
+    if text is not None:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(WeightspaceError, match=words) as error:
+        load_params(path)
+    assert "\n" not in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_several_errors_are_counted(tmp_path):
+    with pytest.raises(WeightspaceError, match=r"and 1 more"):
+        _load(tmp_path, lambda d: (_set(d, "zoo.runs", 0), _set(d, "pca.components", 0)))
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "number"),
+    [
+        ("shared.lr", "1e-06", 1e-6),
+        ("autoencoder.weight_decay", "0", 0.0),
+        ("zoo.adam_lr", ["1e-05", "1e-2"], (1e-5, 1e-2)),
+        ("zoo.runs", "400", 400),
+        ("dataset.tasks", "60", 60),
+    ],
+)
+def test_numeric_text_is_a_number(key, text, number, tmp_path):
+    found = _load(tmp_path, lambda data: _set(data, key, text))
+    for part in key.split("."):
+        found = getattr(found, part)
+    assert found == number
+    assert type(found) is type(number)
+
+
+def test_settings_cannot_be_changed_after_loading():
+    with pytest.raises(ValueError, match="frozen"):
+        load_params(FILE).seed = 1
+
+
+def test_a_dictionary_has_the_same_errors():
+    with pytest.raises(WeightspaceError, match="did you mean 'runs'"):
+        validate_params({"zoo": {"rums": 1}}, "experiment")

@@ -1,0 +1,117 @@
+"""Every command of README.md: run in a clone with tiny settings, or verified where a run is long."""
+
+import re
+import shlex
+
+import pytest
+from typer.testing import CliRunner
+
+from weightspace import sweep
+from weightspace.cli import app
+from weightspace.errors import WeightspaceError
+from workspace import ROOT, finished_clone
+
+README = ROOT / "README.md"
+# Run as they stand, in the clone, where everything is up to date.
+RUN = {
+    ("dvc", "repro"),
+    ("dvc", "dag", "--md"),
+    ("dvc", "params", "diff"),
+    ("dvc", "metrics", "diff", "HEAD~1"),
+    ("dvc", "plots", "show"),
+    ("dvc", "queue", "status"),
+    ("python", "-m", "weightspace", "results"),
+}
+
+
+def commands(text):
+    """Lines of the bash blocks of a Markdown text, without comments."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    lines = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
+    return [tuple(line) for line in lines if line]
+
+
+COMMANDS = commands(README.read_text())
+
+
+def verify(command, clone):
+    """Run a command of the README, or the part of it that is quick; fail on any that is not known."""
+    if command[0] == "make":
+        # GNU make plans the target: it must exist, and so must all that it needs
+        planned = clone.run("make", "--dry-run", *command[1:])
+        for line in re.findall(r"^python -m weightspace sweep .*", planned.text, re.MULTILINE):
+            parse_sweep(shlex.split(line), clone)
+    elif command in RUN or command[:3] == ("dvc", "exp", "show"):
+        clone.dvc(*command[1:]) if command[0] == "dvc" else clone.run(*command)
+    elif command[:3] == ("python", "-m", "weightspace") and command[3] == "sweep":
+        parse_sweep(command, clone)
+    elif command[:3] == ("dvc", "exp", "run") and "-S" in command:
+        # queued, which composes the settings, and not run: test_dvc.py runs a queued experiment
+        clone.dvc(*command[1:], *(() if "--queue" in command else ("--queue",)))
+        queued = clone.dvc("queue", "status").text.count("Queued")
+        wanted = command[command.index("-S") + 1].partition("=")[2].count(",") + 1
+        clone.dvc("queue", "remove", "--all")
+        assert queued == wanted
+    elif command == ("dvc", "exp", "run", "--run-all"):
+        clone.dvc(*command[1:])  # of an empty queue
+    else:
+        raise AssertionError(f"README has a command that no test verifies: {shlex.join(command)}")
+
+
+def parse_sweep(command, clone):
+    """Parse a sweep with the real command line, and every setting and the metric with it."""
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "run_sweep", lambda *args, **more: seen.append(args))
+        done = CliRunner().invoke(app, list(command[3:]))
+    assert done.exit_code == 0, done.output
+    sets, metric, stage = seen[0]
+    for name in {s.partition("=")[0] for job in sweep.combinations(sets) for s in job}:
+        assert name in clone.dvc("params", "diff", "--all").text.split(), f"no key {name}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(clone.root)
+        patch.setenv("PATH", clone.env["PATH"])
+        sweep._check_metric(metric, stage)
+        assert sweep.value("HEAD", metric) is not None, f"no metric {metric}"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The clone where everything ran once."""
+    return finished_clone(tmp_path_factory.mktemp)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", dict.fromkeys(COMMANDS), ids=shlex.join)
+def test_commands_work(command, finished):
+    verify(command, finished)
+    assert finished.run("git", "status", "--porcelain").text == ""  # and leave nothing behind
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [
+        "make nothing",
+        "dvc nothing",
+        "python -m weightspace sweep -S pca.component=8",
+        "python -m weightspace sweep -S pca.components=8 --metric sampling.nothing",
+        "dvc exp run -S pca.component=8",
+    ],
+)
+def test_wrong_commands_are_found(command, finished):
+    with pytest.raises((AssertionError, WeightspaceError)):
+        verify(tuple(shlex.split(command)), finished)
+
+
+def test_readme_has_the_commands_a_user_needs():
+    said = {" ".join(command) for command in COMMANDS}
+    needed = ("make repro", "make test", "dvc repro", "dvc exp run", "dvc exp show", "dvc dag")
+    needed += ("dvc params diff", "dvc metrics diff HEAD~1", "dvc plots show", "make sweep")
+    assert not [n for n in needed if not any(line.startswith(n) for line in said)]
+
+
+def test_links_lead_to_files():
+    links = re.findall(r"\]\(([^)#]+)\)", README.read_text())
+    assert links
+    assert not [link for link in links if "://" not in link and not (ROOT / link).exists()]

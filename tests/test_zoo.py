@@ -1,0 +1,369 @@
+"""Many runs at once equal one by one; bytes depend on nothing but settings; bad shards refused."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import reference
+from cases import NETS, build, networks, tiny
+from conftest import train_zoo
+from weightspace.artifacts import load_tensors, save_tensors, write_parquet
+from weightspace.data.dataset import PARTS, make_dataset, task_batch
+from weightspace.errors import WeightspaceError
+from weightspace.params import ZooSettings
+from weightspace.zoo.generate import generate, summarise
+from weightspace.zoo.plan import Run, plan_run
+from weightspace.zoo.shards import ShardJob, train_shard
+from weightspace.zoo.store import Zoo
+from weightspace.zoo.train import train_runs
+
+ROOT = Path(__file__).parent.parent
+
+RUNS = [  # optimiser, rate, decay, steps; of different lengths in one batch
+    ("adam", 0.01, 0.0, (1, 3, 9)),
+    ("sgd", 0.1, 0.02, (2, 5, 6)),
+    ("adam", 0.002, 0.1, (3, 4, 12)),
+    ("sgd", 0.03, 0.0, (1, 2, 3)),
+    ("sgd", 0.05, 0.1, (4, 11, 12)),
+]
+
+
+def _inputs(case, rng):
+    net = build(case)
+    runs = [Run(i, 0, o, lr, wd, 1, s) for i, (o, lr, wd, s) in enumerate(RUNS)]
+    shape, classes = NETS[case][2:]
+    images = torch.randn(len(runs), 30, *shape, generator=rng, dtype=torch.float64)
+    labels = torch.arange(30) % classes
+    batches = torch.randint(30, (len(runs), 12, 8), generator=rng)
+    for row, run in zip(batches, runs, strict=True):
+        row[run.steps[-1] :] = 0
+    return net, runs, networks(net, len(runs), dtype=torch.float64), images, labels, batches
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.0])
+@pytest.mark.parametrize("case", NETS)
+def test_vectorised_training_equals_one_by_one(case, momentum, rng):
+    net, runs, init, images, labels, batches = _inputs(case, rng)
+    found = train_runs(net, runs, init, images, labels, batches, momentum)
+    for i, run in enumerate(runs):
+        own = {k: w[i] for k, w in init.items()}
+        expected = reference.train_one(net, run, own, images[i], labels, batches[i], momentum)
+        assert len(expected) == 3
+        for name, w in found.items():
+            assert w.dtype == torch.float64
+            truth = torch.stack([e[name] for e in expected])
+            error = (w[i] - truth).abs().max()
+            assert error < 1e-10, f"run {run}, tensor {name}: off by {error}"
+            assert (truth[0] - own[name]).abs().max() > 1e-5  # something was learned
+
+
+def test_runs_do_not_see_each_other(rng):
+    net, runs, init, images, labels, batches = _inputs("cnn", rng)
+    together = train_runs(net, runs, init, images, labels, batches, 0.9)
+    broken = [
+        Run(r.run, r.task, r.optimizer, 1e9 if i == 1 else r.lr, r.weight_decay, 1, r.steps)
+        for i, r in enumerate(runs)
+    ]
+    beside = train_runs(net, broken, init, images, labels, batches, 0.9)
+    for name, w in together.items():
+        assert torch.equal(w[[0, 2, 3, 4]], beside[name][[0, 2, 3, 4]])
+    assert not torch.equal(together["head.bias"][1], beside["head.bias"][1])
+
+
+def test_cycles_train_every_task_once():
+    plans = [plan_run(r, ZooSettings(), 11, 8, 0) for r in range(33)]
+    cycles = [[p.task for p in plans[i : i + 11]] for i in (0, 11, 22)]
+    assert all(sorted(c) == list(range(11)) for c in cycles)
+    assert cycles[0] != cycles[1] != cycles[2]
+
+
+@pytest.mark.parametrize(
+    ("keys", "per_epoch"),
+    [
+        ({}, 8),
+        ({"epochs": [1, 3], "snapshots": 5, "first_step": [4, 9]}, 5),
+        ({"epochs": [1, 1], "snapshots": 6, "first_step": [1, 9]}, 6),
+        ({"epochs": [1, 2], "snapshots": 2, "first_step": [50, 60]}, 2),
+    ],
+)
+def test_snapshot_steps_rise_to_the_end_of_the_run(keys, per_epoch):
+    settings = ZooSettings.model_validate(keys)
+    for number in range(300):
+        run = plan_run(number, settings, 7, per_epoch, 0)
+        assert len(run.steps) == settings.snapshots
+        assert run.steps[0] >= 1
+        assert (np.diff(run.steps) > 0).all()
+        assert run.steps[-1] == run.epochs * per_epoch
+
+
+def test_plans_use_the_whole_ranges():
+    settings = ZooSettings()
+    plans = [plan_run(r, settings, 50, 8, 0) for r in range(600)]
+    for name, bounds in (("adam", settings.adam_lr), ("sgd", settings.sgd_lr)):
+        rates = np.log([p.lr for p in plans if p.optimizer == name])
+        low, high = np.log(bounds)
+        assert low <= rates.min() < low + 0.1 * (high - low)
+        assert high - 0.1 * (high - low) < rates.max() <= high
+        assert abs(rates.mean() - (low + high) / 2) < 0.1 * (high - low)  # uniform in the log
+        assert 200 < len(rates) < 400
+    assert {p.epochs for p in plans} == set(range(12, 25))
+    assert {p.steps[0] for p in plans} == set(range(2, 9))
+    assert min(p.weight_decay for p in plans) < 1.2e-5
+    assert max(p.weight_decay for p in plans) > 8e-3
+
+
+def test_more_snapshots_than_steps_is_one_line():
+    settings = ZooSettings.model_validate({"epochs": [1, 1], "snapshots": 6})
+    with pytest.raises(WeightspaceError, match=r"zoo.snapshots.*5 steps, 6 snapshots"):
+        plan_run(0, settings, 7, 5, 0)
+
+
+def test_logged_accuracies_equal_those_of_the_stored_weights(world):
+    tiny_world = world()
+    zoo, dataset, net = tiny_world.zoo, tiny_world.dataset, tiny_world.net
+    members = zoo.members
+    weights = zoo.weights(members)
+    assert members["test_accuracy"].nunique() > 5
+    for i, member in members.iterrows():
+        own = {k: w[i] for k, w in weights.items()}
+        for part in PARTS:
+            images, labels = task_batch(dataset, torch.tensor([member["task"]]), part)
+            found = reference.accuracy_one(net, own, images[0], labels)
+            assert found == pytest.approx(member[f"{part}_accuracy"], abs=1e-6)
+
+
+def test_members_table_is_complete(world):
+    zoo = world().zoo
+    members = zoo.members
+    assert members["member"].tolist() == list(range(120))
+    assert members["run"].nunique() == 40
+    assert (members.groupby("run")["snapshot"].agg(list).map(tuple) == (0, 1, 2)).all()
+    tasks = world().dataset.tasks.set_index("task")
+    assert (members["split"].to_numpy() == tasks["split"].loc[members["task"]].to_numpy()).all()
+    last = members[members["snapshot"] == 2]
+    assert (last["epoch"] == last["epochs"]).all()
+    first = members[members["snapshot"] == 0]
+    assert last["train_loss"].mean() < first["train_loss"].mean() - 0.02
+    shown = summarise(members)
+    assert (shown["runs"], shown["members"], shown["diverged_runs"]) == (40, 120, 0)
+
+
+def test_selection_keeps_order_and_split(world):
+    zoo = world().zoo
+    chosen = [zoo.select(s) for s in ("train", "val", "test_sets")]
+    assert sum(map(len, chosen)) == 120
+    assert (chosen[0]["split"] == "train").all()
+    assert (zoo.select("val", last_only=True)["snapshot"] == 2).all()
+    mixed = zoo.members.iloc[[70, 3, 119, 4]]
+    found, everything = zoo.weights(mixed), zoo.weights(zoo.members)
+    for name, w in everything.items():
+        assert torch.equal(found[name], w[[70, 3, 119, 4]])
+
+
+def _copy(zoo, folder):
+    """Copy of a zoo, to be damaged."""
+    folder.mkdir()
+    for file in zoo.folder.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder / "weights-00001.safetensors"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nan_in_a_healthy_member_is_refused_by_file_and_tensor(value, world, tmp_path):
+    path = _copy(world().zoo, tmp_path / "zoo")
+    tensors, meta = load_tensors(path, "zoo-shard")
+    tensors["convs.1.weight"][7, 0, 0, 0, 0] = value
+    save_tensors(path, "zoo-shard", tensors, meta)
+    zoo = Zoo.open(path.parent)
+    row = zoo.members[(zoo.members["shard"] == 1) & (zoo.members["row"] == 7)].index
+    with pytest.raises(WeightspaceError, match=r"weights-00001.*'convs.1.weight'") as error:
+        zoo.weights(zoo.members)
+    assert "\n" not in str(error.value)
+    marked = zoo.members.copy()
+    marked.loc[row, "diverged"] = True  # a diverged member may hold anything
+    write_parquet(path.parent / "members.parquet", marked)
+    zoo = Zoo.open(path.parent)
+    assert not zoo.weights(zoo.members)["convs.1.weight"].isfinite().all()
+
+
+def _truncate(path):
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def _foreign(path):
+    import safetensors.torch
+
+    path.write_bytes(safetensors.torch.save({"w": torch.zeros(3)}))
+
+
+def _kind(path):
+    save_tensors(path, "pca", *load_tensors(path, "zoo-shard")[:1], {})
+
+
+def _short(path):
+    tensors, meta = load_tensors(path, "zoo-shard")
+    save_tensors(path, "zoo-shard", {k: w[:50] for k, w in tensors.items()}, meta)
+
+
+def _without(path):
+    tensors, meta = load_tensors(path, "zoo-shard")
+    del tensors["head.bias"]
+    save_tensors(path, "zoo-shard", tensors, meta)
+
+
+def _other(path):
+    net = build("cnn-one-layer")
+    meta = {"spec": net.spec.to_json(), "shard": 1}
+    save_tensors(path, "zoo-shard", networks(net, 60), meta)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (_truncate, "not a complete safetensors file"),
+        (_foreign, "foreign safetensors file"),
+        (lambda p: p.write_bytes(b"no tensors"), "not a complete safetensors file"),
+        (lambda p: p.write_bytes(b""), "not a complete safetensors file"),
+        (Path.unlink, "file is missing"),
+        (_kind, "found 'pca', expected 'zoo-shard'"),
+        (_short, "fewer members"),
+        (_without, "head.bias"),
+        (_other, "another architecture"),
+    ],
+)
+def test_a_damaged_shard_is_refused_in_one_line(damage, words, world, tmp_path):
+    path = _copy(world().zoo, tmp_path / "zoo")
+    damage(path)
+    zoo = Zoo.open(path.parent)
+    first = zoo.members[zoo.members["shard"] == 0]
+    assert len(zoo.weights(first)["head.bias"]) == 60  # the other shard is fine
+    with pytest.raises(WeightspaceError, match=words) as error:
+        zoo.weights(zoo.members)
+    assert "\n" not in str(error.value)
+    assert "weights-00001.safetensors" in str(error.value)
+
+
+def test_diverged_runs_are_kept_marked_and_not_selected(tmp_path):
+    params = tiny(zoo={"sgd_lr": [1e6, 1e7], "runs": 20})
+    zoo = Zoo.open(train_zoo(params, tmp_path))
+    members = zoo.members
+    sgd = members["optimizer"] == "sgd"
+    assert 0 < sgd.sum() < len(members) == 60
+    assert members["diverged"].tolist() == sgd.tolist()
+    chosen = pd.concat([zoo.select(s) for s in ("train", "val", "test_sets")])
+    assert set(chosen["optimizer"]) == {"adam"}
+    assert len(chosen) == (~sgd).sum()
+    assert len(zoo.weights(members)["head.bias"]) == 60
+    assert summarise(members)["diverged_runs"] == members["run"][sgd].nunique()
+
+
+def _bytes(folder):
+    return {f.name: f.read_bytes() for f in sorted(Path(folder).iterdir())}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_bytes_do_not_depend_on_processes(workers, world, tmp_path):
+    params = tiny(runtime={"workers": workers})
+    generate(params, world().folder / "dataset", tmp_path / "zoo", tmp_path / "scratch")
+    assert _bytes(tmp_path / "zoo") == _bytes(world().zoo.folder)
+    assert not list((tmp_path / "scratch").iterdir())
+
+
+def test_bytes_depend_on_the_seed(world, tmp_path):
+    other = _bytes(train_zoo(tiny(seed=4), tmp_path))
+    shard = "weights-00000.safetensors"
+    assert other[shard] != _bytes(world().zoo.folder)[shard]
+
+
+def test_a_longer_zoo_contains_the_shorter_one(world, tmp_path):
+    short = _bytes(world().zoo.folder)
+    longer, longest = (train_zoo(tiny(zoo={"runs": n}), tmp_path / str(n)) for n in (50, 60))
+    shards = [n for n in short if n.startswith("weights")]
+    assert len(shards) == 2
+    assert all(_bytes(longer)[n] == short[n] for n in shards)
+    last = "weights-00002.safetensors"
+    assert _bytes(longer)[last] == _bytes(longest)[last]
+    members = Zoo.open(longer).members
+    assert len(members) == 150
+    pd.testing.assert_frame_equal(members.iloc[:120], world().zoo.members)
+
+
+def test_shared_initialisation_is_common_and_the_default_is_not(world, tmp_path):
+    make_dataset(tiny().dataset, 3).save(tmp_path / "dataset")
+    spread = {}
+    for init in ("shared", "independent"):
+        zoo = tiny(zoo={"init": init, "adam_lr": [1e-9, 1e-9], "sgd_lr": [1e-9, 1e-9]}).zoo
+        folder = tmp_path / init
+        job = ShardJob(tmp_path / "dataset", zoo, tiny().nets, 3, folder, 0)
+        train_shard(job)
+        tensors, _ = load_tensors(job.weights_path, "zoo-shard")
+        spread[init] = float(tensors["head.weight"].std(0).mean())
+    assert spread["shared"] < 1e-6
+    assert spread["independent"] > 0.1
+
+
+SCRIPT = """
+import os, signal, sys
+sys.path[:0] = [{src!r}, {tests!r}]
+from pathlib import Path
+from cases import tiny
+from weightspace.zoo import generate as g
+
+def killed(jobs, processes, train=g._train):
+    for shard in train(jobs, processes):
+        os.kill(os.getpid(), signal.SIGKILL)
+        yield shard
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    if sys.argv[2] == "kill":
+        g._train = killed
+    params = tiny(zoo={{"runs": 120}})
+    g.generate(params, Path(sys.argv[3]), folder / "zoo", folder / "scratch")
+"""
+
+
+def _run(folder, mode, dataset):
+    script = folder / "script.py"
+    text = textwrap.dedent(SCRIPT).format(src=str(ROOT / "src"), tests=str(ROOT / "tests"))
+    script.write_text(text)
+    command = [sys.executable, str(script), str(folder), mode, str(dataset)]
+    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
+    return subprocess.run(command, check=False, env=environment).returncode
+
+
+def test_a_killed_generation_continues_from_its_finished_shards(world, tmp_path):
+    dataset = world().folder / "dataset"
+    assert _run(tmp_path, "kill", dataset) == -signal.SIGKILL
+    time.sleep(2)  # the worker notices that its parent is gone
+    scratch = next((tmp_path / "scratch").iterdir())
+    finished = {f.name: f.stat() for f in scratch.glob("weights-*")}
+    assert 1 <= len(finished) < 6
+    assert not (tmp_path / "zoo").exists()
+    assert _run(tmp_path, "go on", dataset) == 0
+    found = _bytes(tmp_path / "zoo")
+    assert len(found) == 7
+    for name, before in finished.items():  # the very same files, moved and not trained again
+        after = (tmp_path / "zoo" / name).stat()
+        assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    undisturbed = train_zoo(tiny(zoo={"runs": 120}), tmp_path / "whole")
+    assert found == _bytes(undisturbed)
+    assert not list((tmp_path / "scratch").iterdir())
+
+
+def test_a_failed_generation_leaves_the_earlier_zoo(world, tmp_path):
+    folder = _copy(world().zoo, tmp_path / "zoo").parent
+    before = _bytes(folder)
+    make_dataset(tiny().dataset, 3).save(tmp_path / "dataset")
+    with pytest.raises(WeightspaceError, match="snapshots"):
+        train_zoo(tiny(zoo={"epochs": [1, 1], "snapshots": 9}), tmp_path)
+    assert _bytes(folder) == before
