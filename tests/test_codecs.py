@@ -12,7 +12,7 @@ from weightspace.errors import WeightspaceError
 from weightspace.nets import NETS
 from weightspace.params import FitSettings
 from weightspace.registry import resolve
-from weightspace.spec import take
+from weightspace.spec import reorder_outputs, take
 from weightspace.training import fit, mlp
 
 
@@ -205,3 +205,16 @@ def test_mlp_draws_from_its_generator_only(rng):
     )
     assert first[0].weight.abs().max() <= 5**-0.5
     assert first[0].weight.std() > 0.1
+
+
+@contract
+def test_every_order_of_the_outputs_is_encoded(name, architecture, fitted):
+    world, codec, _ = fitted(name, architecture)
+    weights = world.data.weights["val"]
+    orders = torch.tensor([[0, 1, 2], [2, 0, 1], [1, 0, 2]])
+    with torch.no_grad():
+        found = codec.encode_orders(weights, orders)
+        for place, order in enumerate(orders):
+            single = codec.encode(reorder_outputs(codec.spec, weights, order))
+            torch.testing.assert_close(found[:, place], single, atol=2e-3, rtol=2e-3)
+    assert (found[:, 0] - found[:, 1]).abs().max() > 0.05

@@ -131,8 +131,8 @@ def planned(workspace):
     [
         # evaluate_sampling follows when data/shared has changed, which a dry run cannot know
         ({"shared.temperature": 0.5}, {"check", "shared"}),
-        ({"shared.result": "loss"}, {"check", "shared", "evaluate_sampling"}),
-        ({"evaluate.draws": 3}, {"check", "evaluate_reconstruction", "evaluate_sampling"}),
+        ({"shared.result": "loss"}, {"check", "shared", "evaluate_sampling", "evaluate_novelty"}),
+        ({"evaluate.draws": 3}, {"check", "evaluate_sampling"}),
         ({"nets.mlp.hidden": [7]}, {"check"}),
         ({"runtime.workers": 1, "runtime.device": "cpu"}, {"check"}),
         ({"pca.identity_below": 3}, {"check", "pca"}),
@@ -149,7 +149,7 @@ def test_editing_a_member_reruns_only_its_users(workspace):
     workspace.write(unused, workspace.read(unused) + "# edited\n")
     assert planned(workspace) == set()
     workspace.write(used, workspace.read(used) + "# edited\n")
-    assert planned(workspace) == {"shared", "evaluate_sampling"}  # the control
+    assert planned(workspace) == {"shared", "evaluate_sampling", "evaluate_novelty"}  # the control
 
 
 BAD = {
@@ -300,7 +300,7 @@ def test_sweep_ends_with_a_sorted_table(copied):
     # stages that do not read the setting did not run: the mark in what they measured is still there
     costs = {s: json.loads(copied.run("git", "show", f"{ref}:{cost(s)}").text) for s in STAGES}
     ran = {stage for stage, figures in costs.items() if figures != MARK}
-    assert ran == {"check", "shared", "evaluate_sampling"}
+    assert ran == {"check", "shared", "evaluate_sampling", "evaluate_novelty"}
     assert copied.run("git", "status", "--porcelain").text == ""
 
 

@@ -13,7 +13,7 @@ SRC = Path(__file__).resolve().parent.parent / "src"
 LAYERS = (
     {"errors", "rng", "spec", "progress", "registry"},
     {"params", "artifacts", "runtime"},
-    {"data", "nets", "networks", "training", "pca", "contrastive"},
+    {"data", "nets", "networks", "training", "pca", "contrastive", "alignment"},
     {"zoo", "codecs", "encoders"},
     {"shared", "sample", "baselines"},
     {"evaluate"},
@@ -23,6 +23,7 @@ FAMILIES = {
     "weightspace.nets": "NETS",
     "weightspace.codecs": "CODECS",
     "weightspace.encoders": "ENCODERS",
+    "weightspace.shared": "SHARED",
     "weightspace.data.sources": "SOURCES",
 }
 MODULES = sorted(

@@ -16,11 +16,11 @@ from weightspace.shared.base import (
     load_shared,
     make_pairs,
     output_orders,
-    reorder_outputs,
     results_of,
     set_calibration,
 )
 from weightspace.shared.generator import energy_score, soft_result
+from weightspace.spec import reorder_outputs
 
 
 @pytest.fixture(scope="module")

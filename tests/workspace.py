@@ -48,6 +48,7 @@ TINY = {
     "evaluate.draws": 2,
     "evaluate.random_inputs": 8,
     "evaluate.bootstrap": 10,
+    "evaluate.novelty_networks": 4,
 }
 
 

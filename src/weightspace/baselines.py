@@ -46,12 +46,15 @@ class Donors:
     result: np.ndarray
     embedding: Tensor
 
-    def nearest_task(self, embedding: Tensor, asked: np.ndarray) -> tuple[Weights, np.ndarray]:
+    def nearest_task(
+        self, embedding: Tensor, asked: np.ndarray, rank: int = 0
+    ) -> tuple[Weights, np.ndarray]:
         """For each condition: the member of the nearest training task whose result is nearest.
 
         Args:
             embedding: dataset embeddings of the conditions ``(C, E)``.
             asked: requested results ``(C,)``.
+            rank: 0 for the nearest task, 1 for the second nearest, and so on.
 
         Returns:
             Weights ``(C, *shape)`` and the chosen rows ``(C,)``.
@@ -59,7 +62,7 @@ class Donors:
         """
         tasks, first = np.unique(self.members["task"], return_index=True)
         distance = torch.cdist(embedding.double(), self.embedding[first].double())
-        nearest = tasks[distance.argmin(1).numpy()]
+        nearest = tasks[distance.argsort(1)[:, rank].numpy()]
         own = self.members["task"].to_numpy()
         rows = np.array(
             [

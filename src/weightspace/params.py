@@ -189,6 +189,9 @@ class SharedSettings(FitSettings):
     images_per_class: int = Field(24, ge=2, description="generator: random images behind D")
     queries_per_class: int = Field(12, ge=1, description="generator: images for result matching")
     decoded: int = Field(64, ge=1, description="generator: conditions decoded in each step")
+    precision: Literal["float32", "bf16"] = Field(
+        "bf16", description="generator: of the linear layers"
+    )
 
 
 class EvaluateSettings(Settings):
@@ -198,6 +201,9 @@ class EvaluateSettings(Settings):
     draws: int = Field(16, ge=1, description="networks drawn for one (D, R)")
     random_inputs: int = Field(
         128, ge=2, description="random images of the deck's second comparison"
+    )
+    novelty_networks: int = Field(
+        80, ge=2, description="samples, and train members, compared after alignment"
     )
     bootstrap: int = Field(1000, ge=10, description="resamples of tasks for 95 % intervals")
 

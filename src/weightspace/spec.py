@@ -172,3 +172,8 @@ def stack(networks: list[Weights]) -> Weights:
 def take(weights: Mapping[str, Tensor], index: Any) -> Weights:
     """Select networks along the leading axis."""
     return {name: tensor[index] for name, tensor in weights.items()}
+
+
+def reorder_outputs(spec: Spec, weights: Mapping[str, Tensor], order: Tensor) -> Weights:
+    """Networks of the reordered task: row ``i`` of each head tensor is the old row ``order[i]``."""
+    return {k: w[:, order] if k in spec.head else w for k, w in weights.items()}

@@ -18,7 +18,7 @@ from weightspace.data.dataset import Dataset
 from weightspace.networks import Net
 from weightspace.pca import TensorPca
 from weightspace.registry import resolve
-from weightspace.spec import Spec, Weights
+from weightspace.spec import Spec, Weights, reorder_outputs
 
 BLOCK = 500  # networks encoded or decoded at once
 
@@ -54,6 +54,11 @@ class Codec(nn.Module, ABC):
     def encode(self, weights: Mapping[str, Tensor]) -> Tensor:
         """Latents ``(N, latent)`` of weights ``(N, *shape)``."""
 
+    def encode_orders(self, weights: Mapping[str, Tensor], orders: Tensor) -> Tensor:
+        """Latents ``(N, O, latent)`` of N networks for each order ``(O, c)`` of their outputs."""
+        every = [self.encode(reorder_outputs(self.spec, weights, order)) for order in orders]
+        return torch.stack(every, 1)
+
     @abstractmethod
     def decode(self, z: Tensor) -> Weights:
         """Weights ``(N, *shape)`` of latents ``(N, latent)``."""
@@ -81,6 +86,14 @@ def encode_members(codec: Codec, weights: Weights) -> Tensor:
     n = len(next(iter(weights.values())))
     blocks = ({k: w[i : i + BLOCK] for k, w in weights.items()} for i in range(0, n, BLOCK))
     return torch.cat([codec.encode(block) for block in blocks])
+
+
+@torch.no_grad()
+def encode_orders(codec: Codec, weights: Weights, orders: Tensor) -> Tensor:
+    """Latents ``(N, O, L)`` of N networks for each order of their outputs, in fixed blocks."""
+    n = len(next(iter(weights.values())))
+    blocks = ({k: w[i : i + BLOCK] for k, w in weights.items()} for i in range(0, n, BLOCK))
+    return torch.cat([codec.encode_orders(block, orders) for block in blocks])
 
 
 @torch.no_grad()

@@ -94,6 +94,11 @@ class FunctionalCodec(Codec):
         """Latents ``(N, latent)`` of weights ``(N, *shape)``."""
         return self.encode_outputs(self.read(weights))
 
+    def encode_orders(self, weights: Mapping[str, Tensor], orders: Tensor) -> Tensor:
+        """Latents ``(N, O, latent)``; every network is read once."""
+        y = self.read(weights)
+        return torch.stack([self.encode_outputs(y[..., order]) for order in orders], 1)
+
     def coefficients(self, z: Tensor) -> Tensor:
         """PCA coefficients ``(N, features)`` of latents ``(N, latent)``."""
         with self._precision():

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from weightspace.artifacts import load_tensors, save_tensors
-from weightspace.codecs.base import Codec, encode_members
+from weightspace.codecs.base import Codec, encode_orders
 from weightspace.data.dataset import Dataset
 from weightspace.encoders import ENCODERS
 from weightspace.networks import Net
 from weightspace.params import SharedSettings
 from weightspace.registry import resolve
 from weightspace.shared import SHARED
-from weightspace.spec import Spec, Weights
+from weightspace.spec import Weights
 
 CALIBRATION_POINTS = 33
 TRAINED_RANGE = (0.01, 0.99)  # quantiles of R over train members; beyond them lie outliers
@@ -195,22 +195,17 @@ def output_orders(classes: int) -> Tensor:
     return torch.tensor(list(permutations(range(classes))))
 
 
-def reorder_outputs(spec: Spec, weights: Weights, order: Tensor) -> Weights:
-    """Networks of the reordered task: row ``i`` of each head tensor is the old row ``order[i]``."""
-    return {k: w[:, order] if k in spec.head else w for k, w in weights.items()}
-
-
 def make_pairs(
     members: pd.DataFrame, weights: Weights, codec: Codec, dataset: Dataset, result: str
 ) -> Pairs:
     """Pairs of a members' table; encodes every order of the outputs of every member."""
     orders = output_orders(dataset.classes.shape[1])
-    z = [encode_members(codec, reorder_outputs(codec.spec, weights, order)) for order in orders]
+    z = encode_orders(codec, weights, orders)
     return Pairs(
         torch.tensor(members["task"].to_numpy()),
         torch.tensor(members["run"].to_numpy()),
         torch.tensor(results_of(members, dataset, result), dtype=torch.float32),
-        torch.stack(z, 1),
+        z,
         weights,
     )
 

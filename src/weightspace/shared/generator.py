@@ -63,13 +63,15 @@ class GeneratorModel(SharedModel):
 
     def trunk_of(self, condition: Tensor) -> Tensor:
         """Hidden features ``(N, width)`` of embedded conditions."""
-        h: Tensor = F.gelu(self.trunk(condition))
-        return h
+        with self._precision():
+            h: Tensor = F.gelu(self.trunk(condition))
+        return h.float()
 
     def draw(self, h: Tensor, noise: Tensor) -> Tensor:
         """Latents ``(N, L)`` of hidden features and noise ``(N, 32)``."""
-        z = self.mean(h) + self.noise(torch.cat([h, noise], 1))
-        return F.layer_norm(z, z.shape[1:])
+        with self._precision():
+            z = self.mean(h) + self.noise(torch.cat([h, noise], 1))
+        return F.layer_norm(z.float(), z.shape[1:])
 
     def sample(self, condition: Tensor, draws: int, generator: torch.Generator) -> Tensor:
         """Latents ``(N, draws, L)``."""
@@ -83,7 +85,13 @@ class GeneratorModel(SharedModel):
 
     def project_latent(self, z: Tensor) -> Tensor:
         """Unit vectors ``(N, 128)`` of latents."""
-        return F.normalize(self.latent_head(z), dim=1)
+        with self._precision():
+            out = self.latent_head(z)
+        return F.normalize(out.float(), dim=1)
+
+    def _precision(self) -> torch.autocast:
+        half = self.settings.precision == "bf16"
+        return torch.autocast(self.range.device.type, torch.bfloat16, enabled=half)
 
 
 def build(
