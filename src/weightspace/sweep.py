@@ -163,10 +163,12 @@ def _call(*command: str) -> subprocess.CompletedProcess[str]:
 
 def _print(rows: list[tuple[tuple[str, ...], str, float | None]], metric: str) -> None:
     table = Table(title=f"Sweep, sorted by {metric}", title_justify="left")
-    keys = [setting.partition("=")[0] for setting in rows[0][0]] if rows else []
+    settings = [dict(setting.split("=", 1) for setting in job) for job, _, _ in rows]
+    keys = [k for k in settings[0] if len({s[k] for s in settings}) > 1] if rows else []
+    keys = keys or list(settings[0] if rows else [])  # only what varies, unless nothing does
     for column in (*keys, metric, "experiment"):
         table.add_column(column)
-    for job, name, number in rows:
-        values = [setting.partition("=")[2] for setting in job]
+    for row, (_, name, number) in zip(settings, rows, strict=True):
+        values = [row[k] for k in keys]
         table.add_row(*values, "-" if number is None else f"{number:.4f}", name)
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
