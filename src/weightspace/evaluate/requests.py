@@ -52,7 +52,12 @@ class Judge:
 
     def __call__(self, grid: Grid, weights: Weights, part: str) -> np.ndarray:
         """Results ``(T * K, draws)`` of weights ``(T * K * draws, *shape)``."""
-        outputs = outputs_by_task(self.net, self.dataset, grid.tasks, weights, part)
+        return self.results(
+            grid, outputs_by_task(self.net, self.dataset, grid.tasks, weights, part)
+        )
+
+    def results(self, grid: Grid, outputs: Tensor) -> np.ndarray:
+        """Results ``(T * K, draws)`` of outputs ``(T * K * draws, B, c)``."""
         score = accuracies if self.result == "accuracy" else losses
         return score(outputs).numpy().reshape(len(grid.asked), -1)
 

@@ -167,7 +167,8 @@ def evaluate_split(
     with progress(f"sampling {split}", 5) as bar:
         drawn = sampler.draw(grid.task, asked, settings.draws, generator)
         bar.advance(note="drawn")
-        on_test, on_train = judge(grid, drawn, part), judge(grid, drawn, "train")
+        outputs = outputs_by_task(net, sampler.dataset, grid.tasks, drawn, part)
+        on_test, on_train = judge.results(grid, outputs), judge(grid, drawn, "train")
         bar.advance(note="measured")
         chosen = best_of(grid, on_train, on_test)
         bounds = (settings.bootstrap, params.seed)
@@ -180,7 +181,7 @@ def evaluate_split(
             achieved = judge(grid, weights, part)[:, 0]
             out |= {f"{name}_{k}": v for k, v in figures(grid, achieved, result).items()}
         bar.advance(note="controls")
-        out |= diversity(zoo, net, sampler.dataset, grid, drawn, split, result)
+        out |= diversity(zoo, judge, grid, outputs, split)
         bar.advance(note="diversity")
     out[f"{result}_scratch"] = scratch(zoo, split, grid, result, part)
     out["chance_accuracy"] = 1 / sampler.dataset.classes.shape[1]
@@ -218,29 +219,22 @@ def heat_map(
     return pd.DataFrame(rows, columns=["weights_of", "condition", "cosine"])
 
 
-def diversity(
-    zoo: Zoo,
-    net: Net,
-    dataset: Dataset,
-    grid: Grid,
-    drawn: Weights,
-    split: str,
-    result: str,
-) -> dict[str, float]:
+def diversity(zoo: Zoo, judge: Judge, grid: Grid, outputs: Tensor, split: str) -> dict[str, float]:
     """How alike the draws of one (D, R) predict, beside members of one task with like results.
 
     Both are agreements over pairs of networks, mean over the targets at which the split has two
-    members of different runs; 1 would be copies of one network.
+    members of different runs; 1 would be copies of one network. ``outputs`` are those of the draws
+    ``(T * K * n, B, c)``.
     """
     part = "val" if split == "val" else "test"
-    outputs = outputs_by_task(net, dataset, grid.tasks, drawn, part)
     chosen = outputs.argmax(-1).reshape(len(grid.asked), -1, outputs.shape[1])  # (C, n, B)
     same = np.array([_pairwise(c) for c in chosen]).reshape(len(grid.tasks), -1).mean(0)  # (K,)
     members = zoo.select(split)
-    achieved = results_of(members, dataset, result)
+    achieved = results_of(members, judge.dataset, judge.result)
     target = np.abs(achieved[:, None] - grid.targets).argmin(1)
     tasks = members["task"].to_numpy()
-    labels = real_outputs(net, dataset, tasks, zoo.weights(members), part).argmax(-1)
+    weights = zoo.weights(members)
+    labels = real_outputs(judge.net, judge.dataset, tasks, weights, part).argmax(-1)
     found: list[list[float]] = [[] for _ in grid.targets]
     one_each = members.assign(target=target).drop_duplicates(["run", "target"])
     for _, group in one_each.groupby(["task", "target"]):

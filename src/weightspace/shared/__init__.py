@@ -1,6 +1,6 @@
 """Shared encoders: (D, R) -> latent of weights. One file each.
 
-A module has ``fit(data, settings, seed) -> (SharedModel, history)`` and ``build(...) -> SharedModel``.
+A module has ``fit(data, settings, seed) -> (SharedModel, history)`` and ``build(sizes, settings, generator) -> SharedModel``.
 """
 
 SHARED = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import permutations
 from pathlib import Path
 
@@ -31,13 +31,32 @@ CALIBRATION_POINTS = 33
 TRAINED_RANGE = (0.01, 0.99)  # quantiles of R over train members; beyond them lie outliers
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """Shapes that a shared encoder is built for.
+
+    Attributes:
+        dataset_shape: channels, height, width of an image.
+        classes: classes of a task.
+        latent: features of z.
+
+    """
+
+    dataset_shape: tuple[int, int, int]
+    classes: int
+    latent: int
+
+    @classmethod
+    def of(cls, data: SharedData) -> Sizes:
+        """Sizes that fit the data."""
+        return cls(data.dataset.shape, data.dataset.classes.shape[1], data.train.z.shape[2])
+
+
 class SharedModel(nn.Module, ABC):
     """P(z | D, R).
 
     Args:
-        dataset_shape: channels, height, width of an image.
-        classes: classes of a task.
-        latent: features of z.
+        sizes: shapes of images, tasks and latents.
         settings: section ``shared`` of params.yaml.
         generator: source of the initial weights.
 
@@ -47,20 +66,12 @@ class SharedModel(nn.Module, ABC):
     asked: Tensor
     achieved: Tensor
 
-    def __init__(
-        self,
-        dataset_shape: tuple[int, int, int],
-        classes: int,
-        latent: int,
-        settings: SharedSettings,
-        generator: torch.Generator,
-    ) -> None:
+    def __init__(self, sizes: Sizes, settings: SharedSettings, generator: torch.Generator) -> None:
         super().__init__()
-        self.sizes = {"dataset_shape": list(dataset_shape), "classes": classes, "latent": latent}
-        self.settings = settings
+        self.sizes, self.settings = sizes, settings
         family = resolve(ENCODERS, settings.encoder, "shared.encoder")
-        self.encoder = family.build(dataset_shape, settings, generator)
-        self.features = classes * self.encoder.features
+        self.encoder = family.build(sizes.dataset_shape, settings, generator)
+        self.features = sizes.classes * self.encoder.features
         self.no_dataset = nn.Parameter(torch.zeros(self.features))
         self.no_result = nn.Parameter(torch.zeros(1 + 2 * settings.fourier))
         self.register_buffer("range", torch.tensor([0.0, 1.0]))  # trained range of R
@@ -129,7 +140,7 @@ class SharedModel(nn.Module, ABC):
 
     def save(self, path: Path) -> None:
         """Write one safetensors file."""
-        meta = {"sizes": self.sizes, "settings": self.settings.model_dump(mode="json")}
+        meta = {"sizes": asdict(self.sizes), "settings": self.settings.model_dump(mode="json")}
         save_tensors(path, "shared", self.state_dict(), meta)
 
 
@@ -137,14 +148,9 @@ def load_shared(path: Path) -> SharedModel:
     """Read what :meth:`SharedModel.save` wrote."""
     tensors, meta = load_tensors(path, "shared")
     settings = SharedSettings.model_validate(meta["settings"])
-    sizes = meta["sizes"]
-    model: SharedModel = resolve(SHARED, settings.model, "shared.model").build(
-        tuple(sizes["dataset_shape"]),
-        sizes["classes"],
-        sizes["latent"],
-        settings,
-        torch.Generator(),
-    )
+    sizes = Sizes(**meta["sizes"] | {"dataset_shape": tuple(meta["sizes"]["dataset_shape"])})
+    family = resolve(SHARED, settings.model, "shared.model")
+    model: SharedModel = family.build(sizes, settings, torch.Generator())
     model.load_state_dict(tensors)
     return model.eval()
 

@@ -28,6 +28,7 @@ from weightspace.shared.base import (
     Pairs,
     SharedData,
     SharedModel,
+    Sizes,
     draw_masks,
     output_orders,
     prepare,
@@ -45,21 +46,14 @@ BALANCE = 0.1  # weight of the spread of soft correctness, which keeps accuracy 
 class GeneratorModel(SharedModel):
     """One-step conditional generator with contrastive heads."""
 
-    def __init__(
-        self,
-        dataset_shape: tuple[int, int, int],
-        classes: int,
-        latent: int,
-        settings: SharedSettings,
-        generator: torch.Generator,
-    ) -> None:
-        super().__init__(dataset_shape, classes, latent, settings, generator)
+    def __init__(self, sizes: Sizes, settings: SharedSettings, generator: torch.Generator) -> None:
+        super().__init__(sizes, settings, generator)
         width, depth = settings.width, settings.depth
         self.trunk = ResidualMlp(self.condition_features, width, depth, width, generator)
-        self.mean = mlp([width, latent], generator)
-        self.noise = ResidualMlp(width + NOISE, width, depth, latent, generator)
+        self.mean = mlp([width, sizes.latent], generator)
+        self.noise = ResidualMlp(width + NOISE, width, depth, sizes.latent, generator)
         self.condition_head = mlp([width, HEAD], generator)
-        self.latent_head = ResidualMlp(latent, width, 1, HEAD, generator)
+        self.latent_head = ResidualMlp(sizes.latent, width, 1, HEAD, generator)
 
     def trunk_of(self, condition: Tensor) -> Tensor:
         """Hidden features ``(N, width)`` of embedded conditions."""
@@ -94,15 +88,7 @@ class GeneratorModel(SharedModel):
         return torch.autocast(self.range.device.type, torch.bfloat16, enabled=half)
 
 
-def build(
-    dataset_shape: tuple[int, int, int],
-    classes: int,
-    latent: int,
-    settings: SharedSettings,
-    generator: torch.Generator,
-) -> GeneratorModel:
-    """Model of the right sizes."""
-    return GeneratorModel(dataset_shape, classes, latent, settings, generator)
+build = GeneratorModel
 
 
 class GeneratorLoss:
@@ -228,8 +214,7 @@ def fit(
 ) -> tuple[GeneratorModel, pd.DataFrame]:
     """Fit on train members through the frozen codec; stop by the loss on val members."""
     generator = torch_stream(seed, "shared", "init")
-    classes = data.dataset.classes.shape[1]
-    model = build(data.dataset.shape, classes, data.train.z.shape[2], settings, generator)
+    model = build(Sizes.of(data), settings, generator)
     prepare(model, data)
     data.codec.requires_grad_(requires_grad=False)
     counts = {"train": len(data.train.tasks), "val": len(data.val.tasks)}

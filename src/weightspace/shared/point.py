@@ -15,7 +15,7 @@ from torch import Tensor
 from weightspace.contrastive import nt_xent
 from weightspace.params import SharedSettings
 from weightspace.rng import torch_stream
-from weightspace.shared.base import SharedData, SharedModel, draw_masks, prepare
+from weightspace.shared.base import SharedData, SharedModel, Sizes, draw_masks, prepare
 from weightspace.training import fit as run_fit
 from weightspace.training import mlp
 
@@ -27,19 +27,14 @@ class PointModel(SharedModel):
     residual: Tensor
     log_length: Tensor
 
-    def __init__(
-        self,
-        dataset_shape: tuple[int, int, int],
-        classes: int,
-        latent: int,
-        settings: SharedSettings,
-        generator: torch.Generator,
-    ) -> None:
-        super().__init__(dataset_shape, classes, latent, settings, generator)
-        sizes = [self.condition_features, *[settings.width] * settings.depth, latent + 1]
-        self.trunk = mlp(sizes, generator)
-        self.register_buffer("centre", torch.zeros(latent))
-        self.register_buffer("residual", torch.zeros(latent))  # std of z around the prediction
+    def __init__(self, sizes: Sizes, settings: SharedSettings, generator: torch.Generator) -> None:
+        super().__init__(sizes, settings, generator)
+        widths = [self.condition_features, *[settings.width] * settings.depth, sizes.latent + 1]
+        self.trunk = mlp(widths, generator)
+        self.register_buffer("centre", torch.zeros(sizes.latent))
+        self.register_buffer(
+            "residual", torch.zeros(sizes.latent)
+        )  # std of z around the prediction
         self.register_buffer("log_length", torch.zeros(()))  # mean log length of z - centre
 
     def forward(self, condition: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,23 +64,14 @@ class PointModel(SharedModel):
         return F.normalize(z - self.centre, dim=1)
 
 
-def build(
-    dataset_shape: tuple[int, int, int],
-    classes: int,
-    latent: int,
-    settings: SharedSettings,
-    generator: torch.Generator,
-) -> PointModel:
-    """Model of the right sizes."""
-    return PointModel(dataset_shape, classes, latent, settings, generator)
+build = PointModel
 
 
 def fit(data: SharedData, settings: SharedSettings, seed: int) -> tuple[PointModel, pd.DataFrame]:
     """Fit on train members; stop by the loss on val members."""
     generator = torch_stream(seed, "shared", "init")
-    classes = data.dataset.classes.shape[1]
     z = data.train.z[:, 0]
-    model = build(data.dataset.shape, classes, z.shape[1], settings, generator)
+    model = build(Sizes.of(data), settings, generator)
     prepare(model, data)
     model.centre.copy_(z.mean(0))
     model.log_length.copy_((z - model.centre).norm(dim=1).log().mean())
