@@ -21,7 +21,7 @@ def main(params: Params) -> None:
     net = build_net(params.zoo.architecture, dataset.shape, dataset.classes.shape[1], params.nets)
     out = {}
     for split in SPLITS:
-        found = reconstruct(zoo, codec, pca, net, dataset, split, params.evaluate, params.seed)
+        found = reconstruct(zoo, codec, pca, net, dataset, split, params)
         if found is None:
             continue
         out[split] = figures(found, params.evaluate, params.seed)

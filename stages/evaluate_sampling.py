@@ -1,17 +1,16 @@
 """Draw networks for held-out tasks and compare what they achieve with what was asked."""
 
-import torch
-
 from _stage import DATA, METRICS, run
 from weightspace.artifacts import write_csv, write_json
 from weightspace.baselines import Donors
 from weightspace.codecs.base import encode_members, load_codec
 from weightspace.data.dataset import Dataset
-from weightspace.evaluate.sampling import SPLITS, evaluate_split, heat_map, retrieval
+from weightspace.evaluate.retrieval import heat_map, retrieval
+from weightspace.evaluate.sampling import SPLITS, evaluate_split
 from weightspace.networks import build_net
 from weightspace.params import Params
 from weightspace.sample import Sampler
-from weightspace.shared.base import load_shared, results_of
+from weightspace.shared.base import load_shared
 from weightspace.zoo.store import Zoo
 
 
@@ -19,25 +18,21 @@ def main(params: Params) -> None:
     """Write metrics/sampling.json and its plot data."""
     zoo, dataset = Zoo.open(DATA / "zoo"), Dataset.load(DATA / "dataset")
     codec = load_codec(DATA / "autoencoder" / "codec.safetensors")
-    sampler = Sampler(codec, load_shared(DATA / "shared" / "shared.safetensors"), dataset)
+    shared = load_shared(DATA / "shared" / "shared.safetensors")
     net = build_net(params.zoo.architecture, dataset.shape, dataset.classes.shape[1], params.nets)
-    train, result = zoo.select("train"), params.shared.result
-    with torch.no_grad():
-        embedding = sampler.shared.embed(dataset, torch.tensor(train["task"].to_numpy()))
-    donors = Donors(train, zoo.weights(train), results_of(train, dataset, result), embedding)
+    sampler = Sampler(codec, shared, net, dataset, params.guidance)
+    donors = Donors.of(zoo, shared, dataset)
     out = {}
     for split in SPLITS:
-        found = evaluate_split(zoo, sampler, net, donors, split, params)
+        found = evaluate_split(zoo, sampler, donors, split, params)
         if found is None:
             continue
         members = zoo.select(split)
         z = encode_members(codec, zoo.weights(members))
-        out[split] = found[0] | retrieval(sampler, members, z, result)
+        out[split] = found[0] | retrieval(sampler, members, zoo.weights(members), z)
         if split == "test_sets":
             write_csv(METRICS / "plots" / "calibration.csv", found[1])
-            write_csv(
-                METRICS / "plots" / "latent_heatmap.csv", heat_map(sampler, members, z, result)
-            )
+            write_csv(METRICS / "plots" / "latent_heatmap.csv", heat_map(sampler, members, z))
     write_json(METRICS / "sampling.json", out)
 
 

@@ -29,7 +29,7 @@ def main(params: Params) -> None:
     model, history = family.fit(data, params.shared, params.seed)
     if params.shared.calibrate:
         tasks = pairs["val"].tasks.unique().numpy()
-        calibrate(Sampler(codec, model, dataset), net, tasks, params.shared.result, params.seed)
+        calibrate(Sampler(codec, model, net, dataset), tasks, params.seed)
     model.save(DATA / "shared" / "shared.safetensors")
     write_csv(METRICS / "plots" / "shared_loss.csv", history)
 

@@ -14,11 +14,12 @@ from weightspace.codecs.base import Codec
 from weightspace.evaluate import metrics, properties, reconstruction, sampling
 from weightspace.evaluate.components import against_k
 from weightspace.evaluate.outputs import accuracies, losses, random_outputs, real_outputs
-from weightspace.params import EvaluateSettings, PcaSettings
+from weightspace.params import EvaluateSettings, GuidanceSettings, Params, PcaSettings
 from weightspace.pca import fit_pca
 from weightspace.spec import Spec, TensorSpec
 
 SETTINGS = EvaluateSettings(random_inputs=20, bootstrap=50)
+PARAMS = Params(evaluate=SETTINGS, guidance=GuidanceSettings(encoding_steps=0))
 
 
 class Identity(Codec):
@@ -44,7 +45,7 @@ def _reconstruct(world, shift=0, split="test_sets"):
     tiny = world()
     codec = Identity(tiny.zoo.spec, shift)
     return reconstruction.reconstruct(
-        tiny.zoo, codec, tiny.pca, tiny.net, tiny.dataset, split, SETTINGS, 0
+        tiny.zoo, codec, tiny.pca, tiny.net, tiny.dataset, split, PARAMS
     )
 
 
@@ -103,7 +104,7 @@ def test_intervals_resample_tasks_and_not_members(rng):
     def intervals(copies):
         rows = torch.arange(12).repeat_interleave(copies)
         table = pd.DataFrame({"task": rows.numpy(), "snapshot": 0, "epoch": 1.0})
-        r = reconstruction.Reconstruction(table, *[x[rows] for x in (a, b, a, b, b)])
+        r = reconstruction.Reconstruction(table, *[x[rows] for x in (a, b, a, b, b, b)])
         return reconstruction.figures(r, SETTINGS, 0)
 
     one, five = intervals(1), intervals(5)
@@ -261,7 +262,8 @@ def test_scratch_is_the_finished_run_with_the_best_val_loss():
     )
     zoo = SimpleNamespace(select=lambda split, *, last_only: table)
     found = sampling.scratch(zoo, "test_sets", GRID, "accuracy", "test")
-    assert found == pytest.approx((0.7 + 0.8) / 2)
+    assert found["accuracy_scratch"] == pytest.approx((0.7 + 0.8) / 2)
+    assert found["accuracy_scratch_single"] == pytest.approx((0.8 + 0.875) / 2)
 
 
 # baselines

@@ -15,12 +15,11 @@ from weightspace.shared.base import (
     SharedData,
     load_shared,
     make_pairs,
-    output_orders,
     results_of,
     set_calibration,
 )
-from weightspace.shared.generator import energy_score, soft_result
-from weightspace.spec import reorder_outputs
+from weightspace.shared.generator import energy_score
+from weightspace.spec import output_orders, reorder_outputs
 
 
 @pytest.fixture(scope="module")
@@ -262,19 +261,6 @@ def test_energy_score_is_lowest_for_the_true_distribution(rng):
     assert best < min(scored(0.0), scored(0.5), scored(2.0), scored(1.0, 0.7)) - 0.01
 
 
-def test_soft_result_is_accuracy_and_loss_per_class(rng):
-    outputs = torch.randn(5, 12, 3, generator=rng)
-    labels = torch.arange(3).repeat_interleave(4)
-    hard, soft = soft_result(outputs, "accuracy")
-    right = (outputs.argmax(-1) == labels).float().reshape(5, 3, 4).mean(2)
-    assert torch.equal(hard, right)
-    assert (soft - hard).abs().max() < 0.3
-    loss, _ = soft_result(outputs, "loss")
-    entropy = torch.nn.functional.cross_entropy
-    expected = torch.stack([entropy(o, labels) for o in outputs])
-    torch.testing.assert_close(loss.mean(1), expected)
-
-
 def test_embedding_is_per_task_whatever_the_batch(world, fitted):
     model, dataset = fitted[0], world().dataset
     tasks = torch.tensor([5, 2, 5, 33])
@@ -312,7 +298,7 @@ def test_embedding_reads_train_images_only(world, fitted):
 @pytest.fixture
 def sampler(world, codec, fitted):
     """Sampler of the tiny world."""
-    return Sampler(codec, fitted[0], world().dataset)
+    return Sampler(codec, fitted[0], world().net, world().dataset)
 
 
 def _latents(sampler, draws=5, seed=0, **use):
@@ -330,7 +316,7 @@ def test_draws_differ_and_are_reproducible(sampler):
 
 def test_draws_of_the_point_model_are_normal_around_its_prediction(world, codec, point):
     model = point[0]
-    z = _latents(Sampler(codec, model, world().dataset), draws=4000)
+    z = _latents(Sampler(codec, model, world().net, world().dataset), draws=4000)
     with torch.no_grad():
         e = model.embed(world().dataset, torch.tensor([0, 9]))
         wanted = model.calibrated(torch.tensor([0.4, 0.9]))  # kept inside the trained range

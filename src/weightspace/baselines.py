@@ -9,7 +9,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from weightspace.data.dataset import Dataset
+from weightspace.shared.base import SharedModel, results_of
 from weightspace.spec import Spec, Weights, take
+from weightspace.zoo.store import Zoo
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -45,6 +48,15 @@ class Donors:
     weights: Weights
     result: np.ndarray
     embedding: Tensor
+
+    @classmethod
+    def of(cls, zoo: Zoo, shared: SharedModel, dataset: Dataset) -> Donors:
+        """All train members of a zoo."""
+        members = zoo.select("train")
+        with torch.no_grad():
+            embedding = shared.embed(dataset, torch.tensor(members["task"].to_numpy()))
+        result = results_of(members, dataset, shared.settings.result)
+        return cls(members, zoo.weights(members), result, embedding)
 
     def nearest_task(
         self, embedding: Tensor, asked: np.ndarray, rank: int = 0

@@ -194,6 +194,19 @@ class SharedSettings(FitSettings):
     )
 
 
+class GuidanceSettings(Settings):
+    """Gradient steps on latents through the frozen decoder, on train images; 0 steps switch it off."""
+
+    sampling_steps: int = Field(
+        10, ge=0, description="steps that bring a drawn network's result to the request"
+    )
+    encoding_steps: int = Field(
+        20, ge=0, description="steps that bring a decoded network's outputs to the original's"
+    )
+    rate: Positive = Field(0.03, description="first step, in units of a latent's entries")
+    images_per_class: int = Field(24, ge=1, description="train images per class in each step")
+
+
 class EvaluateSettings(Settings):
     """How much is drawn and resampled when measuring."""
 
@@ -205,6 +218,8 @@ class EvaluateSettings(Settings):
     novelty_networks: int = Field(
         80, ge=2, description="samples, and train members, compared after alignment"
     )
+    finetune_tasks: int = Field(40, ge=2, description="tasks for fine-tuning and ensembles")
+    ensemble: int = Field(8, ge=2, description="networks of an ensemble")
     bootstrap: int = Field(1000, ge=10, description="resamples of tasks for 95 % intervals")
 
 
@@ -225,6 +240,7 @@ class Params(Settings):
     pca: PcaSettings = PcaSettings()
     autoencoder: AutoencoderSettings = AutoencoderSettings()
     shared: SharedSettings = SharedSettings()
+    guidance: GuidanceSettings = GuidanceSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     runtime: RuntimeSettings = RuntimeSettings()
 

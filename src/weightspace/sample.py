@@ -9,17 +9,34 @@ from torch import Tensor
 
 from weightspace.codecs.base import Codec, decode_latents
 from weightspace.data.dataset import Dataset
+from weightspace.guidance import guide
+from weightspace.networks import Net
+from weightspace.params import GuidanceSettings
 from weightspace.shared.base import SharedModel
 from weightspace.spec import Weights
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """Draws networks for a task and a requested result: a latent from P(z | D, R), then decoded."""
+    """Draws networks for a task and a requested result.
+
+    A latent is drawn from P(z | D, R), moved by a few gradient steps until its result on the train
+    images of D is R, and decoded.
+
+    Attributes:
+        codec: decodes latents.
+        shared: distribution of latents.
+        net: the architecture.
+        dataset: images and tasks.
+        guidance: steps after the draw; None for none.
+
+    """
 
     codec: Codec
     shared: SharedModel
+    net: Net
     dataset: Dataset
+    guidance: GuidanceSettings | None = None
 
     @torch.no_grad()
     def latents(
@@ -32,7 +49,7 @@ class Sampler:
         use_dataset: bool = True,
         use_result: bool = True,
     ) -> Tensor:
-        """Draw latents ``(N, draws, L)`` for N conditions.
+        """Draw latents ``(N, draws, L)`` for N conditions, without guidance.
 
         Args:
             tasks: task of each condition ``(N,)``.
@@ -49,10 +66,46 @@ class Sampler:
         condition = shared.condition(e, wanted, on & use_dataset, on & use_result)
         return shared.sample(condition, draws, generator)
 
+    def guided(
+        self, z: Tensor, tasks: Tensor, results: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Bring the results of drawn latents ``(N, draws, L)`` on train images to the requests.
+
+        Args:
+            z: from :meth:`latents`.
+            tasks: task of each condition ``(N,)``; equal ones side by side are moved together.
+            results: requested result ``(N,)``.
+            generator: random stream.
+
+        """
+        if self.guidance is None or not self.guidance.sampling_steps:
+            return z
+        images, wanted = self.dataset.images["train"], results.to(z.dtype)
+        counts = torch.unique_consecutive(tasks, return_counts=True)[1].tolist()
+        out = []
+        for task, part, asked in zip(
+            torch.unique_consecutive(tasks), z.split(counts), wanted.split(counts), strict=True
+        ):
+            moved = guide(
+                self.codec,
+                self.net,
+                part.flatten(0, 1),
+                images[self.dataset.classes[task]],
+                asked.repeat_interleave(z.shape[1]),
+                self.shared.settings.result,
+                self.guidance,
+                generator,
+            )
+            out.append(moved.reshape(part.shape))
+        return torch.cat(out)
+
     def draw(
         self, tasks: Tensor, results: Tensor, draws: int, generator: torch.Generator
     ) -> Weights:
         """Draw networks: weights ``(N * draws, *shape)``, the draws of a condition side by side."""
-        return decode_latents(
-            self.codec, self.latents(tasks, results, draws, generator).flatten(0, 1)
-        )
+        z = self.latents(tasks, results, draws, generator)
+        return self.decode(self.guided(z, tasks, results, generator))
+
+    def decode(self, z: Tensor) -> Weights:
+        """Weights ``(N * draws, *shape)`` of latents ``(N, draws, L)``."""
+        return decode_latents(self.codec, z.flatten(0, 1))

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import permutations
 from typing import Any, Literal
 
 import torch
@@ -177,3 +178,14 @@ def take(weights: Mapping[str, Tensor], index: Any) -> Weights:
 def reorder_outputs(spec: Spec, weights: Mapping[str, Tensor], order: Tensor) -> Weights:
     """Networks of the reordered task: row ``i`` of each head tensor is the old row ``order[i]``."""
     return {k: w[:, order] if k in spec.head else w for k, w in weights.items()}
+
+
+def output_orders(classes: int) -> Tensor:
+    """All orders of the outputs ``(O, c)``, the identity first."""
+    return torch.tensor(list(permutations(range(classes))))
+
+
+def blocks(weights: Mapping[str, Tensor], size: int) -> Iterator[Weights]:
+    """Cut a batch of networks into blocks of at most ``size``, in order."""
+    count = len(next(iter(weights.values())))
+    return (take(weights, slice(i, i + size)) for i in range(0, count, size))

@@ -18,7 +18,7 @@ from weightspace.data.dataset import Dataset
 from weightspace.networks import Net
 from weightspace.pca import TensorPca
 from weightspace.registry import resolve
-from weightspace.spec import Spec, Weights, reorder_outputs
+from weightspace.spec import Spec, Weights, blocks, reorder_outputs
 
 BLOCK = 500  # networks encoded or decoded at once
 
@@ -63,6 +63,10 @@ class Codec(nn.Module, ABC):
     def decode(self, z: Tensor) -> Weights:
         """Weights ``(N, *shape)`` of latents ``(N, latent)``."""
 
+    def valid(self, z: Tensor) -> Tensor:
+        """Nearest latents ``(N, latent)`` that the encoder could give; by default any."""
+        return z
+
     @abstractmethod
     def meta(self) -> dict[str, Any]:
         """What ``from_meta`` of the same module needs to rebuild the codec, JSON-ready."""
@@ -83,21 +87,17 @@ def load_codec(path: Path) -> Codec:
 @torch.no_grad()
 def encode_members(codec: Codec, weights: Weights) -> Tensor:
     """Latents ``(N, L)`` of N networks, in fixed blocks."""
-    n = len(next(iter(weights.values())))
-    blocks = ({k: w[i : i + BLOCK] for k, w in weights.items()} for i in range(0, n, BLOCK))
-    return torch.cat([codec.encode(block) for block in blocks])
+    return torch.cat([codec.encode(block) for block in blocks(weights, BLOCK)])
 
 
 @torch.no_grad()
 def encode_orders(codec: Codec, weights: Weights, orders: Tensor) -> Tensor:
     """Latents ``(N, O, L)`` of N networks for each order of their outputs, in fixed blocks."""
-    n = len(next(iter(weights.values())))
-    blocks = ({k: w[i : i + BLOCK] for k, w in weights.items()} for i in range(0, n, BLOCK))
-    return torch.cat([codec.encode_orders(block, orders) for block in blocks])
+    return torch.cat([codec.encode_orders(block, orders) for block in blocks(weights, BLOCK)])
 
 
 @torch.no_grad()
 def decode_latents(codec: Codec, z: Tensor) -> Weights:
     """Weights ``(N, *shape)`` of N latents, in fixed blocks."""
-    blocks = [codec.decode(block) for block in z.split(BLOCK)]
-    return {name: torch.cat([b[name] for b in blocks]) for name in blocks[0]}
+    decoded = [codec.decode(block) for block in z.split(BLOCK)]
+    return {name: torch.cat([d[name] for d in decoded]) for name in decoded[0]}

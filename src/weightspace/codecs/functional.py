@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import permutations
 from typing import Any
 
 import pandas as pd
@@ -23,19 +22,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from weightspace.behaviour import behaviour
 from weightspace.codecs.base import Codec, CodecData
 from weightspace.data.dataset import Dataset, task_batch
 from weightspace.networks import Net, net_from_meta
 from weightspace.params import AutoencoderSettings
 from weightspace.pca import TensorPca
 from weightspace.rng import torch_stream
-from weightspace.spec import Weights, take
+from weightspace.spec import Weights, blocks, output_orders, take
 from weightspace.training import ResidualMlp
 from weightspace.training import fit as run_fit
 
 BLOCK = 100  # networks read at once
-SHARPNESS = 2.0  # softmax temperature of the KL: this many spreads of the original's outputs
-ROBUST = 4.0  # squared error above 1 / ROBUST variances counts by its logarithm
 
 
 class FunctionalCodec(Codec):
@@ -76,9 +74,7 @@ class FunctionalCodec(Codec):
 
     def read(self, weights: Mapping[str, Tensor]) -> Tensor:
         """Outputs ``(N, K, c)`` of N networks on the probes, in fixed blocks."""
-        n = len(next(iter(weights.values())))
-        blocks = (take(weights, slice(i, i + BLOCK)) for i in range(0, n, BLOCK))
-        return torch.cat([self.net.outputs(block, self.probes) for block in blocks])
+        return torch.cat([self.net.outputs(w, self.probes) for w in blocks(weights, BLOCK)])
 
     def encode_outputs(self, y: Tensor) -> Tensor:
         """Latents ``(N, latent)`` of outputs ``(N, K, c)`` on the probes; their length is fixed."""
@@ -88,7 +84,11 @@ class FunctionalCodec(Codec):
         x = torch.cat([p.flatten(1) for p in parts], 1)
         with self._precision():
             z = self.encoder(x)
-        return F.layer_norm(z.float(), (self.latent,))
+        return self.valid(z.float())
+
+    def valid(self, z: Tensor) -> Tensor:
+        """Latents ``(N, latent)`` of mean 0 and length ``sqrt(latent)``."""
+        return F.layer_norm(z, (self.latent,))
 
     def encode(self, weights: Mapping[str, Tensor]) -> Tensor:
         """Latents ``(N, latent)`` of weights ``(N, *shape)``."""
@@ -180,8 +180,7 @@ class BehaviouralLoss:
         self, codec: FunctionalCodec, dataset: Dataset, readings: dict[str, Readings]
     ) -> None:
         self.codec, self.dataset, self.readings = codec, dataset, readings
-        classes = dataset.classes.shape[1]
-        self.orders = torch.tensor(list(permutations(range(classes))))
+        self.orders = output_orders(dataset.classes.shape[1])
 
     def __call__(self, rows: Tensor, split: str, rng: torch.Generator) -> dict[str, Tensor]:
         """Named losses of some members; ``loss`` is their weighted sum."""
@@ -217,27 +216,6 @@ class BehaviouralLoss:
         if split != "train":
             return self.orders[:1].expand(count, -1)
         return self.orders[torch.randint(len(self.orders), (count,), generator=rng)]
-
-
-def behaviour(rebuilt: Tensor, wanted: Tensor, spread: Tensor, own: int) -> dict[str, Tensor]:
-    """Compare outputs ``(N, Q, c)``: robust error, KL of the softmax, cosine per sample.
-
-    Args:
-        rebuilt: outputs of the decoded networks.
-        wanted: outputs of the originals.
-        spread: standard deviation of each output of the originals ``(N, 1, c)``.
-        own: the first so many queries are images of the member's own task; the others count 0.3.
-
-    """
-    error = ((rebuilt - wanted) / spread).square()
-    near = (ROBUST * error[:, :own].mean((1, 2))).log1p().mean() / 2
-    far = (ROBUST * error[:, own:].mean((1, 2))).log1p().mean() / 2 if rebuilt.shape[1] > own else 0
-    sharp = SHARPNESS / spread.mean(2, keepdim=True)
-    log_p = (wanted[:, :own] * sharp).log_softmax(-1)
-    log_q = (rebuilt[:, :own] * sharp).log_softmax(-1)
-    kl = (log_p.exp() * (log_p - log_q)).sum(-1).mean()
-    cosine = (1 - F.cosine_similarity(rebuilt, wanted, dim=-1)).mean()
-    return {"error": near + 0.3 * far, "kl": kl, "cosine": cosine}
 
 
 def _reorder(outputs: Tensor, order: Tensor) -> Tensor:

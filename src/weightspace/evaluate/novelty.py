@@ -20,7 +20,6 @@ from torch import Tensor
 
 from weightspace.alignment import align
 from weightspace.baselines import Donors
-from weightspace.codecs.base import decode_latents
 from weightspace.data.dataset import Dataset
 from weightspace.evaluate.outputs import accuracies, outputs_by_task, real_outputs
 from weightspace.networks import Net
@@ -108,14 +107,13 @@ def midpoints(spec: Spec, a: Weights, b: Weights) -> Weights:
 
 
 def evaluate_novelty(
-    zoo: Zoo, sampler: Sampler, net: Net, donors: Donors, split: str, limit: int, seed: int
+    zoo: Zoo, sampler: Sampler, donors: Donors, split: str, limit: int, seed: int
 ) -> dict[str, float] | None:
     """Figures of one split, for networks drawn at the highest trained result.
 
     Args:
         zoo: the population.
         sampler: what draws.
-        net: the architecture.
         donors: train members.
         split: split whose tasks are sampled for.
         limit: networks and finished train members compared at most, in each role.
@@ -127,11 +125,10 @@ def evaluate_novelty(
         return None
     rng = stream(seed, "novelty", split)
     tasks = np.sort(rng.permutation(tasks)[:limit])
-    dataset, spec = sampler.dataset, zoo.spec
+    dataset, net, spec = sampler.dataset, sampler.net, zoo.spec
     top = sampler.shared.range[1].expand(len(tasks))
     generator = torch_stream(seed, "novelty", "draws", split)
-    z = sampler.latents(torch.from_numpy(tasks), top, DRAWS, generator)
-    drawn = decode_latents(sampler.codec, z.flatten(0, 1))
+    drawn = sampler.draw(torch.from_numpy(tasks), top, DRAWS, generator)
     first = take(drawn, slice(None, None, DRAWS))
     table, finished = _finished(donors, limit, rng)
     known = (finished, predictions(net, dataset, finished))

@@ -9,7 +9,7 @@ from torch import Tensor
 from weightspace.data.dataset import Dataset, task_batch
 from weightspace.networks import Net
 from weightspace.rng import torch_stream
-from weightspace.spec import Weights, take
+from weightspace.spec import Weights, blocks, take
 
 BLOCK = 100  # members at once; fixed, so that results do not depend on how many there are
 
@@ -47,9 +47,7 @@ def outputs_by_task(
 def random_outputs(net: Net, dataset: Dataset, count: int, weights: Weights, seed: int) -> Tensor:
     """Outputs ``(M, count, c)`` on standard normal images, the same for all members."""
     images = torch.randn(count, *dataset.shape, generator=torch_stream(seed, "evaluate", "random"))
-    total = len(next(iter(weights.values())))
-    blocks = (take(weights, slice(i, i + BLOCK)) for i in range(0, total, BLOCK))
-    return torch.cat([net.outputs(block, images) for block in blocks])
+    return torch.cat([net.outputs(block, images) for block in blocks(weights, BLOCK)])
 
 
 def accuracies(outputs: Tensor) -> Tensor:

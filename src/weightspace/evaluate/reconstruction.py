@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 from weightspace.codecs.base import Codec, decode_latents, encode_members
-from weightspace.data.dataset import Dataset
+from weightspace.data.dataset import Dataset, task_batch
 from weightspace.evaluate import metrics as m
-from weightspace.evaluate.outputs import accuracies, random_outputs, real_outputs
+from weightspace.evaluate.outputs import BLOCK, accuracies, random_outputs, real_outputs
+from weightspace.guidance import imitate
 from weightspace.networks import Net
-from weightspace.params import EvaluateSettings
+from weightspace.params import EvaluateSettings, GuidanceSettings, Params
 from weightspace.pca import TensorPca
-from weightspace.rng import stream
-from weightspace.spec import Weights
+from weightspace.rng import stream, torch_stream
+from weightspace.spec import Weights, blocks
 from weightspace.zoo.store import Zoo
 
 SCORES = {"cosine": m.cosine, "correlation": m.correlation, "agreement": m.agreement}
@@ -29,13 +30,18 @@ SPLITS = ("val", "test_sets", "test_classes")
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Original and reconstructed outputs ``(M, B, c)`` of the members of one split."""
+    """Original and reconstructed outputs ``(M, B, c)`` of the members of one split.
+
+    ``rebuilt`` are decoded latents after the codec's own steps of refinement, ``encoder_only``
+    those that the encoder gives in one pass.
+    """
 
     members: pd.DataFrame
     original: Tensor
     rebuilt: Tensor
     original_random: Tensor
     rebuilt_random: Tensor
+    encoder_only: Tensor
     pca_only: Tensor
 
 
@@ -46,10 +52,9 @@ def reconstruct(
     net: Net,
     dataset: Dataset,
     split: str,
-    settings: EvaluateSettings,
-    seed: int,
+    params: Params,
 ) -> Reconstruction | None:
-    """Encode, decode and run all members of a split; None where the split is empty.
+    """Encode, refine, decode and run all members of a split; None where the split is empty.
 
     Val members are run on val images, test members on test images.
     """
@@ -63,13 +68,44 @@ def reconstruct(
         return real_outputs(net, dataset, tasks, w, part)
 
     def noise(w: Weights) -> Tensor:
-        return random_outputs(net, dataset, settings.random_inputs, w, seed)
+        return random_outputs(net, dataset, params.evaluate.random_inputs, w, params.seed)
 
-    rebuilt = decode_latents(codec, encode_members(codec, weights))
+    z = encode_members(codec, weights)
+    generator = torch_stream(params.seed, "evaluate", "refine", split)
+    refined = refine(codec, net, dataset, tasks, weights, z, params.guidance, generator)
+    rebuilt = decode_latents(codec, refined)
     pca_only = pca.inverse(pca(weights))
     return Reconstruction(
-        members, real(weights), real(rebuilt), noise(weights), noise(rebuilt), real(pca_only)
+        members,
+        real(weights),
+        real(rebuilt),
+        noise(weights),
+        noise(rebuilt),
+        real(decode_latents(codec, z)),
+        real(pca_only),
     )
+
+
+def refine(
+    codec: Codec,
+    net: Net,
+    dataset: Dataset,
+    tasks: np.ndarray,
+    weights: Weights,
+    z: Tensor,
+    settings: GuidanceSettings,
+    generator: torch.Generator,
+) -> Tensor:
+    """Refine latents ``(M, L)`` of members on the train images of their own tasks, in blocks."""
+    out, start = [], 0
+    for block in blocks(weights, BLOCK):
+        here = slice(start, start + BLOCK)
+        images, _ = task_batch(dataset, torch.tensor(tasks[here]), "train")
+        with torch.no_grad():
+            outputs = net.outputs(block, images)
+        out.append(imitate(codec, net, z[here], images, outputs, settings, generator))
+        start += BLOCK
+    return torch.cat(out)
 
 
 def figures(r: Reconstruction, settings: EvaluateSettings, seed: int) -> dict[str, float]:
@@ -79,11 +115,11 @@ def figures(r: Reconstruction, settings: EvaluateSettings, seed: int) -> dict[st
     out |= _intervals(r, settings, seed)
     last = torch.tensor((r.members["snapshot"] == r.members["snapshot"].max()).to_numpy())
     out |= _likeness(r.original[last], r.rebuilt[last], "_late")
-    out |= {
-        f"pca_only_{k}": v
-        for k, v in _likeness(r.original, r.pca_only, "").items()
-        if k.endswith("_mean")
-    }
+    first = _likeness(r.original, r.encoder_only, "")
+    first |= _likeness(r.original[last], r.encoder_only[last], "_late")
+    out |= {f"encoder_only_{k}": v for k, v in first.items() if "_mean" in k or "_r2" in k}
+    alone = _likeness(r.original, r.pca_only, "")
+    out |= {f"pca_only_{k}": v for k, v in alone.items() if k.endswith("_mean")}
     out["members"] = len(r.members)
     out["tasks"] = int(r.members["task"].nunique())
     return out

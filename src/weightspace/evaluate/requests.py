@@ -62,14 +62,12 @@ class Judge:
         return score(outputs).numpy().reshape(len(grid.asked), -1)
 
 
-def calibrate(
-    sampler: Sampler, net: Net, tasks: np.ndarray, result: Literal["accuracy", "loss"], seed: int
-) -> None:
-    """Calibrate the shared encoder on val images of val tasks, inside the trained range."""
+def calibrate(sampler: Sampler, tasks: np.ndarray, seed: int) -> None:
+    """Calibrate the shared encoder, without guidance, on val images of val tasks."""
     low, high = sampler.shared.range.tolist()
     grid = Grid(tasks, np.linspace(low, high, CALIBRATION_TARGETS))
-    judge = Judge(net, sampler.dataset, result)
+    judge = Judge(sampler.net, sampler.dataset, sampler.shared.settings.result)
     asked = torch.tensor(grid.asked, dtype=torch.float32)
-    drawn = sampler.draw(grid.task, asked, CALIBRATION_DRAWS, torch_stream(seed, "calibrate"))
-    achieved = judge(grid, drawn, "val").mean(1)
+    z = sampler.latents(grid.task, asked, CALIBRATION_DRAWS, torch_stream(seed, "calibrate"))
+    achieved = judge(grid, sampler.decode(z), "val").mean(1)
     set_calibration(sampler.shared, grid.asked, achieved)

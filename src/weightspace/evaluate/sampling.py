@@ -1,7 +1,8 @@
 """Do networks drawn from P(W | D, R) reach what was asked, on tasks nobody trained on?
 
 Targets are spread evenly over the trained range of R; achieved results are measured on test
-images. A draw may be chosen by its result on the task's own train images, never on test images.
+images. A draw may be guided by, and chosen by, its result on the task's own train images, never on
+test images.
 """
 
 from __future__ import annotations
@@ -12,13 +13,10 @@ import torch
 from torch import Tensor
 
 from weightspace.baselines import Donors, head_only, noised
-from weightspace.codecs.base import decode_latents
-from weightspace.contrastive import recall_at
 from weightspace.data.dataset import Dataset
 from weightspace.evaluate import metrics as m
 from weightspace.evaluate.outputs import outputs_by_task, real_outputs
 from weightspace.evaluate.requests import Grid, Judge
-from weightspace.networks import Net
 from weightspace.params import Params
 from weightspace.progress import progress
 from weightspace.rng import stream, torch_stream
@@ -40,25 +38,29 @@ def targets_of(sampler: Sampler, count: int) -> np.ndarray:
 def controls(
     grid: Grid, sampler: Sampler, donors: Donors, own: Weights, seed: int
 ) -> dict[str, Weights]:
-    """One network per condition from each control of DESIGN section 4."""
+    """One network per condition from each control of DESIGN section 4.
+
+    Where a control withholds or shuffles D or R, it does so for the draw and for the guidance.
+    """
     asked, rng = torch.tensor(grid.asked, dtype=torch.float32), stream(seed, "evaluate", "controls")
     generator = torch_stream(seed, "evaluate", "control draws")
     other = torch.from_numpy(np.repeat(_other_tasks(grid, sampler.dataset, rng), len(grid.targets)))
     mixed = asked[torch.from_numpy(rng.permutation(len(asked)))]
 
-    def draw(tasks: Tensor, results: Tensor, **use: bool) -> Weights:
-        return decode_latents(
-            sampler.codec, sampler.latents(tasks, results, 1, generator, **use)[:, 0]
-        )
+    def draw(tasks: Tensor, results: Tensor, *, guided: bool, **use: bool) -> Weights:
+        z = sampler.latents(tasks, results, 1, generator, **use)
+        return sampler.decode(sampler.guided(z, tasks, results, generator) if guided else z)
 
     with torch.no_grad():
         embedding = sampler.shared.embed(sampler.dataset, grid.task)
     copies, _ = donors.nearest_task(embedding, grid.asked)
+    nothing = {"use_dataset": False, "use_result": False}
     return {
-        "shuffled_d": draw(other, asked),
-        "shuffled_r": draw(grid.task, mixed),
-        "d_only": draw(grid.task, asked, use_result=False),
-        "r_only": draw(grid.task, asked, use_dataset=False),
+        "shuffled_d": draw(other, asked, guided=True),
+        "shuffled_r": draw(grid.task, mixed, guided=True),
+        "d_only": draw(grid.task, asked, guided=False, use_result=False),
+        "r_only": draw(grid.task, asked, guided=False, use_dataset=False),
+        "guidance_only": draw(grid.task, asked, guided=True, **nothing),
         "nearest_task": copies,
         "noised_copy": noised(copies, NOISE, generator),
         "average": donors.average(grid.asked),
@@ -109,70 +111,47 @@ def best_of(grid: Grid, on_train: np.ndarray, on_test: np.ndarray) -> np.ndarray
     return best
 
 
-def scratch(zoo: Zoo, split: str, grid: Grid, result: str, part: str) -> float:
-    """Result of training from scratch on the same images.
+def scratch(zoo: Zoo, split: str, grid: Grid, result: str, part: str) -> dict[str, float]:
+    """Results of training from scratch on the same images, medians over tasks.
 
-    Median over tasks of the finished run with the best val loss.
+    ``_scratch``: the finished run with the best val loss; ``_scratch_single``: mean of the finished
+    runs of a task, none of them chosen.
     """
     table = zoo.select(split, last_only=True)
     table = table[table["task"].isin(grid.tasks)].sort_values(["task", "val_loss"], kind="stable")
-    return float(table.groupby("task")[f"{part}_{result}"].first().median())
-
-
-@torch.no_grad()
-def retrieval(sampler: Sampler, members: pd.DataFrame, z: Tensor, result: str) -> dict[str, float]:
-    """Recall of the ordered task, from condition to weights and from weights to condition.
-
-    ``d_to_w``: the (D, R) of each member against the latents of all members. ``w_to_d``: each
-    member's latent against all tasks, at the member's own result. ``_late``: finished runs only.
-    """
-    shared = sampler.shared
-    own = torch.tensor(members["task"].to_numpy())
-    achieved = torch.tensor(results_of(members, sampler.dataset, result), dtype=torch.float32)
-    tasks = own.unique()
-    e = shared.embed(sampler.dataset, tasks)  # (T, E)
-    latents = shared.project_latent(z)
-    asked = shared.project(shared.condition(e[torch.searchsorted(tasks, own)], achieved))
-    to_weights = asked @ latents.T  # (conditions, members)
-    columns = [
-        (shared.project(shared.condition(one.expand(len(z), -1), achieved)) * latents).sum(1)
-        for one in e
-    ]
-    to_tasks = torch.stack(columns, 1)  # (members, tasks)
-    late = torch.tensor((members["snapshot"] == members["snapshot"].max()).to_numpy())
-    out = {}
-    for suffix, rows in (("", torch.ones_like(late)), ("_late", late)):
-        for k in (1, 5):
-            pairs = {"d_to_w": (to_weights, own), "w_to_d": (to_tasks, tasks)}
-            for name, (similarity, items) in pairs.items():
-                recall, chance = recall_at(similarity[rows], own[rows], items, k)
-                out[f"{name}_recall_at_{k}{suffix}"] = recall
-                out[f"{name}_recall_at_{k}{suffix}_chance"] = chance
-    return out
+    groups = table.groupby("task")[f"{part}_{result}"]
+    return {
+        f"{result}_scratch": float(groups.first().median()),
+        f"{result}_scratch_single": float(groups.mean().median()),
+    }
 
 
 def evaluate_split(
-    zoo: Zoo, sampler: Sampler, net: Net, donors: Donors, split: str, params: Params
+    zoo: Zoo, sampler: Sampler, donors: Donors, split: str, params: Params
 ) -> tuple[dict[str, float], pd.DataFrame] | None:
     """All figures of one split and the calibration curve; None where the split is empty."""
     members = zoo.select(split)
     if members.empty:
         return None
-    settings, result = params.evaluate, params.shared.result
+    settings, net, result = params.evaluate, sampler.net, params.shared.result
     part = "val" if split == "val" else "test"
     grid = Grid(np.unique(members["task"]), targets_of(sampler, settings.targets))
     judge = Judge(net, sampler.dataset, result)
     generator = torch_stream(params.seed, "evaluate", "draws", split)
     asked = torch.tensor(grid.asked, dtype=torch.float32)
-    with progress(f"sampling {split}", 5) as bar:
-        drawn = sampler.draw(grid.task, asked, settings.draws, generator)
+    with progress(f"sampling {split}", 6) as bar:
+        z = sampler.latents(grid.task, asked, settings.draws, generator)
+        plain = judge(grid, sampler.decode(z[:, :1]), part)[:, 0]
+        out = {f"unguided_{k}": v for k, v in figures(grid, plain, result).items()}
         bar.advance(note="drawn")
+        drawn = sampler.decode(sampler.guided(z, grid.task, asked, generator))
+        bar.advance(note="guided")
         outputs = outputs_by_task(net, sampler.dataset, grid.tasks, drawn, part)
         on_test, on_train = judge.results(grid, outputs), judge(grid, drawn, "train")
         bar.advance(note="measured")
         chosen = best_of(grid, on_train, on_test)
         bounds = (settings.bootstrap, params.seed)
-        out = figures(grid, on_test[:, 0], result, *bounds)
+        out |= figures(grid, on_test[:, 0], result, *bounds)
         best = figures(grid, chosen, result, *bounds)
         out |= {f"best_of_n_{k}": v for k, v in best.items()}
         bar.advance(note="intervals")
@@ -183,7 +162,7 @@ def evaluate_split(
         bar.advance(note="controls")
         out |= diversity(zoo, judge, grid, outputs, split)
         bar.advance(note="diversity")
-    out[f"{result}_scratch"] = scratch(zoo, split, grid, result, part)
+    out |= scratch(zoo, split, grid, result, part)
     out["chance_accuracy"] = 1 / sampler.dataset.classes.shape[1]
     out |= {"draws": settings.draws, "tasks": len(grid.tasks), "targets": len(grid.targets)}
     return out, calibration_curve(grid, on_test, chosen)
@@ -200,23 +179,6 @@ def calibration_curve(grid: Grid, on_test: np.ndarray, chosen: np.ndarray) -> pd
             {"asked": target, "single": single.mean(), "q10": low, "q90": high, "best_of_n": best}
         )
     return pd.DataFrame(rows)
-
-
-@torch.no_grad()
-def heat_map(
-    sampler: Sampler, members: pd.DataFrame, z: Tensor, result: str, count: int = 40
-) -> pd.DataFrame:
-    """Cosine of latents against projections of conditions, for one late member of each task."""
-    late = members[members["snapshot"] == members["snapshot"].max()]
-    late = late.drop_duplicates("task").iloc[:count]
-    tasks, shared = torch.tensor(late["task"].to_numpy()), sampler.shared
-    achieved = torch.tensor(results_of(late, sampler.dataset, result), dtype=torch.float32)
-    conditions = shared.condition(shared.embed(sampler.dataset, tasks), achieved)
-    latents = shared.project_latent(z[torch.tensor(late.index.to_numpy())])
-    similarity = (latents @ shared.project(conditions).T).numpy()
-    names = ["-".join(map(str, c)) for c in sampler.dataset.classes[tasks].tolist()]
-    rows = [(a, b, similarity[i, j]) for i, a in enumerate(names) for j, b in enumerate(names)]
-    return pd.DataFrame(rows, columns=["weights_of", "condition", "cosine"])
 
 
 def diversity(zoo: Zoo, judge: Judge, grid: Grid, outputs: Tensor, split: str) -> dict[str, float]:

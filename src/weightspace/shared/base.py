@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
-from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ from weightspace.networks import Net
 from weightspace.params import SharedSettings
 from weightspace.registry import resolve
 from weightspace.shared import SHARED
-from weightspace.spec import Weights
+from weightspace.spec import Weights, output_orders
 
 CALIBRATION_POINTS = 33
 TRAINED_RANGE = (0.01, 0.99)  # quantiles of R over train members; beyond them lie outliers
@@ -194,11 +193,6 @@ def results_of(members: pd.DataFrame, dataset: Dataset, result: str) -> np.ndarr
     counts = {part: dataset.images[part].shape[1] for part in ("train", "val")}
     total = sum(n * members[f"{part}_{result}"].to_numpy(float) for part, n in counts.items())
     return np.asarray(total / sum(counts.values()))
-
-
-def output_orders(classes: int) -> Tensor:
-    """All orders of the outputs ``(O, c)``, the identity first."""
-    return torch.tensor(list(permutations(range(classes))))
 
 
 def make_pairs(

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from weightspace.behaviour import result_error
 from weightspace.contrastive import nt_xent
 from weightspace.params import SharedSettings
 from weightspace.rng import torch_stream
@@ -30,16 +31,14 @@ from weightspace.shared.base import (
     SharedModel,
     Sizes,
     draw_masks,
-    output_orders,
     prepare,
 )
-from weightspace.spec import take
+from weightspace.spec import output_orders, take
 from weightspace.training import ResidualMlp, mlp
 from weightspace.training import fit as run_fit
 
 NOISE = 32  # features of the generator's noise
 HEAD = 128  # features of the contrastive space
-SOFTNESS = 0.15  # of the accuracy's gradient, in spreads of the margin
 BALANCE = 0.1  # weight of the spread of soft correctness, which keeps accuracy steady over images
 
 
@@ -158,9 +157,7 @@ class GeneratorLoss:
         z = self.model.draw(h.repeat(2, 1), noise)
         both = queries.repeat(2, *[1] * (queries.ndim - 1))
         outputs = net.outputs(self.data.codec.decode(z), both)
-        hard, soft = soft_result(outputs, s.result)
-        achieved = soft.mean(1) + (hard.mean(1) - soft.mean(1)).detach()
-        match = (achieved - result.repeat(2)).square().mean()
+        error, soft = result_error(outputs, result.repeat(2), s.result)
         with torch.no_grad():
             wanted = net.outputs(take(p.weights, rows[: len(h)]), queries)
             order = self.orders[which][:, None].expand_as(wanted)
@@ -170,7 +167,7 @@ class GeneratorLoss:
         scaled = [((y - y.mean(2, keepdim=True)) / spread).asinh() for y in (wanted, first, second)]
         behaviour = energy_score(*(y.flatten(1) for y in scaled)) * wanted[0].numel() ** -0.5
         balance = (soft * (1 - soft)).mean() if s.result == "accuracy" else soft.new_zeros(())
-        return {"result": match, "behaviour": behaviour, "balance": balance}
+        return {"result": error.mean(), "behaviour": behaviour, "balance": balance}
 
 
 def energy_score(truth: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -180,33 +177,6 @@ def energy_score(truth: Tensor, a: Tensor, b: Tensor) -> Tensor:
         return (x.square().sum(1) + 1e-6).sqrt()
 
     return (0.5 * norm(truth - a) + 0.5 * norm(truth - b) - 0.5 * norm(a - b)).mean()
-
-
-def soft_result(outputs: Tensor, result: str) -> tuple[Tensor, Tensor]:
-    """Result per class, hard and soft, of outputs on images that come class after class.
-
-    Args:
-        outputs: ``(N, c * n, c)``.
-        result: "accuracy" or "loss".
-
-    Returns:
-        Two tensors ``(N, c)``: for accuracy the share of correct images and its smooth version,
-        a sigmoid of the margin in units of its spread; for loss twice the cross entropy.
-
-    """
-    count, total, classes = outputs.shape
-    labels = torch.arange(classes).repeat_interleave(total // classes)
-    if result == "loss":
-        picked = outputs.log_softmax(-1).gather(2, labels.expand(count, -1)[..., None])[..., 0]
-        loss = -picked.reshape(count, classes, -1).mean(2)
-        return loss, loss
-    right = outputs.gather(2, labels.expand(count, -1)[..., None])[..., 0]
-    rivals = outputs.masked_fill(F.one_hot(labels, classes).bool(), -torch.inf).amax(-1)
-    margin = right - rivals
-    scale = SOFTNESS * margin.detach().std(1, keepdim=True) + 1e-4
-    soft = (margin / scale).sigmoid().reshape(count, classes, -1).mean(2)
-    hard = (margin > 0).to(outputs.dtype).reshape(count, classes, -1).mean(2)
-    return hard, soft
 
 
 def fit(
