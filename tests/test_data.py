@@ -13,10 +13,11 @@ from weightspace.data import tasks as tasks_module
 from weightspace.data.dataset import PARTS, Dataset, make_dataset, task_batch
 from weightspace.data.sources import SOURCES
 from weightspace.errors import WeightspaceError
-from weightspace.params import DatasetSettings
+from weightspace.params import DatasetSettings, SourcesSettings
 
 CLASSES, COUNTS = 9, {"train": 6, "val": 3, "test": 4}
 EACH = sum(COUNTS.values())
+ANY = SourcesSettings()
 
 
 def _settings(**keys):
@@ -30,7 +31,7 @@ def source(monkeypatch):
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(CLASSES), EACH))
     names = [f"class {c}" for c in range(CLASSES)]
     fake = SimpleNamespace(
-        images=images, labels=labels, load=lambda _: (fake.images, labels, names)
+        images=images, labels=labels, load=lambda *_: (fake.images, labels, names)
     )
     monkeypatch.setitem(sys.modules, "fake_source", fake)
     monkeypatch.setitem(SOURCES, "fake", "fake_source")
@@ -54,7 +55,7 @@ UNSEEN = pytest.mark.parametrize("unseen", [0, 1, 3, 4])
 @pytest.mark.parametrize("enumerate_at_most", [200_000, 0])  # all sets listed, or drawn
 def test_no_class_set_crosses_splits(unseen, enumerate_at_most, source, monkeypatch):
     monkeypatch.setattr(tasks_module, "ENUMERATE_AT_MOST", enumerate_at_most)
-    dataset = make_dataset(_settings(unseen_classes=unseen), 5)
+    dataset = make_dataset(_settings(unseen_classes=unseen), ANY, 5)
     table = dataset.tasks.assign(found=[frozenset(c) for c in dataset.tasks["classes"]])
     assert (table.groupby("found")["split"].nunique() == 1).all()
     assert (table.groupby("found")["class_set"].nunique() == 1).all()
@@ -66,7 +67,7 @@ def test_no_class_set_crosses_splits(unseen, enumerate_at_most, source, monkeypa
 
 @UNSEEN
 def test_unseen_classes_occur_in_test_classes_only(unseen, source):
-    dataset = make_dataset(_settings(unseen_classes=unseen), 5)
+    dataset = make_dataset(_settings(unseen_classes=unseen), ANY, 5)
     hidden = set(dataset.unseen)
     assert len(hidden) == unseen
     assert set(dataset.seen) == set(range(CLASSES)) - hidden
@@ -78,7 +79,7 @@ def test_unseen_classes_occur_in_test_classes_only(unseen, source):
 
 @UNSEEN
 def test_every_split_has_its_share(unseen, source):
-    dataset = make_dataset(_settings(unseen_classes=unseen), 5)
+    dataset = make_dataset(_settings(unseen_classes=unseen), ANY, 5)
     sets = dataset.tasks.drop_duplicates("class_set")["split"].value_counts()
     seen = sets.drop("test_classes", errors="ignore")
     assert set(seen.index) == {"train", "val", "test_sets"}
@@ -88,15 +89,15 @@ def test_every_split_has_its_share(unseen, source):
 
 @pytest.mark.parametrize("wanted", [18, 20, 100])
 def test_drawn_tasks_are_whole_class_sets(wanted, source):
-    dataset = make_dataset(_settings(tasks=wanted), 0)
+    dataset = make_dataset(_settings(tasks=wanted), ANY, 0)
     assert 0 <= len(dataset.tasks) - wanted < 6
     assert (dataset.tasks.groupby("class_set").size() == 6).all()
     assert dataset.tasks["task"].tolist() == list(range(len(dataset.tasks)))
-    assert len(make_dataset(_settings(), 0).tasks) == 9 * 8 * 7
+    assert len(make_dataset(_settings(), ANY, 0).tasks) == 9 * 8 * 7
 
 
 def test_samples_of_parts_are_disjoint_and_of_their_class(source):
-    numbers = _numbers(make_dataset(_settings(), 1))
+    numbers = _numbers(make_dataset(_settings(), ANY, 1))
     everything = np.concatenate([n.ravel() for n in numbers.values()])
     assert len(set(everything.tolist())) == len(everything) == CLASSES * EACH
     for part, found in numbers.items():
@@ -106,7 +107,7 @@ def test_samples_of_parts_are_disjoint_and_of_their_class(source):
 
 def test_digits_samples_are_disjoint():
     params = tiny()
-    images = make_dataset(params.dataset, 0).images
+    images = make_dataset(params.dataset, params.sources, 0).images
     rows = [{x.numpy().tobytes() for x in images[part].flatten(0, 1)} for part in PARTS]
     assert [len(r) for r in rows] == [200, 100, 100]
     assert not rows[0] & rows[1]
@@ -117,12 +118,12 @@ def test_digits_samples_are_disjoint():
 def _changed(source, settings, rows):
     source.images = source.images.copy()
     source.images[rows] += 1000
-    return make_dataset(settings, 1)
+    return make_dataset(settings, ANY, 1)
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_standardisation_sees_train_images_only(part, source):
-    before = make_dataset(_settings(), 1)
+    before = make_dataset(_settings(), ANY, 1)
     rows = _numbers(before)[part].ravel()
     after = _changed(source, _settings(), rows)
     kept = [p for p in PARTS if p != part]
@@ -132,7 +133,7 @@ def test_standardisation_sees_train_images_only(part, source):
 
 def test_standardisation_sees_seen_classes_only(source):
     settings = _settings(unseen_classes=2)
-    before = make_dataset(settings, 1)
+    before = make_dataset(settings, ANY, 1)
     reference = before.images["train"][before.seen].double()
     assert float(reference.mean()) == pytest.approx(0, abs=1e-6)
     assert float(reference.std()) == pytest.approx(1, abs=1e-6)
@@ -155,7 +156,7 @@ def test_standardisation_sees_seen_classes_only(source):
 )
 def test_what_the_source_cannot_give_is_one_line(keys, key, words, source):
     with pytest.raises(WeightspaceError) as error:
-        make_dataset(_settings(**keys), 0)
+        make_dataset(_settings(**keys), ANY, 0)
     message = str(error.value)
     assert "\n" not in message
     assert key in message
@@ -163,7 +164,7 @@ def test_what_the_source_cannot_give_is_one_line(keys, key, words, source):
 
 
 def test_seed_decides_everything(source):
-    a, b, c = (make_dataset(_settings(unseen_classes=1), seed) for seed in (1, 1, 2))
+    a, b, c = (make_dataset(_settings(unseen_classes=1), ANY, seed) for seed in (1, 1, 2))
     assert a.tasks.equals(b.tasks)
     assert all(torch.equal(a.images[p], b.images[p]) for p in PARTS)
     assert not torch.equal(a.images["train"], c.images["train"])
@@ -171,17 +172,17 @@ def test_seed_decides_everything(source):
 
 
 def test_save_and_load(tmp_path, source):
-    dataset = make_dataset(_settings(unseen_classes=1), 1)
+    dataset = make_dataset(_settings(unseen_classes=1), ANY, 1)
     for name in ("a", "b"):
         dataset.save(tmp_path / name)
         dataset = Dataset.load(tmp_path / name)
     for file in ("images.safetensors", "tasks.parquet"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
-    assert torch.equal(dataset.classes, make_dataset(_settings(unseen_classes=1), 1).classes)
+    assert torch.equal(dataset.classes, make_dataset(_settings(unseen_classes=1), ANY, 1).classes)
 
 
 def test_labels_follow_the_order_of_the_task(source):
-    dataset = make_dataset(_settings(), 1)
+    dataset = make_dataset(_settings(), ANY, 1)
     numbers = _numbers(dataset)["val"]
     images, labels = task_batch(dataset, torch.tensor([0, 3]), "val")
     assert images.shape == (2, 9, 1, 1, 4)

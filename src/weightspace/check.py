@@ -25,7 +25,7 @@ def check(params: Params) -> Dataset:
     resolve(CODECS, params.autoencoder.codec, "autoencoder.codec")
     resolve(SHARED, params.shared.model, "shared.model")
     resolve(ENCODERS, params.shared.encoder, "shared.encoder")
-    dataset = make_dataset(params.dataset, params.seed)
+    dataset = make_dataset(params.dataset, params.sources, params.seed)
     build_net(params.zoo.architecture, dataset.shape, dataset.classes.shape[1], params.nets)
     per_epoch = steps_per_epoch(dataset, params.zoo)
     shortest = params.zoo.model_copy(update={"epochs": (params.zoo.epochs[0],) * 2})

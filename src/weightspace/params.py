@@ -45,7 +45,7 @@ CountOrAuto = Annotated[Any, AfterValidator(_count_or("auto"))]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
-LogRange = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
+PositiveRange = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
 IntRange = Annotated[
     tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], AfterValidator(_ordered)
 ]
@@ -88,6 +88,32 @@ class DatasetSettings(Settings):
     splits: Splits = Splits()
 
 
+class DigitsSettings(Settings):
+    """Digits of scikit-learn: nothing to set."""
+
+
+class GlyphsSettings(Settings):
+    """Letters of the DejaVu fonts. All ranges are uniform, and drawn anew for each image."""
+
+    size: int = Field(12, ge=4, description="side of an image in pixels")
+    classes: CountOrAll = Field("all", description="letters to draw from those that differ, or all")
+    alike: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.9, description="letters whose shapes correlate by this or more are one class"
+    )
+    rotation: NonNegative = Field(10.0, description="largest angle in degrees, either way")
+    scale: PositiveRange = Field((0.7, 0.95), description="longer side, as a share of the image's")
+    shear: NonNegative = Field(0.15, description="largest slant, either way")
+    shift: NonNegative = Field(0.06, description="largest shift, as a share of the image's side")
+    noise: NonNegative = Field(0.05, description="standard deviation of noise on pixels in [0, 1]")
+
+
+class SourcesSettings(Settings):
+    """Settings of each image source; only the selected one's are a dependency."""
+
+    digits: DigitsSettings = DigitsSettings()
+    glyphs: GlyphsSettings = GlyphsSettings()
+
+
 class ZooSettings(Settings):
     """How the population of networks is trained."""
 
@@ -99,10 +125,10 @@ class ZooSettings(Settings):
     runs_per_shard: int = Field(100, ge=1, description="runs trained together; the resumable unit")
     batch_size: int = Field(32, ge=1, description="images per step")
     optimizers: tuple[Literal["adam", "sgd"], ...] = Field(("adam", "sgd"), min_length=1)
-    adam_lr: LogRange = Field((1e-3, 1e-2), description="Adam learning rate, log-uniform")
-    sgd_lr: LogRange = Field((1e-2, 2e-1), description="SGD learning rate, log-uniform")
+    adam_lr: PositiveRange = Field((1e-3, 1e-2), description="Adam learning rate, log-uniform")
+    sgd_lr: PositiveRange = Field((1e-2, 2e-1), description="SGD learning rate, log-uniform")
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="momentum of SGD")
-    weight_decay: LogRange = Field((1e-5, 1e-2), description="L2 penalty, log-uniform")
+    weight_decay: PositiveRange = Field((1e-5, 1e-2), description="L2 penalty, log-uniform")
     epochs: IntRange = Field((12, 24), description="epochs of a run, uniform")
     snapshots: int = Field(6, ge=2, description="members kept of each run, spread over its steps")
     first_step: IntRange = Field((2, 8), description="step of the first snapshot, uniform")
@@ -220,6 +246,7 @@ class Params(Settings):
 
     seed: int = Field(0, ge=0, description="root of all random streams")
     dataset: DatasetSettings = DatasetSettings()
+    sources: SourcesSettings = SourcesSettings()
     zoo: ZooSettings = ZooSettings()
     nets: NetsSettings = NetsSettings()
     pca: PcaSettings = PcaSettings()
