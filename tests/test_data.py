@@ -1,6 +1,7 @@
 """Splits do not leak, samples do not overlap, statistics come from train images only."""
 
 import sys
+import tracemalloc
 from itertools import permutations
 from types import SimpleNamespace
 
@@ -52,10 +53,12 @@ UNSEEN = pytest.mark.parametrize("unseen", [0, 1, 3, 4])
 
 
 @UNSEEN
+@pytest.mark.parametrize("val_classes", [0, 1])
 @pytest.mark.parametrize("enumerate_at_most", [200_000, 0])  # all sets listed, or drawn
-def test_no_class_set_crosses_splits(unseen, enumerate_at_most, source, monkeypatch):
+def test_no_class_set_crosses_splits(unseen, val_classes, enumerate_at_most, source, monkeypatch):
     monkeypatch.setattr(tasks_module, "ENUMERATE_AT_MOST", enumerate_at_most)
-    dataset = make_dataset(_settings(unseen_classes=unseen), ANY, 5)
+    settings = _settings(unseen_classes=unseen, val_classes=val_classes, tasks=504)
+    dataset = make_dataset(settings, ANY, 5)
     table = dataset.tasks.assign(found=[frozenset(c) for c in dataset.tasks["classes"]])
     assert (table.groupby("found")["split"].nunique() == 1).all()
     assert (table.groupby("found")["class_set"].nunique() == 1).all()
@@ -75,6 +78,44 @@ def test_unseen_classes_occur_in_test_classes_only(unseen, source):
     fresh = dataset.tasks["split"] == "test_classes"
     assert fresh.any() == (unseen > 0)
     assert all(n == (min(unseen, 3) if f else 0) for n, f in zip(held, fresh, strict=True))
+
+
+@pytest.mark.parametrize(("unseen", "val_classes"), [(0, 1), (1, 2), (2, 3)])
+def test_val_classes_occur_in_val_only(unseen, val_classes, source):
+    settings = _settings(unseen_classes=unseen, val_classes=val_classes)
+    dataset = make_dataset(settings, ANY, 5)
+    before = make_dataset(_settings(unseen_classes=unseen), ANY, 5)
+    hidden = set(dataset.unseen) - set(before.unseen)
+    assert len(hidden) == val_classes
+    assert set(before.unseen) <= set(dataset.unseen)
+    held = [len(hidden & set(c)) for c in dataset.tasks["classes"]]
+    val = dataset.tasks["split"] == "val"
+    assert val.any()
+    assert all(n == (val_classes if v else 0) for n, v in zip(held, val, strict=True))
+
+
+def test_hundreds_of_classes():
+    """54 million class sets: drawn and not listed, with tasks of never-seen classes only."""
+    settings = DatasetSettings(tasks=6000, unseen_classes=100, val_classes=50, unseen_share=0.1)
+    table, hidden = tasks_module.draw_tasks(settings, 700, 0)
+    sets = table.drop_duplicates("class_set")
+    assert sets["split"].value_counts().to_dict() == {
+        "train": 700,
+        "val": 150,
+        "test_sets": 150,
+        "test_classes": 100,
+    }
+    assert sets["classes"].map(frozenset).nunique() == len(sets)
+    used = {s: set(g.explode().tolist()) for s, g in table.groupby("split")["classes"]}
+    assert len(hidden) == 150
+    assert used["val"] | used["test_classes"] <= set(hidden)
+    assert not used["val"] & used["test_classes"]
+    assert not (used["train"] | used["test_sets"]) & set(hidden)
+    tracemalloc.start()
+    with pytest.raises(WeightspaceError, match=r"dataset\.tasks.*all of 57(\d){6}"):
+        tasks_module.draw_tasks(DatasetSettings(tasks="all"), 701, 0)
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()
 
 
 @UNSEEN
@@ -149,6 +190,7 @@ def test_standardisation_sees_seen_classes_only(source):
     [
         ({"classes_per_task": 10}, "dataset.classes_per_task", "9 classes"),
         ({"unseen_classes": 7}, "dataset.classes_per_task", "at least 10"),
+        ({"val_classes": 7}, "dataset.classes_per_task", "7 of them kept unseen"),
         ({"samples_per_class": COUNTS | {"val": 4}}, "dataset.samples_per_class", "'class 0'"),
         ({"tasks": 6}, "dataset.tasks", "1 class sets"),
         ({"source": "fakes"}, "dataset.source", "did you mean 'fake'"),

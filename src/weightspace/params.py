@@ -84,7 +84,13 @@ class DatasetSettings(Settings):
     samples_per_class: SamplesPerClass = SamplesPerClass()
     classes_per_task: int = Field(3, ge=2, description="classes of a task")
     tasks: CountOrAll = Field("all", description="ordered tasks to draw, or all")
-    unseen_classes: int = Field(0, ge=0, description="classes kept for test_classes only")
+    unseen_classes: int = Field(0, ge=0, description="classes that only test_classes may contain")
+    unseen_share: Share = Field(
+        0.15, description="class sets of test_classes, as a share of all other class sets"
+    )
+    val_classes: int = Field(
+        0, ge=0, description="classes that only val may contain; 0: val has seen classes"
+    )
     splits: Splits = Splits()
 
 

@@ -31,7 +31,7 @@ class Dataset:
             train images of seen classes.
         class_names: K names.
         tasks: one row per ordered task: task, classes, class_set, split.
-        unseen: classes that occur in ``test_classes`` only.
+        unseen: classes that neither ``train`` nor ``test_sets`` contain.
 
     """
 
