@@ -40,8 +40,20 @@ def _count_or(word: str) -> Callable[[Any], Any]:
     return check
 
 
+def _label_range(value: Any) -> Any:
+    """Validate the first and the last label, or ``auto``."""
+    if value == "auto":
+        return value
+    whole = isinstance(value, list | tuple) and [type(v) for v in value] == [int, int]
+    if whole and 0 <= value[0] <= value[1]:
+        return tuple(value)
+    raise ValueError("expected the first and the last label, such as [0, 9], or 'auto'")
+
+
 CountOrAll = Annotated[Any, AfterValidator(_count_or("all"))]
 CountOrAuto = Annotated[Any, AfterValidator(_count_or("auto"))]
+CountOrOriginal = Annotated[Any, AfterValidator(_count_or("original"))]
+LabelRange = Annotated[Any, AfterValidator(_label_range)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -113,11 +125,41 @@ class GlyphsSettings(Settings):
     noise: NonNegative = Field(0.05, description="standard deviation of noise on pixels in [0, 1]")
 
 
+class IdxSettings(Settings):
+    """MNIST-family files, plain or gzip, in the folder ``path``."""
+
+    size: CountOrOriginal = Field("original", description="side in pixels, or original")
+    labels: LabelRange = Field("auto", description="first and last label, or auto")
+
+
+class NpzSettings(Settings):
+    """A NumPy archive, the file ``path``."""
+
+    images_key: str = Field("images", description="name of the array of images")
+    labels_key: str = Field("labels", description="name of the array of labels")
+    size: CountOrOriginal = Field("original", description="side in pixels, or original")
+    labels: LabelRange = Field("auto", description="first and last label, or auto")
+
+
+class FolderSettings(Settings):
+    """One folder of images per class in the folder ``path``."""
+
+    size: int = Field(32, ge=1, description="side in pixels")
+    colours: Literal["grey", "rgb"] = Field("rgb", description="one channel or three")
+    classes: CountOrAll = Field("all", description="classes to draw, or all")
+
+
 class SourcesSettings(Settings):
     """Settings of each image source; only the selected one's are a dependency."""
 
+    path: str = Field(
+        "images", min_length=1, description="file or folder of idx, npz and folder; a dependency"
+    )
     digits: DigitsSettings = DigitsSettings()
     glyphs: GlyphsSettings = GlyphsSettings()
+    idx: IdxSettings = IdxSettings()
+    npz: NpzSettings = NpzSettings()
+    folder: FolderSettings = FolderSettings()
 
 
 class ZooSettings(Settings):

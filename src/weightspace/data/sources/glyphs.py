@@ -19,6 +19,7 @@ from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from weightspace.data.sources.base import draw_classes
 from weightspace.errors import problem
 from weightspace.params import GlyphsSettings, SourcesSettings
 from weightspace.rng import stream
@@ -66,17 +67,9 @@ def _choose(settings: GlyphsSettings, seed: int) -> tuple[list[str], Tensor]:
     ]
     shapes = torch.from_numpy(np.stack([[_draw(f, c) for f in fonts] for c in letters]))
     kept = _different(shapes.float() / 255, settings.alike)
-    if settings.classes != "all":
-        if settings.classes > len(kept):
-            raise problem(
-                "too few letters look different",
-                where="params.yaml: sources.glyphs.classes",
-                found=f"{len(kept)} letters",
-                expected=f"at least {settings.classes}",
-                do="lower classes or raise sources.glyphs.alike",
-            )
-        order = stream(seed, "glyphs", "classes").permutation(len(kept))
-        kept = [kept[i] for i in sorted(order[: settings.classes].tolist())]
+    rng = stream(seed, "glyphs", "classes")
+    where = "params.yaml: sources.glyphs.classes"
+    kept = [kept[i] for i in draw_classes(len(kept), settings.classes, where, rng)]
     return [letters[i] for i in kept], shapes[kept].float() / 255
 
 
