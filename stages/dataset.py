@@ -7,7 +7,7 @@ from weightspace.params import Params
 
 def main(params: Params) -> None:
     """Write data/dataset."""
-    make_dataset(params.dataset, params.seed).save(DATA / "dataset")
+    make_dataset(params.dataset, params.sources, params.seed).save(DATA / "dataset")
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def _here(jobs, processes):
 def train_zoo(params, folder):
     """Dataset and zoo of some settings, trained in this process; the folder of the zoo."""
     if not (folder / "dataset").exists():
-        make_dataset(params.dataset, params.seed).save(folder / "dataset")
+        make_dataset(params.dataset, params.sources, params.seed).save(folder / "dataset")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(generator, "_train", _here)
         generator.generate(params, folder / "dataset", folder / "zoo", folder / "scratch")

@@ -134,6 +134,7 @@ def planned(workspace):
         ({"shared.result": "loss"}, {"check", "shared", "evaluate_sampling", "evaluate_novelty"}),
         ({"evaluate.draws": 3}, {"check", "evaluate_sampling"}),
         ({"nets.mlp.hidden": [7]}, {"check"}),
+        ({"sources.glyphs.noise": 0.2, "sources.folder.size": 9}, {"check"}),
         ({"runtime.workers": 1, "runtime.device": "cpu"}, {"check"}),
         ({"pca.identity_below": 3}, {"check", "pca"}),
     ],
@@ -142,6 +143,16 @@ def planned(workspace):
 def test_settings_rerun_their_own_stages(settings, expected, workspace):
     workspace.set(settings)
     assert planned(workspace) == expected
+
+
+def test_new_images_rerun_the_dataset(workspace, tmp_path):
+    """Whether they are in the repository or elsewhere."""
+    workspace.write("images/new.npz", "anything")
+    assert {"check", "dataset"} <= planned(workspace)
+    (workspace.root / "images/new.npz").unlink()
+    assert planned(workspace) == set()
+    workspace.set({"sources.path": str(tmp_path)})
+    assert {"check", "dataset"} <= planned(workspace)
 
 
 def test_editing_a_member_reruns_only_its_users(workspace):

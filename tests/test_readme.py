@@ -4,11 +4,13 @@ import re
 import shlex
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from weightspace import sweep
 from weightspace.cli import app
 from weightspace.errors import WeightspaceError
+from weightspace.params import validate_params
 from workspace import ROOT, finished_clone
 
 README = ROOT / "README.md"
@@ -109,6 +111,22 @@ def test_readme_has_the_commands_a_user_needs():
     needed = ("make repro", "make test", "dvc repro", "dvc exp run", "dvc exp show", "dvc dag")
     needed += ("dvc params diff", "dvc metrics diff HEAD~1", "dvc plots show", "make sweep")
     assert not [n for n in needed if not any(line.startswith(n) for line in said)]
+
+
+def merged(table, changes):
+    """A table of settings with some of its keys changed."""
+    return table | {
+        k: merged(table[k], v) if isinstance(v, dict) else v for k, v in changes.items()
+    }
+
+
+def test_settings_in_yaml_blocks_are_valid():
+    blocks = re.findall(r"^```yaml\n(.*?)^```", README.read_text(), flags=re.MULTILINE | re.DOTALL)
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    changes = [change for block in blocks for change in yaml.safe_load_all(block)]
+    assert {c["dataset"]["source"] for c in changes} == {"idx", "npz", "folder"}
+    for change in changes:
+        assert validate_params(merged(params, change)) != validate_params(params)
 
 
 def test_links_lead_to_files():

@@ -298,7 +298,7 @@ def test_a_longer_zoo_contains_the_shorter_one(world, tmp_path):
 
 
 def test_shared_initialisation_is_common_and_the_default_is_not(world, tmp_path):
-    make_dataset(tiny().dataset, 3).save(tmp_path / "dataset")
+    make_dataset(tiny().dataset, tiny().sources, 3).save(tmp_path / "dataset")
     spread = {}
     for init in ("shared", "independent"):
         zoo = tiny(zoo={"init": init, "adam_lr": [1e-9, 1e-9], "sgd_lr": [1e-9, 1e-9]}).zoo
@@ -363,7 +363,7 @@ def test_a_killed_generation_continues_from_its_finished_shards(world, tmp_path)
 def test_a_failed_generation_leaves_the_earlier_zoo(world, tmp_path):
     folder = _copy(world().zoo, tmp_path / "zoo").parent
     before = _bytes(folder)
-    make_dataset(tiny().dataset, 3).save(tmp_path / "dataset")
+    make_dataset(tiny().dataset, tiny().sources, 3).save(tmp_path / "dataset")
     with pytest.raises(WeightspaceError, match="snapshots"):
         train_zoo(tiny(zoo={"epochs": [1, 1], "snapshots": 9}), tmp_path)
     assert _bytes(folder) == before

@@ -25,7 +25,7 @@ def check(params: Params) -> Dataset:
     resolve(CODECS, params.autoencoder.codec, "autoencoder.codec")
     resolve(SHARED, params.shared.model, "shared.model")
     resolve(ENCODERS, params.shared.encoder, "shared.encoder")
-    dataset = make_dataset(params.dataset, params.seed)
+    dataset = make_dataset(params.dataset, params.sources, params.seed)
     build_net(params.zoo.architecture, dataset.shape, dataset.classes.shape[1], params.nets)
     per_epoch = steps_per_epoch(dataset, params.zoo)
     shortest = params.zoo.model_copy(update={"epochs": (params.zoo.epochs[0],) * 2})
@@ -36,13 +36,13 @@ def check(params: Params) -> Dataset:
         for r in range(min(params.zoo.runs, len(split)))
     ]
     trained = {split[r.task] for r in runs}
-    for name in ("train", "val", "test_sets"):
+    for name in sorted({"train", "val", "test_sets"} | set(split)):
         if name not in trained:
             raise problem(
                 f"no run is in split '{name}'",
                 where="params.yaml: zoo.runs",
                 found=f"{params.zoo.runs} runs over {len(split)} tasks",
-                expected="at least one run in train, val and test_sets",
-                do="raise zoo.runs or the shares in dataset.splits",
+                expected="at least one run in each split",
+                do="raise zoo.runs or the share of the split",
             )
     return dataset

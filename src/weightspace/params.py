@@ -40,12 +40,24 @@ def _count_or(word: str) -> Callable[[Any], Any]:
     return check
 
 
+def _label_range(value: Any) -> Any:
+    """Validate the first and the last label, or ``auto``."""
+    if value == "auto":
+        return value
+    whole = isinstance(value, list | tuple) and [type(v) for v in value] == [int, int]
+    if whole and 0 <= value[0] <= value[1]:
+        return tuple(value)
+    raise ValueError("expected the first and the last label, such as [0, 9], or 'auto'")
+
+
 CountOrAll = Annotated[Any, AfterValidator(_count_or("all"))]
 CountOrAuto = Annotated[Any, AfterValidator(_count_or("auto"))]
+CountOrOriginal = Annotated[Any, AfterValidator(_count_or("original"))]
+LabelRange = Annotated[Any, AfterValidator(_label_range)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
-LogRange = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
+PositiveRange = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
 IntRange = Annotated[
     tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], AfterValidator(_ordered)
 ]
@@ -84,8 +96,70 @@ class DatasetSettings(Settings):
     samples_per_class: SamplesPerClass = SamplesPerClass()
     classes_per_task: int = Field(3, ge=2, description="classes of a task")
     tasks: CountOrAll = Field("all", description="ordered tasks to draw, or all")
-    unseen_classes: int = Field(0, ge=0, description="classes kept for test_classes only")
+    unseen_classes: int = Field(0, ge=0, description="classes that only test_classes may contain")
+    unseen_share: Share = Field(
+        0.15, description="class sets of test_classes, as a share of all other class sets"
+    )
+    val_classes: int = Field(
+        0, ge=0, description="classes that only val may contain; 0: val has seen classes"
+    )
     splits: Splits = Splits()
+
+
+class DigitsSettings(Settings):
+    """Digits of scikit-learn: nothing to set."""
+
+
+class GlyphsSettings(Settings):
+    """Letters of the DejaVu fonts. All ranges are uniform, and drawn anew for each image."""
+
+    size: int = Field(12, ge=4, description="side of an image in pixels")
+    classes: CountOrAll = Field("all", description="letters to draw from those that differ, or all")
+    alike: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.9, description="letters whose shapes correlate by this or more are one class"
+    )
+    rotation: NonNegative = Field(10.0, description="largest angle in degrees, either way")
+    scale: PositiveRange = Field((0.7, 0.95), description="longer side, as a share of the image's")
+    shear: NonNegative = Field(0.15, description="largest slant, either way")
+    shift: NonNegative = Field(0.06, description="largest shift, as a share of the image's side")
+    noise: NonNegative = Field(0.05, description="standard deviation of noise on pixels in [0, 1]")
+
+
+class IdxSettings(Settings):
+    """MNIST-family files, plain or gzip, in the folder ``path``."""
+
+    size: CountOrOriginal = Field("original", description="side in pixels, or original")
+    labels: LabelRange = Field("auto", description="first and last label, or auto")
+
+
+class NpzSettings(Settings):
+    """A NumPy archive, the file ``path``."""
+
+    images_key: str = Field("images", description="name of the array of images")
+    labels_key: str = Field("labels", description="name of the array of labels")
+    size: CountOrOriginal = Field("original", description="side in pixels, or original")
+    labels: LabelRange = Field("auto", description="first and last label, or auto")
+
+
+class FolderSettings(Settings):
+    """One folder of images per class in the folder ``path``."""
+
+    size: int = Field(32, ge=1, description="side in pixels")
+    colours: Literal["grey", "rgb"] = Field("rgb", description="one channel or three")
+    classes: CountOrAll = Field("all", description="classes to draw, or all")
+
+
+class SourcesSettings(Settings):
+    """Settings of each image source; only the selected one's are a dependency."""
+
+    path: str = Field(
+        "images", min_length=1, description="file or folder of idx, npz and folder; a dependency"
+    )
+    digits: DigitsSettings = DigitsSettings()
+    glyphs: GlyphsSettings = GlyphsSettings()
+    idx: IdxSettings = IdxSettings()
+    npz: NpzSettings = NpzSettings()
+    folder: FolderSettings = FolderSettings()
 
 
 class ZooSettings(Settings):
@@ -99,10 +173,10 @@ class ZooSettings(Settings):
     runs_per_shard: int = Field(100, ge=1, description="runs trained together; the resumable unit")
     batch_size: int = Field(32, ge=1, description="images per step")
     optimizers: tuple[Literal["adam", "sgd"], ...] = Field(("adam", "sgd"), min_length=1)
-    adam_lr: LogRange = Field((1e-3, 1e-2), description="Adam learning rate, log-uniform")
-    sgd_lr: LogRange = Field((1e-2, 2e-1), description="SGD learning rate, log-uniform")
+    adam_lr: PositiveRange = Field((1e-3, 1e-2), description="Adam learning rate, log-uniform")
+    sgd_lr: PositiveRange = Field((1e-2, 2e-1), description="SGD learning rate, log-uniform")
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="momentum of SGD")
-    weight_decay: LogRange = Field((1e-5, 1e-2), description="L2 penalty, log-uniform")
+    weight_decay: PositiveRange = Field((1e-5, 1e-2), description="L2 penalty, log-uniform")
     epochs: IntRange = Field((12, 24), description="epochs of a run, uniform")
     snapshots: int = Field(6, ge=2, description="members kept of each run, spread over its steps")
     first_step: IntRange = Field((2, 8), description="step of the first snapshot, uniform")
@@ -235,6 +309,7 @@ class Params(Settings):
 
     seed: int = Field(0, ge=0, description="root of all random streams")
     dataset: DatasetSettings = DatasetSettings()
+    sources: SourcesSettings = SourcesSettings()
     zoo: ZooSettings = ZooSettings()
     nets: NetsSettings = NetsSettings()
     pca: PcaSettings = PcaSettings()

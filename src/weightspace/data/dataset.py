@@ -14,7 +14,7 @@ from weightspace.artifacts import load_tensors, read_parquet, save_tensors, writ
 from weightspace.data.sources import SOURCES
 from weightspace.data.tasks import draw_tasks
 from weightspace.errors import problem
-from weightspace.params import DatasetSettings
+from weightspace.params import DatasetSettings, SourcesSettings
 from weightspace.registry import resolve
 from weightspace.rng import stream
 
@@ -31,7 +31,7 @@ class Dataset:
             train images of seen classes.
         class_names: K names.
         tasks: one row per ordered task: task, classes, class_set, split.
-        unseen: classes that occur in ``test_classes`` only.
+        unseen: classes that neither ``train`` nor ``test_sets`` contain.
 
     """
 
@@ -80,9 +80,11 @@ def task_batch(dataset: Dataset, tasks: Tensor, part: str) -> tuple[Tensor, Tens
     return images.flatten(1, 2), labels
 
 
-def make_dataset(settings: DatasetSettings, seed: int) -> Dataset:
+def make_dataset(settings: DatasetSettings, sources: SourcesSettings, seed: int) -> Dataset:
     """Load the source, fix the samples of each class, draw and split the tasks."""
-    images, labels, names = resolve(SOURCES, settings.source, "dataset.source").load(settings)
+    need = sum(getattr(settings.samples_per_class, part) for part in PARTS)
+    source = resolve(SOURCES, settings.source, "dataset.source")
+    images, labels, names = source.load(sources, need, seed)
     tasks, unseen = draw_tasks(settings, len(names), seed)
     parts = _sample(images, labels, names, settings, seed)
     seen = [c for c in range(len(names)) if c not in unseen]

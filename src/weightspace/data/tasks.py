@@ -2,7 +2,7 @@
 
 A class set (a task without its order) belongs to exactly one split. With unseen classes, the
 tasks of ``test_classes`` contain ``min(unseen, classes_per_task)`` of them, and no other task
-contains any.
+contains any. The same holds for ``val`` and ``val_classes``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from weightspace.rng import stream
 
 SPLITS = ("train", "val", "test_sets", "test_classes")
 ENUMERATE_AT_MOST = 200_000  # class sets; above that they are drawn by rejection
+DRAWN_AT_ONCE = 2048  # class sets, to bound memory
+Pools = list[tuple[list[int], int]]  # classes, and how many of them a class set contains
 
 
 def draw_tasks(
@@ -33,66 +35,103 @@ def draw_tasks(
 
     Returns:
         Table with one row per ordered task (``task``, ``classes``, ``class_set``, ``split``) and
-        the unseen classes.
+        the classes that neither ``train`` nor ``test_sets`` contain.
 
     Raises:
-        WeightspaceError: fewer classes than the tasks need.
+        WeightspaceError: fewer classes than the tasks need, or too many tasks to list them all.
 
     """
-    size, unseen_count = settings.classes_per_task, settings.unseen_classes
-    if classes - unseen_count < size:
+    size, kept = settings.classes_per_task, settings.unseen_classes + settings.val_classes
+    if classes - kept < size:
         raise problem(
             "too few classes for a task",
             where="params.yaml: dataset.classes_per_task",
-            found=f"{classes} classes in source '{settings.source}', {unseen_count} of them kept unseen",
-            expected=f"at least {size + unseen_count}",
+            found=f"{classes} classes in source '{settings.source}', {kept} of them kept unseen",
+            expected=f"at least {size + kept}",
         )
     order = stream(seed, "dataset", "classes").permutation(classes)
-    unseen, seen = sorted(order[:unseen_count].tolist()), sorted(order[unseen_count:].tolist())
-    fresh = min(unseen_count, size)
+    new, val_only, seen = (
+        sorted(part.tolist()) for part in np.split(order, [settings.unseen_classes, kept])
+    )
     wanted = None if settings.tasks == "all" else math.ceil(settings.tasks / math.factorial(size))
     sets = _draw_sets([(seen, size)], wanted, stream(seed, "dataset", "sets"))
     splits = _assign(len(sets), settings)
-    if unseen_count:
-        held_out = settings.splits.test_sets or settings.splits.val
-        count = max(1, round(held_out * len(sets)))
-        new = _draw_sets(
-            [(unseen, fresh), (seen, size - fresh)], count, stream(seed, "dataset", "unseen")
-        )
-        sets, splits = sets + new, splits + ["test_classes"] * len(new)
-    rows = [
-        {"classes": list(task), "class_set": number, "split": split}
-        for number, (chosen, split) in enumerate(zip(sets, splits, strict=True))
-        for task in permutations(chosen)
-    ]
-    table = pd.DataFrame(rows)
-    table.insert(0, "task", np.arange(len(table)))
-    return table, unseen
+    if val_only:
+        rng = stream(seed, "dataset", "val")
+        found = _draw_sets(_with(val_only, seen, size), int((splits == "val").sum()), rng)
+        sets, splits = _joined(sets[splits != "val"], splits[splits != "val"], found, "val")
+    if new:
+        count = max(1, round(settings.unseen_share * len(sets)))
+        found = _draw_sets(_with(new, seen, size), count, stream(seed, "dataset", "unseen"))
+        sets, splits = _joined(sets, splits, found, "test_classes")
+    return _table(sets, splits), sorted(new + val_only)
 
 
-def _draw_sets(
-    pools: list[tuple[list[int], int]], wanted: int | None, rng: np.random.Generator
-) -> list[tuple[int, ...]]:
-    """Draw distinct class sets: so many classes from each pool, sorted inside, shuffled outside."""
+def _with(fresh: list[int], seen: list[int], size: int) -> Pools:
+    """As many fresh classes as a task can hold, seen ones for the rest."""
+    count = min(len(fresh), size)
+    return [(fresh, count), (seen, size - count)]
+
+
+def _joined(
+    sets: np.ndarray, splits: np.ndarray, more: np.ndarray, split: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Class sets and splits with the sets of one more split at the end."""
+    return np.concatenate([sets, more]), np.concatenate([splits, [split] * len(more)])
+
+
+def _table(sets: np.ndarray, splits: np.ndarray) -> pd.DataFrame:
+    """One row for each order of each class set."""
+    orders = np.array(list(permutations(range(sets.shape[1]))))
+    tasks = sets[:, orders].reshape(-1, sets.shape[1])
+    return pd.DataFrame(
+        {
+            "task": np.arange(len(tasks)),
+            "classes": tasks.tolist(),
+            "class_set": np.arange(len(sets)).repeat(len(orders)),
+            "split": splits.astype(object).repeat(len(orders)),
+        }
+    )
+
+
+def _draw_sets(pools: Pools, wanted: int | None, rng: np.random.Generator) -> np.ndarray:
+    """Draw distinct class sets: so many classes from each pool, sorted inside, shuffled outside.
+
+    Returns:
+        int64 ``(n, classes per task)``; all there are when fewer than ``wanted``.
+
+    """
     total = math.prod(math.comb(len(pool), count) for pool, count in pools)
-    wanted = total if wanted is None else min(wanted, total)
-    if total <= ENUMERATE_AT_MOST:
-        parts: list[tuple[int, ...]] = [()]
-        for pool, count in pools:
-            parts = [p + c for p in parts for c in combinations(pool, count)]
-        chosen = [parts[i] for i in rng.permutation(total)[:wanted]]
-    else:
-        found: dict[tuple[int, ...], None] = {}
-        while len(found) < wanted:
-            draw = [
-                c for pool, count in pools for c in rng.choice(pool, count, replace=False).tolist()
-            ]
-            found[tuple(sorted(draw))] = None
-        chosen = list(found)
-    return [tuple(sorted(c)) for c in chosen]
+    if total > ENUMERATE_AT_MOST:
+        if wanted is None:
+            raise problem(
+                "too many class sets to take all",
+                where="params.yaml: dataset.tasks",
+                found=f"all of {total}",
+                expected=f"a number of tasks, or at most {ENUMERATE_AT_MOST} class sets",
+            )
+        return _draw_by_rejection(pools, min(wanted, total), rng)
+    parts: list[tuple[int, ...]] = [()]
+    for pool, count in pools:
+        parts = [p + c for p in parts for c in combinations(pool, count)]
+    return np.sort(np.array(parts)[rng.permutation(total)[:wanted]], axis=1)
 
 
-def _assign(count: int, settings: DatasetSettings) -> list[str]:
+def _draw_by_rejection(pools: Pools, wanted: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw class sets independently and drop those that were drawn before."""
+    found = np.empty((0, sum(count for _, count in pools)), dtype=np.int64)
+    while len(found) < wanted:
+        drawn = [
+            rng.permuted(np.tile(pool, (DRAWN_AT_ONCE, 1)), axis=1)[:, :count]
+            for pool, count in pools
+        ]
+        rows = np.concatenate([found, np.sort(np.concatenate(drawn, axis=1), axis=1)])
+        first = np.unique(rows, axis=0, return_index=True)[1]
+        found = rows[np.sort(first)]
+    return found[:wanted]
+
+
+def _assign(count: int, settings: DatasetSettings) -> np.ndarray:
     """Splits of shuffled class sets by share; every split with a share gets at least one set."""
     shares = settings.splits
     val = max(1, round(shares.val * count)) if shares.val else 0
@@ -105,4 +144,4 @@ def _assign(count: int, settings: DatasetSettings) -> list[str]:
             found=f"{count} class sets",
             expected=f"at least {val + test + 1}",
         )
-    return ["train"] * train + ["val"] * val + ["test_sets"] * test
+    return np.array(["train", "val", "test_sets"]).repeat([train, val, test])

@@ -8,10 +8,12 @@ from __future__ import annotations
 import numpy as np
 from sklearn.datasets import load_digits
 
-from weightspace.params import DatasetSettings
+from weightspace.params import SourcesSettings
 
 
-def load(settings: DatasetSettings) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def load(
+    settings: SourcesSettings, need: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Images float32 (1797, 1, 8, 8) in [0, 1], labels int64 (1797,), class names."""
     digits = load_digits()
     images = (digits.images / 16).astype(np.float32)[:, None]  # (n, 1, 8, 8)

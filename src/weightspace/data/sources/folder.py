@@ -1,0 +1,66 @@
+"""A folder with one folder of images per class; any image type that Pillow reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from weightspace.data.sources.base import draw_classes, entries
+from weightspace.errors import problem
+from weightspace.params import SourcesSettings
+from weightspace.rng import stream
+
+MODES = {"grey": "L", "rgb": "RGB"}
+
+
+def load(
+    settings: SourcesSettings, need: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """At most ``need`` random images of each class: float32 ``(n, C, size, size)`` in [0, 1].
+
+    Each image is cropped to its central square and reduced by averaging over areas. Hidden files
+    and files beside the class folders are left out.
+
+    Raises:
+        WeightspaceError: no such folder, no class folders, an empty class, or an entry of a class
+            that is not a readable image.
+
+    """
+    keys, root = settings.folder, Path(settings.path)
+    folders = [p for p in entries(root, "a folder with one folder per class") if not p.is_file()]
+    if not folders:
+        raise problem("no class folders", where=root, expected="one folder of images per class")
+    rng = stream(seed, "folder", "classes")
+    chosen = draw_classes(len(folders), keys.classes, "params.yaml: sources.folder.classes", rng)
+    images, labels = [], []
+    for number, folder in enumerate(folders[i] for i in chosen):
+        files = entries(folder, "a folder of images")
+        if not files:
+            raise problem("class has no images", where=folder)
+        order = stream(seed, "folder", folder.name).permutation(len(files))[:need]
+        images += [_read(files[i], keys.size, MODES[keys.colours]) for i in order]
+        labels += [number] * len(order)
+    pixels = np.stack(images).astype(np.float32) / 255  # (n, size, size, C)
+    return pixels.transpose(0, 3, 1, 2), np.array(labels), [folders[i].name for i in chosen]
+
+
+def _read(path: Path, size: int, mode: str) -> np.ndarray:
+    """Image as bytes ``(size, size, C)``, transparent parts black."""
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file)
+            if image.mode.startswith("I;16"):
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            elif image.mode in ("I", "F"):
+                raise ValueError(f"pixels of type {image.mode} have no fixed range")
+            elif image.has_transparency_data:
+                black = Image.new("RGBA", image.size, "black")
+                image = Image.alpha_composite(black, image.convert("RGBA"))
+            square = ImageOps.fit(image.convert(mode), (size, size), Image.Resampling.BOX)
+    except Exception as error:  # the decoders of Pillow raise many types
+        raise problem(
+            f"not a readable image ({error})", where=path, do="repair or remove it"
+        ) from error
+    return np.asarray(square).reshape(size, size, -1)

@@ -1,0 +1,104 @@
+"""MNIST-family files: a folder of idx image and label files, plain or gzip.
+
+Each ``*images*idx3-ubyte`` file needs the label file of the same name with ``labels`` and ``idx1``.
+All pairs are read as one set of images. Format: LeCun, Cortes and Burges, The MNIST database:
+two zero bytes, a type (8: bytes), the number of axes, their lengths (big-endian), the data.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from weightspace.data.sources.base import IDX_IMAGES, as_classes, as_images, entries
+from weightspace.errors import problem
+from weightspace.params import SourcesSettings
+
+BYTES = 8  # type of idx data
+
+
+def load(
+    settings: SourcesSettings, need: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """All images of the folder ``sources.path``: float32 ``(n, 1, H, W)`` in [0, 1].
+
+    Raises:
+        WeightspaceError: no pair of files, wrong magic number, truncated or longer than announced,
+            counts that differ, or labels out of range.
+
+    """
+    folder = Path(settings.path)
+    pairs = [_read_pair(*files) for files in _pairs(folder)]
+    shapes = {images.shape[1:] for images, _ in pairs}
+    if len(shapes) > 1:
+        raise problem("image sizes differ between files", where=folder, found=sorted(shapes))
+    pixels = np.concatenate([images for images, _ in pairs])[:, None]  # (n, 1, H, W)
+    if pixels.size == 0:
+        raise problem("no images", where=folder, found=f"shape {pixels.shape}")
+    numbers = np.concatenate([labels for _, labels in pairs])
+    labels, names = as_classes(numbers, settings.idx.labels, folder)
+    return as_images(pixels, settings.idx.size), labels, names
+
+
+def _pairs(folder: Path) -> list[tuple[Path, Path]]:
+    """Image and label files that belong together."""
+    files: dict[str, Path] = {}
+    for path in entries(folder, "a folder of idx files"):
+        name = path.name.removesuffix(".gz")
+        if name in files:
+            raise problem("the same file plain and gzip", where=path, do="keep one of them")
+        files[name] = path
+    images = [name for name in files if Path(name).match(IDX_IMAGES)]
+    if not images:
+        raise problem("no idx image files", where=folder, expected=f"files named {IDX_IMAGES}")
+    pairs = []
+    for name in images:
+        label = name.replace("images", "labels").replace("idx3", "idx1")
+        if label not in files:
+            raise problem("label file is missing", where=folder, expected=f"{label} or {label}.gz")
+        pairs.append((files[name], files[label]))
+    return pairs
+
+
+def _read_pair(image_file: Path, label_file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Images ``(n, H, W)`` and their labels ``(n,)``, bytes."""
+    images, labels = _read(image_file, 3), _read(label_file, 1)
+    if len(images) != len(labels):
+        raise problem(
+            "counts of images and labels differ",
+            where=image_file,
+            found=f"{len(images)} images, {len(labels)} labels",
+        )
+    return images, labels
+
+
+def _read(path: Path, axes: int) -> np.ndarray:
+    """Bytes of one idx file with so many axes."""
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise problem(f"cannot read ({error})", where=path, do="fetch the file again") from error
+    magic = bytes([0, 0, BYTES, axes])
+    if data[:4] != magic:
+        raise problem(
+            "wrong magic number",
+            where=path,
+            found=data[:4].hex() or "an empty file",
+            expected=f"{magic.hex()} (bytes, axes: {axes})",
+        )
+    start = 4 + 4 * axes
+    shape = struct.unpack(f">{axes}I", data[4:start]) if len(data) >= start else (0,) * axes
+    if len(data) != start + math.prod(shape):
+        raise problem(
+            "truncated, or longer than its header says",
+            where=path,
+            found=f"{len(data)} bytes",
+            expected=f"{start + math.prod(shape)}, header and {math.prod(shape)} values",
+            do="fetch the file again",
+        )
+    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
