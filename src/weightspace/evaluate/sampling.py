@@ -60,7 +60,7 @@ def controls(
         "d_only": draw(grid.task, asked, use_result=False),
         "r_only": draw(grid.task, asked, use_dataset=False),
         "nearest_task": copies,
-        "noised_copy": noised(copies, NOISE, generator),
+        "noised_copy": noised(sampler.codec.spec, copies, NOISE, generator),
         "average": donors.average(grid.asked),
         "head_only": head_only(sampler.codec.spec, own),
     }
