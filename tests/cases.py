@@ -9,8 +9,12 @@ NETS = {
     "cnn": ("cnn", {"cnn": {"channels": [3, 4]}}, (1, 8, 8), 3),
     "cnn-odd-colour": ("cnn", {"cnn": {"channels": [4, 3]}}, (3, 9, 13), 4),
     "cnn-one-layer": ("cnn", {"cnn": {"channels": [5]}}, (2, 4, 6), 2),
+    "cnn_bn": ("cnn_bn", {"cnn_bn": {"channels": [3, 4]}}, (1, 8, 8), 3),
+    "cnn_bn-odd-colour": ("cnn_bn", {"cnn_bn": {"channels": [4, 3]}}, (3, 9, 13), 4),
     "mlp": ("mlp", {"mlp": {"hidden": [6, 5]}}, (1, 8, 8), 3),
     "mlp-one-layer": ("mlp", {"mlp": {"hidden": [7]}}, (3, 4, 4), 5),
+    "resnet18": ("resnet18", {"resnet18": {"width": 2}}, (3, 40, 33), 4),
+    "resnet18-small": ("resnet18", {"resnet18": {"width": 3, "stem": "small"}}, (1, 8, 8), 3),
 }
 
 TINY = {
@@ -26,7 +30,12 @@ TINY = {
         "adam_lr": [0.01, 0.05],
         "sgd_lr": [0.05, 0.3],
     },
-    "nets": {"cnn": {"channels": [3, 4]}, "mlp": {"hidden": [6, 5]}},
+    "nets": {
+        "cnn": {"channels": [3, 4]},
+        "cnn_bn": {"channels": [3, 4]},
+        "mlp": {"hidden": [6, 5]},
+        "resnet18": {"width": 2, "stem": "small"},
+    },
     "pca": {"components": 8, "identity_below": 5},
     "autoencoder": {
         "latent": 6,
@@ -52,11 +61,15 @@ def build(case):
 
 
 def networks(net, count, seed=0, dtype=torch.float32):
-    """Some freshly initialised networks."""
+    """Some freshly initialised networks; what starts equal everywhere is spread by up to a half."""
     from weightspace.spec import stack
 
     rng = torch.Generator().manual_seed(seed)
-    return {k: w.to(dtype) for k, w in stack([net.init(rng) for _ in range(count)]).items()}
+    out = stack([net.init(rng) for _ in range(count)])
+    for name, w in out.items():
+        if w.min() == w.max():
+            out[name] = w + torch.rand(w.shape, generator=rng) - 0.5
+    return {k: w.to(dtype) for k, w in out.items()}
 
 
 def tiny(**sections):

@@ -31,7 +31,7 @@ def _cosine(x, y):
 
 def train_one(net, run, init, images, labels, batches, momentum):
     """Snapshots of one run, trained alone with torch.optim: list of state dicts."""
-    module = copy.deepcopy(net.module).double().requires_grad_(True)
+    module = copy.deepcopy(net.module).double().requires_grad_(True).train()
     module.load_state_dict(init)
     kind = {
         "adam": lambda p: torch.optim.Adam(p, run.lr, weight_decay=run.weight_decay),
@@ -53,7 +53,7 @@ def train_one(net, run, init, images, labels, batches, momentum):
 
 def accuracy_one(net, weights, images, labels):
     """Accuracy of one network, loaded strictly into its module."""
-    module = copy.deepcopy(net.module)
+    module = copy.deepcopy(net.module).eval()
     module.load_state_dict(weights)
     with torch.no_grad():
         return float((module(images).argmax(1) == labels).double().mean())

@@ -325,11 +325,17 @@ def test_head_only_keeps_heads_and_averages_backbones():
 
 
 def test_noise_has_the_asked_share_of_the_spread(rng):
-    weights = {"a": torch.randn(50, 40, generator=rng), "b": 9 * torch.randn(50, 40, generator=rng)}
-    found = noised(weights, 0.1, rng)
-    for name, w in weights.items():
+    roles = {"a": "parameter", "b": "buffer", "v": "variance"}
+    spec = Spec("toy", tuple(TensorSpec(n, (40,), r, (None,)) for n, r in roles.items()))
+    weights = {n: 9**i * torch.randn(50, 40, generator=rng) for i, n in enumerate(roles)}
+    weights["v"] = weights["v"].square()
+    found = noised(spec, weights, 0.1, rng)
+    for name in "ab":
+        w = weights[name]
         assert float((found[name] - w).std() / w.std()) == pytest.approx(0.1, rel=0.1)
-    assert all(torch.equal(x, weights[k]) for k, x in noised(weights, 0.0, rng).items())
+    assert (noised(spec, weights, 3.0, rng)["v"] >= 0).all()
+    for name, w in noised(spec, weights, 0.0, rng).items():
+        torch.testing.assert_close(w, weights[name], rtol=1e-4, atol=1e-6)
 
 
 # properties

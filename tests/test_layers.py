@@ -13,7 +13,7 @@ SRC = Path(__file__).resolve().parent.parent / "src"
 LAYERS = (
     {"errors", "rng", "spec", "progress", "registry"},
     {"params", "artifacts", "runtime"},
-    {"data", "nets", "networks", "training", "pca", "contrastive", "alignment"},
+    {"data", "layers", "nets", "networks", "training", "pca", "contrastive", "alignment"},
     {"zoo", "codecs", "encoders"},
     {"shared", "sample", "baselines"},
     {"evaluate"},

@@ -21,19 +21,19 @@ def _permutations(spec, rng):
 
 def _images(case, rng):
     shape = NETS[case][2]
-    return torch.randn(20, *shape, generator=rng)
+    return torch.randn(20, *shape, generator=rng, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("case", NETS)
 def test_coupled_permutation_keeps_outputs(case, rng):
     net = build(case)
-    weights, images = networks(net, 3), _images(case, rng)
+    weights, images = networks(net, 3, dtype=torch.float64), _images(case, rng)
     order = _permutations(net.spec, rng)
     permuted = net.spec.permute(weights, order)
     moved = {t.name for t in net.spec.tensors if any(t.axes)}
     assert moved == {k for k in weights if not torch.equal(permuted[k], weights[k])}
     found, expected = net.outputs(permuted, images), net.outputs(weights, images)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("case", NETS)
@@ -48,13 +48,13 @@ def test_permutation_and_its_inverse_are_identity(case, rng):
 @pytest.mark.parametrize("case", NETS)
 def test_uncoupled_permutation_changes_outputs(case, rng):
     net = build(case)
-    weights, images = networks(net, 3), _images(case, rng)
+    weights, images = networks(net, 3, dtype=torch.float64), _images(case, rng)
     permuted = net.spec.permute(weights, _permutations(net.spec, rng))
     before = net.outputs(weights, images)
     for tensor in net.spec.tensors:
         if any(tensor.axes):
             after = net.outputs(weights | {tensor.name: permuted[tensor.name]}, images)
-            assert (after - before).abs().max() > 1e-3, tensor.name
+            assert (after - before).abs().max() > 1e-6, tensor.name
 
 
 @pytest.mark.parametrize("case", NETS)

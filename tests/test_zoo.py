@@ -19,6 +19,7 @@ from conftest import train_zoo
 from weightspace.artifacts import load_tensors, save_tensors, write_parquet
 from weightspace.data.dataset import PARTS, make_dataset, task_batch
 from weightspace.errors import WeightspaceError
+from weightspace.nets import NETS as ARCHITECTURES
 from weightspace.params import ZooSettings
 from weightspace.zoo.generate import generate, summarise
 from weightspace.zoo.plan import Run, plan_run
@@ -66,8 +67,9 @@ def test_vectorised_training_equals_one_by_one(case, momentum, rng):
             assert (truth[0] - own[name]).abs().max() > 1e-5  # something was learned
 
 
-def test_runs_do_not_see_each_other(rng):
-    net, runs, init, images, labels, batches = _inputs("cnn", rng)
+@pytest.mark.parametrize("case", ["cnn", "cnn_bn", "mlp"])
+def test_runs_do_not_see_each_other(case, rng):
+    net, runs, init, images, labels, batches = _inputs(case, rng)
     together = train_runs(net, runs, init, images, labels, batches, 0.9)
     broken = [
         Run(r.run, r.task, r.optimizer, 1e9 if i == 1 else r.lr, r.weight_decay, 1, r.steps)
@@ -127,8 +129,9 @@ def test_more_snapshots_than_steps_is_one_line():
         plan_run(0, settings, 7, 5, 0)
 
 
-def test_logged_accuracies_equal_those_of_the_stored_weights(world):
-    tiny_world = world()
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_logged_accuracies_equal_those_of_the_stored_weights(architecture, world):
+    tiny_world = world(architecture)
     zoo, dataset, net = tiny_world.zoo, tiny_world.dataset, tiny_world.net
     members = zoo.members
     weights = zoo.weights(members)

@@ -91,13 +91,13 @@ class Donors:
         return {name: w[index].mean(1) for name, w in self.weights.items()}
 
 
-def noised(weights: Weights, share: float, generator: torch.Generator) -> Weights:
+def noised(spec: Spec, weights: Weights, share: float, generator: torch.Generator) -> Weights:
     """Add normal noise with ``share`` of each tensor's spread over the batch."""
     out = {}
-    for name, w in weights.items():
+    for name, w in spec.unconstrain(weights).items():
         noise = torch.randn(w.shape, generator=generator)
         out[name] = w + share * w.std() * noise
-    return out
+    return spec.constrain(out)
 
 
 def head_only(spec: Spec, weights: Weights) -> Weights:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from weightspace.layers import MOMENTUM, BatchNorm
 from weightspace.nets import NETS
 from weightspace.params import NetsSettings
 from weightspace.registry import resolve
@@ -19,7 +20,7 @@ from weightspace.spec import Spec, Weights
 
 @dataclass(frozen=True)
 class Net:
-    """An architecture at one size: its module (a template, its own values are never used) and spec."""
+    """An architecture at one size: its module (a template, whose values stay as built) and spec."""
 
     module: nn.Module
     spec: Spec
@@ -27,8 +28,8 @@ class Net:
 
     def forward(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
         """Outputs of one network: weights ``(*shape)``, images ``(B, C, H, W)`` -> ``(B, c)``."""
-        out: Tensor = functional_call(self.module, dict(weights), (images,), strict=True)
-        return out
+        self.module.eval()
+        return self._call(weights, images)
 
     def outputs(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
         """Outputs of N networks, each on its own images or all on the same ones.
@@ -41,14 +42,49 @@ class Net:
             Pre-softmax outputs ``(N, B, classes)``.
 
         """
+        self.module.eval()
+        return self._call_many(weights, images)
+
+    def training_outputs(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
+        """Outputs of N networks in training mode: batch normalisation by each network's batch.
+
+        The running statistics among ``weights`` are updated **in place**. Arguments and result as
+        those of :meth:`outputs`.
+        """
+        self.module.train()
+        return self._call_many(weights, images)
+
+    @torch.no_grad()
+    def reestimate(self, weights: Mapping[str, Tensor], images: Tensor) -> Weights:
+        """Replace running statistics by those of the given images, taken as one batch.
+
+        Args:
+            weights: tensors ``(N, *shape)``.
+            images: train images, ``(N, B, C, H, W)`` or ``(B, C, H, W)`` for all networks.
+
+        Returns:
+            Weights of the same parameters and with new buffers.
+
+        """
+        buffers = [t.name for t in self.spec.tensors if t.role != "parameter"]
+        measured = {name: torch.zeros_like(weights[name]) for name in buffers}
+        self.training_outputs(dict(weights) | measured, images)  # 0 <- MOMENTUM x statistic
+        return dict(weights) | {name: value / MOMENTUM for name, value in measured.items()}
+
+    def _call(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
+        out: Tensor = functional_call(self.module, dict(weights), (images,), strict=True)
+        return out
+
+    def _call_many(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
         own = 0 if images.ndim == 5 else None
-        out: Tensor = vmap(self.forward, in_dims=(0, own))(dict(weights), images)
+        out: Tensor = vmap(self._call, in_dims=(0, own))(dict(weights), images)
         return out
 
     def init(self, generator: torch.Generator) -> Weights:
-        """Draw one network as PyTorch initialises linear and convolutional layers.
+        """Draw one network as PyTorch initialises linear, convolutional and batch norm layers.
 
-        Every entry is uniform in ``±1/sqrt(fan_in)``; source: torch.nn.Linear.reset_parameters.
+        Every entry of the first two is uniform in ``±1/sqrt(fan_in)``; source:
+        torch.nn.Linear.reset_parameters. Batch normalisation starts as the identity.
         """
         weights: Weights = {}
         for name, layer in self.module.named_modules():
@@ -57,6 +93,9 @@ class Net:
                 for part, value in layer.named_parameters(recurse=False):
                     uniform = torch.rand(value.shape, generator=generator)
                     weights[f"{name}.{part}"] = (2 * uniform - 1) * bound
+            elif isinstance(layer, BatchNorm):
+                for part, value in layer.state_dict().items():
+                    weights[f"{name}.{part}"] = value.clone()
         return {name: weights[name] for name in self.spec.names}
 
 

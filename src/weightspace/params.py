@@ -194,11 +194,30 @@ class MlpSettings(Settings):
     hidden: Widths = Field((20, 16), description="units of each hidden layer")
 
 
+class CnnBnSettings(Settings):
+    """The convolutional network with batch normalisation after each convolution."""
+
+    channels: Widths = Field((8, 16), description="channels of each convolution")
+
+
+class Resnet18Settings(Settings):
+    """ResNet-18 with torchvision's tensor names and, at width 64, shapes."""
+
+    width: int = Field(
+        64, ge=1, description="channels of the first stage; each further one doubles"
+    )
+    stem: Literal["torchvision", "small"] = Field(
+        "torchvision", description="7x7, stride 2, max-pooling; or for small images 3x3, stride 1"
+    )
+
+
 class NetsSettings(Settings):
     """Sizes of each architecture; only the selected one is a dependency."""
 
     cnn: CnnSettings = CnnSettings()
+    cnn_bn: CnnBnSettings = CnnBnSettings()
     mlp: MlpSettings = MlpSettings()
+    resnet18: Resnet18Settings = Resnet18Settings()
 
 
 class PcaSettings(Settings):

@@ -1,6 +1,8 @@
 """First compression: one exact principal component basis per named tensor.
 
 ``w ≈ mean + C V`` with orthonormal rows of ``V`` ``(k, d)``, fitted in float64 on train members.
+Variances of batch normalisation are compressed as logarithms (``Spec.unconstrain``), so that any
+coefficients give a network.
 Source: Pearson (1901); computed from the covariance or, where there are fewer members than
 entries, from the Gram matrix (Kirby and Sirovich 1990, "snapshot PCA").
 """
@@ -57,8 +59,9 @@ class TensorPca(nn.Module):
 
     def forward(self, weights: Mapping[str, Tensor]) -> Tensor:
         """Coefficients ``(N, features)`` of N networks."""
+        free = self.spec.unconstrain(weights)
         parts = [
-            (weights[t.name].flatten(1) - self._part("mean", i)) @ self._part("components", i).T
+            (free[t.name].flatten(1) - self._part("mean", i)) @ self._part("components", i).T
             for i, t in enumerate(self.spec.tensors)
         ]
         return torch.cat(parts, 1)
@@ -72,7 +75,7 @@ class TensorPca(nn.Module):
             used = slice(0, k if self.modes[t.name] == PCA else None)
             flat = self._part("mean", i) + c[:, used] @ self._part("components", i)[used]
             out[t.name] = flat.reshape(-1, *t.shape)
-        return out
+        return self.spec.constrain(out)
 
     def scale(self) -> Tensor:
         """Root mean square of the coefficients of each tensor, ``(features,)``; 1 where zero."""
@@ -155,8 +158,9 @@ def fit_pca(spec: Spec, weights: Weights, settings: PcaSettings) -> TensorPca:
             found=spec.check(weights),
             expected="at least 2",
         )
+    free = spec.unconstrain(weights)
     fits = {
-        t.name: _fit_tensor(t, weights[t.name].flatten(1).double(), settings) for t in spec.tensors
+        t.name: _fit_tensor(t, free[t.name].flatten(1).double(), settings) for t in spec.tensors
     }
     pca = TensorPca(
         spec, {n: f[0] for n, f in fits.items()}, {n: len(f[2]) for n, f in fits.items()}

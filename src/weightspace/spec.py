@@ -20,6 +20,8 @@ from weightspace.errors import problem
 
 Weights = dict[str, Tensor]
 
+EPSILON = 1e-5  # what batch normalisation adds to a variance before it divides by its root
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -35,11 +37,15 @@ class Axis:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Name, shape, role and per-axis permutation group (None: the axis is fixed) of one tensor."""
+    """Name, shape, role and per-axis permutation group (None: the axis is fixed) of one tensor.
+
+    A ``parameter`` is trained, a ``buffer`` is measured, a ``variance`` is a buffer without negative
+    entries.
+    """
 
     name: str
     shape: tuple[int, ...]
-    role: Literal["parameter", "buffer"]
+    role: Literal["parameter", "buffer", "variance"]
     axes: tuple[Axis | None, ...] = field(default=())
 
     @property
@@ -72,6 +78,12 @@ class Spec:
     def numel(self) -> int:
         """Entries of one network, buffers included."""
         return sum(t.numel for t in self.tensors)
+
+    @property
+    def parameters(self) -> Spec:
+        """The trained tensors alone."""
+        trained = tuple(t for t in self.tensors if t.role == "parameter")
+        return Spec(self.architecture, trained, self.head)
 
     @property
     def groups(self) -> dict[str, int]:
@@ -141,6 +153,23 @@ class Spec:
         """Inverse of :meth:`flatten`: ``(N, numel)`` to tensors ``(N, *shape)``."""
         parts = flat.split([t.numel for t in self.tensors], 1)
         return {t.name: p.reshape(-1, *t.shape) for t, p in zip(self.tensors, parts, strict=True)}
+
+    def unconstrain(self, weights: Mapping[str, Tensor]) -> Weights:
+        """Coordinates in which every real vector is a network: variances become ``log(v + eps)``.
+
+        Whatever moves networks linearly, PCA or noise, works in these coordinates, so that no
+        variance becomes negative. Parameters and other buffers stay as they are.
+        """
+        return dict(weights) | {v: (weights[v] + EPSILON).log() for v in self._variances}
+
+    def constrain(self, free: Mapping[str, Tensor]) -> Weights:
+        """Inverse of :meth:`unconstrain`; variances are never negative."""
+        back = {v: (free[v].exp() - EPSILON).clamp_min(0) for v in self._variances}
+        return dict(free) | back
+
+    @property
+    def _variances(self) -> list[str]:
+        return [t.name for t in self.tensors if t.role == "variance"]
 
     def permute(self, weights: Mapping[str, Tensor], permutations: Mapping[str, Tensor]) -> Weights:
         """Reorder hidden units: the outputs of the network stay the same.

@@ -89,11 +89,15 @@ def nearest(
 
 
 def at_distance(spec: Spec, donors: Weights, distance: np.ndarray, rng: torch.Generator) -> Weights:
-    """Donor networks with noise, each moved by a relative distance of its own norm."""
-    flat = spec.flatten(donors)
+    """Donor networks with noise, each moved by a relative distance of its own norm.
+
+    Buffers stay as they are: noise would make variances negative.
+    """
+    learned = spec.parameters
+    flat, norm = learned.flatten(donors), spec.flatten(donors).norm(dim=1, keepdim=True)
     noise = torch.randn(flat.shape, generator=rng)
-    step = torch.tensor(distance, dtype=flat.dtype)[:, None] * flat.norm(dim=1, keepdim=True)
-    return spec.unflatten(flat + step * noise / noise.norm(dim=1, keepdim=True))
+    step = torch.tensor(distance, dtype=flat.dtype)[:, None] * norm
+    return donors | learned.unflatten(flat + step * noise / noise.norm(dim=1, keepdim=True))
 
 
 def midpoints(spec: Spec, a: Weights, b: Weights) -> Weights:

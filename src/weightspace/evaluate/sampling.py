@@ -62,7 +62,7 @@ def controls(
         "r_only": draw(grid.task, asked, guided=False, use_dataset=False),
         "guidance_only": draw(grid.task, asked, guided=True, **nothing),
         "nearest_task": copies,
-        "noised_copy": noised(copies, NOISE, generator),
+        "noised_copy": noised(sampler.codec.spec, copies, NOISE, generator),
         "average": donors.average(grid.asked),
         "head_only": head_only(sampler.codec.spec, own),
     }

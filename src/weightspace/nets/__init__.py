@@ -6,5 +6,7 @@ A module has ``build(shape, classes, settings) -> nn.Module``, whose forward map
 
 NETS = {
     "cnn": "weightspace.nets.cnn",
+    "cnn_bn": "weightspace.nets.cnn_bn",
     "mlp": "weightspace.nets.mlp",
+    "resnet18": "weightspace.nets.resnet18",
 }

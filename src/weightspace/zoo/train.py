@@ -1,19 +1,20 @@
-"""Train many runs at once: one vectorised gradient for all, each with its own everything."""
+"""Train many runs at once: one gradient for all of them, each with its own everything."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.func import grad, vmap
 
 from weightspace.networks import Net
-from weightspace.spec import Weights, take
+from weightspace.spec import Spec, Weights, take
 from weightspace.zoo.plan import Run
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # Adam, Kingma and Ba (2015), arXiv 1412.6980
+BLOCK = 16  # runs side by side on a CPU, so that their activations stay in its cache (measured)
 
 
 def train_runs(
@@ -27,76 +28,114 @@ def train_runs(
 ) -> Weights:
     """Train R networks side by side and keep S snapshots of each.
 
-    Adam and SGD share one update, with per-run vectors where they differ:
-    ``m <- a m + c g``, ``v <- b2 v + (1 - b2) g^2``, step ``m`` or ``m̂ / (sqrt(v̂) + eps)``; weight
-    decay is added to the gradient, as in torch.optim.Adam and torch.optim.SGD.
-
     Args:
         net: the architecture.
         runs: R plans.
-        init: initial weights ``(R, *shape)``.
+        init: initial weights ``(R, *shape)``, buffers included.
         images: train images of each run ``(R, n, C, H, W)``.
         labels: their labels ``(n,)``, the same for all runs.
         batches: image index of every step ``(R, steps, B)``, padded to the longest run.
         momentum: momentum of SGD.
 
     Returns:
-        Weights ``(R, S, *shape)``.
+        Weights ``(R, S, *shape)``, with the running statistics of each snapshot.
 
     """
-    where, kind = images.device, images.dtype
-    adam = torch.tensor([r.optimizer == "adam" for r in runs], device=where)
-    rate = torch.tensor([r.lr for r in runs], device=where, dtype=kind)
-    decay = torch.tensor([r.weight_decay for r in runs], device=where, dtype=kind)
+    size = BLOCK if images.device.type == "cpu" else len(runs)
+    first = init[net.spec.names[0]]
+    kept = first.new_empty(len(runs), len(runs[0].steps), net.spec.numel)
+    for rows in _blocks(runs, size):
+        block, here = [runs[i] for i in rows], rows.to(images.device)
+        kept[here] = _train_block(
+            net, block, take(init, here), images[here], labels, batches[rows], momentum
+        )
+    flat = net.spec.unflatten(kept.flatten(0, 1))
+    return {name: w.unflatten(0, kept.shape[:2]) for name, w in flat.items()}
+
+
+def _blocks(runs: Sequence[Run], size: int) -> list[Tensor]:
+    """Rows of the runs that are trained together: of one optimiser, of about the same length."""
+    order = sorted(range(len(runs)), key=lambda i: (runs[i].optimizer, runs[i].steps[-1]))
+    blocks: list[Tensor] = []
+    for _, group in groupby(order, key=lambda i: runs[i].optimizer):
+        rows = torch.tensor(list(group))
+        blocks += rows.chunk(-(-len(rows) // size))
+    return blocks
+
+
+def _train_block(
+    net: Net,
+    runs: Sequence[Run],
+    init: Weights,
+    images: Tensor,
+    labels: Tensor,
+    batches: Tensor,
+    momentum: float,
+) -> Tensor:
+    """Train runs of one optimiser; snapshots ``(R, S, numel)`` in the order of the spec.
+
+    All parameters lie in one matrix ``(A, P)`` of the A runs that still go on, so that a step of
+    the optimiser is a handful of operations in place.
+    """
     steps = torch.tensor([r.steps for r in runs])
-    gradient = vmap(grad(_loss, argnums=1), in_dims=(None, 0, 0, 0))
-    kept = {k: w.new_zeros(len(runs), steps.shape[1], *w.shape[1:]) for k, w in init.items()}
+    learned = net.spec.parameters
+    flat = learned.flatten(init)
+    buffers = {k: w.clone() for k, w in init.items() if k not in learned.names}
+    state = {
+        "rate": flat.new_tensor([[r.lr] for r in runs]),
+        "decay": flat.new_tensor([[r.weight_decay] for r in runs]),
+        "first": torch.zeros_like(flat),
+        "second": torch.zeros_like(flat),
+    }
+    update = UPDATES[runs[0].optimizer]
+    kept = flat.new_empty(*steps.shape, net.spec.numel)
     active = torch.arange(len(runs))
-    weights = init
-    first = {k: torch.zeros_like(w) for k, w in init.items()}
-    second = {k: torch.zeros_like(w) for k, w in init.items()}
     for step in range(1, int(steps.max()) + 1):
         index = batches[active, step - 1].to(images.device)  # (A, B)
-        here = active.to(images.device)
-        grads = gradient(net, weights, images[here[:, None], index], labels[index])
-        update = _Update(adam[here], rate[here], decay[here], momentum, step)
-        weights = {k: update(w, grads[k], first[k], second[k]) for k, w in weights.items()}
+        chosen = images[active.to(images.device)[:, None], index]
+        g = _gradient(net, learned, flat, buffers, chosen, labels[index])
+        update(flat, g.addcmul_(state["decay"], flat), state, step, momentum)
         due, which = (steps[active] == step).nonzero(as_tuple=True)
         if len(due):
-            for k, w in weights.items():
-                kept[k][active[due], which] = w[due]
+            now = take(learned.unflatten(flat) | buffers, due)
+            kept[active[due], which] = net.spec.flatten(now)
             going = (steps[active, -1] > step).nonzero()[:, 0]
             if len(going) < len(active):  # drop finished runs
-                active = active[going]
-                weights, first, second = (take(t, going) for t in (weights, first, second))
+                active, flat = active[going], flat[going]
+                buffers, state = take(buffers, going), take(state, going)
     return kept
 
 
-def _loss(net: Net, weights: Weights, images: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(net.forward(weights, images), labels)
+def _gradient(
+    net: Net, learned: Spec, flat: Tensor, buffers: Weights, images: Tensor, labels: Tensor
+) -> Tensor:
+    """Gradient ``(A, P)`` of each run's mean cross entropy; ``buffers`` are updated in place."""
+    flat = flat.detach().requires_grad_()
+    outputs = net.training_outputs(learned.unflatten(flat) | buffers, images)  # (A, B, c)
+    loss = F.cross_entropy(outputs.flatten(0, 1), labels.flatten(), reduction="sum")
+    return torch.autograd.grad(loss / labels.shape[1], flat)[0]  # runs share no term
 
 
-class _Update:
-    """One optimiser step for all runs; moments ``m`` and ``v`` are changed in place."""
+def _adam(w: Tensor, g: Tensor, state: Weights, step: int, _: float) -> None:
+    """``m̂ / (sqrt(v̂) + eps)``, with both corrections moved out of the tensors."""
+    state["first"].lerp_(g, 1 - BETA1)
+    state["second"].mul_(BETA2).addcmul_(g, g, value=1 - BETA2)
+    root = (1 - BETA2**step) ** 0.5
+    below = state["second"].sqrt().add_(EPS * root)
+    w.addcdiv_(state["first"] * state["rate"], below, value=-root / (1 - BETA1**step))
 
-    def __init__(
-        self, adam: Tensor, rate: Tensor, decay: Tensor, momentum: float, step: int
-    ) -> None:
-        self.adam, self.rate, self.decay = adam, rate, decay
-        one = torch.ones_like(rate)
-        self.keep = torch.where(adam, BETA1 * one, momentum * one)
-        self.gain = torch.where(adam, (1 - BETA1) * one, one)
-        self.correct1, self.correct2 = 1 - BETA1**step, 1 - BETA2**step
 
-    def __call__(self, w: Tensor, g: Tensor, m: Tensor, v: Tensor) -> Tensor:
-        def per_run(x: Tensor) -> Tensor:
-            return x.view(-1, *[1] * (w.ndim - 1))
+def _sgd(w: Tensor, g: Tensor, state: Weights, _: int, momentum: float) -> None:
+    """``m <- momentum m + g``, step ``m``."""
+    state["first"].mul_(momentum).add_(g)
+    w.addcmul_(state["first"], state["rate"], value=-1)
 
-        g = g + per_run(self.decay) * w
-        m.mul_(per_run(self.keep)).add_(per_run(self.gain) * g)
-        v.mul_(BETA2).addcmul_(g, g, value=1 - BETA2)
-        scaled = (m / self.correct1) / ((v / self.correct2).sqrt() + EPS)
-        return w - per_run(self.rate) * torch.where(per_run(self.adam), scaled, m)
+
+# Updates in place, as torch.optim; weight decay is already part of the gradient.
+UPDATES: dict[str, Callable[[Tensor, Tensor, Weights, int, float], None]] = {
+    "adam": _adam,
+    "sgd": _sgd,
+}
 
 
 def measure(net: Net, weights: Weights, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

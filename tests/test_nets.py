@@ -1,0 +1,150 @@
+"""Buffers, batch normalisation and ResNet-18 against PyTorch's own and torchvision's layout."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from cases import NETS, build, networks
+from weightspace.layers import BatchNorm
+from weightspace.networks import build_net
+from weightspace.params import NetsSettings, PcaSettings
+from weightspace.pca import fit_pca
+from weightspace.spec import EPSILON, stack, take
+
+NORMED = [case for case in NETS if NETS[case][0] in ("cnn_bn", "resnet18")]
+
+
+def _with_torch_norms(module, **keys):
+    """Copy of a module with PyTorch's own batch normalisation in place of ours."""
+    module = copy.deepcopy(module)
+    for name, layer in list(module.named_modules()):
+        if isinstance(layer, BatchNorm):
+            parent, _, child = name.rpartition(".")
+            theirs = nn.BatchNorm2d(len(layer.weight), **keys, dtype=layer.weight.dtype)
+            setattr(module.get_submodule(parent), child, theirs)
+    return module
+
+
+@pytest.mark.parametrize("case", NORMED)
+def test_batch_norm_is_pytorchs(case, rng):
+    net = build(case)
+    own = take(networks(net, 1), 0)
+    theirs = _with_torch_norms(net.module).eval()
+    theirs.load_state_dict(own, strict=True)
+    ours = copy.deepcopy(net.module).eval()
+    ours.load_state_dict(own, strict=True)
+    images = torch.randn(9, *NETS[case][2], generator=rng)
+    torch.testing.assert_close(ours(images), theirs(images))
+    assert torch.equal(theirs.train()(images), ours.train()(images))
+    counters = {k for k in theirs.state_dict() if k.endswith("num_batches_tracked")}
+    assert len(counters) == sum(t.role == "variance" for t in net.spec.tensors) > 0
+    for name, value in ours.state_dict().items():
+        assert torch.equal(theirs.state_dict()[name], value), name
+    assert set(theirs.state_dict()) - set(ours.state_dict()) == counters
+
+
+def test_resnet18_has_torchvisions_layout():
+    net = build_net("resnet18", (3, 224, 224), 1000, NetsSettings())
+    shapes = {t.name: t.shape for t in net.spec.tensors}
+    assert net.spec.parameters.numel == 11_689_512  # as torchvision documents
+    assert len(shapes) == 62 + 40  # parameters, running means and variances
+    assert list(shapes)[:3] == ["conv1.weight", "bn1.weight", "bn1.bias"]
+    known = {
+        "conv1.weight": (64, 3, 7, 7),
+        "bn1.running_var": (64,),
+        "layer1.0.conv1.weight": (64, 64, 3, 3),
+        "layer2.0.conv1.weight": (128, 64, 3, 3),
+        "layer2.0.downsample.0.weight": (128, 64, 1, 1),
+        "layer2.0.downsample.1.running_mean": (128,),
+        "layer4.1.bn2.bias": (512,),
+        "fc.weight": (1000, 512),
+        "fc.bias": (1000,),
+    }
+    assert {name: shapes[name] for name in known} == known
+    assert not [n for n in shapes if n.startswith("layer1") and "downsample" in n]
+
+
+def test_stems_shrink_images_as_documented(rng):
+    sizes = {}
+    for stem in ("torchvision", "small"):
+        settings = NetsSettings.model_validate({"resnet18": {"width": 1, "stem": stem}})
+        net = build_net("resnet18", (1, 64, 64), 2, settings)
+        net.module.layer1.register_forward_hook(
+            lambda _, inputs, __, stem=stem: sizes.update({stem: inputs[0].shape[-1]})
+        )
+        net.forward(net.init(rng), torch.zeros(1, 1, 64, 64))
+    assert sizes == {"torchvision": 16, "small": 64}
+
+
+@pytest.mark.parametrize("case", NORMED)
+def test_outputs_use_the_running_statistics_and_leave_them(case, rng):
+    net = build(case)
+    weights, images = networks(net, 3), torch.randn(8, *NETS[case][2], generator=rng)
+    before = {k: w.clone() for k, w in weights.items()}
+    whole = net.outputs(weights, images)
+    torch.testing.assert_close(net.outputs(weights, images[:2]), whole[:, :2])  # not the batch's
+    assert all(torch.equal(weights[k], w) for k, w in before.items())
+    trained = net.training_outputs(weights, images)
+    assert (trained - whole).abs().max() > 1e-2
+    for t in net.spec.tensors:
+        assert torch.equal(weights[t.name], before[t.name]) == (t.role == "parameter"), t.name
+
+
+@pytest.mark.parametrize("case", NORMED)
+def test_reestimated_statistics_are_those_of_the_images(case, rng):
+    net = build(case)
+    weights = networks(net, 3, dtype=torch.float64)
+    images = torch.randn(3, 12, *NETS[case][2], generator=rng, dtype=torch.float64)
+    found = net.reestimate(weights, images)
+    for i in range(3):
+        theirs = _with_torch_norms(net.module.double(), momentum=None).train()  # plain average
+        theirs.load_state_dict({k: w[i] for k, w in weights.items()})
+        for layer in theirs.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.reset_running_stats()
+        with torch.no_grad():
+            theirs(images[i])
+        for name, w in found.items():
+            torch.testing.assert_close(w[i], theirs.state_dict()[name])
+    assert all(
+        torch.equal(w, weights[t.name]) == (t.role == "parameter")
+        for t, w in zip(net.spec.tensors, found.values(), strict=True)
+    )
+
+
+def test_reestimation_leaves_networks_without_buffers(rng):
+    net = build("cnn")
+    weights = networks(net, 2)
+    found = net.reestimate(weights, torch.randn(6, *NETS["cnn"][2], generator=rng))
+    assert all(torch.equal(found[k], w) for k, w in weights.items())
+
+
+def test_unconstrained_coordinates_reach_every_variance_and_no_other():
+    net = build("cnn_bn")
+    weights = networks(net, 40)
+    back = net.spec.constrain(net.spec.unconstrain(weights))
+    for name, w in weights.items():
+        torch.testing.assert_close(back[name], w)
+    free = {k: 30 * torch.randn_like(w) for k, w in weights.items()}
+    bound = net.spec.constrain(free)
+    for t in net.spec.tensors:
+        assert torch.equal(bound[t.name], free[t.name]) == (t.role != "variance")
+        assert t.role != "variance" or (bound[t.name] >= 0).all()
+    dead = dict(weights) | {"norms.0.running_var": torch.zeros(40, 3)}
+    again = net.spec.constrain(net.spec.unconstrain(dead))["norms.0.running_var"]
+    assert again.abs().max() < 1e-3 * EPSILON
+
+
+def test_pca_keeps_buffers_and_never_decodes_a_negative_variance(rng):
+    net = build("cnn_bn")
+    weights = stack([take(networks(net, 1, seed=i), 0) for i in range(30)])
+    pca = fit_pca(net.spec, weights, PcaSettings(components=50, identity_below=3))
+    for name, w in pca.inverse(pca(weights)).items():
+        torch.testing.assert_close(w, weights[name], rtol=1e-4, atol=1e-4)
+    wild = pca.inverse(20 * torch.randn(50, pca.features, generator=rng))
+    for t in net.spec.tensors:
+        assert t.role != "variance" or (wild[t.name] >= 0).all()
+    assert net.outputs(wild, torch.randn(4, 1, 8, 8, generator=rng)).isfinite().all()
+    assert (wild["convs.0.weight"] < 0).any()
