@@ -12,7 +12,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from weightspace.spec import Spec, Weights
+from weightspace.spec import Spec, Weights, blocks
 
 SWEEPS = 20  # over all groups; matching stops earlier when nothing changes
 
@@ -51,6 +51,14 @@ def match_weights(
 def align(spec: Spec, reference: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Weights:
     """Reorder one network to match another; its outputs stay the same."""
     return spec.permute(weights, match_weights(spec, reference, weights))
+
+
+def align_all(
+    spec: Spec, reference: Mapping[str, Tensor], weights: Mapping[str, Tensor]
+) -> Weights:
+    """Reorder each of N networks ``(N, *shape)`` on its own to match one ``(1, *shape)``."""
+    aligned = [align(spec, reference, one) for one in blocks(weights, 1)]
+    return {name: torch.cat([one[name] for one in aligned]) for name in spec.names}
 
 
 def _similarity(spec: Spec, a: Mapping[str, Tensor], b: Mapping[str, Tensor], group: str) -> Tensor:

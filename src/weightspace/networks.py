@@ -15,7 +15,9 @@ from weightspace.layers import MOMENTUM, BatchNorm
 from weightspace.nets import NETS
 from weightspace.params import NetsSettings
 from weightspace.registry import resolve
-from weightspace.spec import Spec, Weights
+from weightspace.spec import Spec, Weights, blocks
+
+BLOCK_PIXELS = 1_600_000  # images x pixels of the networks that run at once
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,20 @@ class Net:
         """
         self.module.eval()
         return self._call_many(weights, images)
+
+    @torch.no_grad()
+    def run(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
+        """As :meth:`outputs` of any number of networks, without gradients, in bounded memory.
+
+        The networks run in blocks whose size depends on the images alone.
+        """
+        size = max(1, BLOCK_PIXELS // images.shape[-4:].numel())
+        own = images.ndim == 5
+        out = [
+            self.outputs(block, images[i * size : (i + 1) * size] if own else images)
+            for i, block in enumerate(blocks(weights, size))
+        ]
+        return torch.cat(out)
 
     def training_outputs(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
         """Outputs of N networks in training mode: batch normalisation by each network's batch.

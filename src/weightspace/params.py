@@ -227,6 +227,7 @@ class PcaSettings(Settings):
     identity_below: int = Field(
         17, ge=0, description="tensors with fewer entries are kept as they are"
     )
+    align: bool = Field(False, description="weight matching to one finished network before PCA")
 
 
 class FitSettings(Settings):
@@ -245,6 +246,9 @@ class AutoencoderSettings(FitSettings):
     codec: str = Field("mlp", description="a file in src/weightspace/codecs")
     latent: int = Field(128, ge=2, description="numbers in the latent z")
     hidden: Widths = Field((256,), description="mlp: units of the encoder's hidden layers")
+    reads: Literal["outputs", "coefficients", "both"] = Field(
+        "outputs", description="functional: outputs on probe inputs, PCA coefficients, or both"
+    )
     width: int = Field(512, ge=1, description="functional: features inside encoder and decoder")
     depth: int = Field(2, ge=0, description="functional: residual blocks of each")
     probes: int = Field(256, ge=1, description="functional: probe inputs")

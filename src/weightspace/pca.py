@@ -2,7 +2,7 @@
 
 ``w ≈ mean + C V`` with orthonormal rows of ``V`` ``(k, d)``, fitted in float64 on train members.
 Variances of batch normalisation are compressed as logarithms (``Spec.unconstrain``), so that any
-coefficients give a network.
+coefficients give a network. On demand every network is aligned to one finished network first.
 Source: Pearson (1901); computed from the covariance or, where there are fewer members than
 entries, from the Gram matrix (Kirby and Sirovich 1990, "snapshot PCA").
 """
@@ -17,10 +17,11 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from weightspace.alignment import align_all
 from weightspace.artifacts import load_tensors, save_tensors
 from weightspace.errors import problem
 from weightspace.params import PcaSettings
-from weightspace.spec import Spec, TensorSpec, Weights
+from weightspace.spec import Spec, TensorSpec, Weights, take
 
 CONSTANT, IDENTITY, PCA = "constant", "identity", "pca"
 
@@ -35,12 +36,18 @@ class TensorPca(nn.Module):
         spec: the architecture.
         modes: tensor name -> mode.
         counts: tensor name -> number of coefficients.
+        align: reorder hidden units to match the reference before anything else.
 
     """
 
-    def __init__(self, spec: Spec, modes: Mapping[str, str], counts: Mapping[str, int]) -> None:
+    reference: Tensor
+
+    def __init__(
+        self, spec: Spec, modes: Mapping[str, str], counts: Mapping[str, int], *, align: bool
+    ) -> None:
         super().__init__()
-        self.spec, self.modes, self.counts = spec, dict(modes), dict(counts)
+        self.spec, self.modes, self.counts, self.align = spec, dict(modes), dict(counts), align
+        self.register_buffer("reference", torch.zeros(1, spec.numel if align else 0))
         for i, t in enumerate(spec.tensors):
             self.register_buffer(f"mean{i}", torch.zeros(t.numel))
             self.register_buffer(f"components{i}", torch.zeros(counts[t.name], t.numel))
@@ -59,6 +66,8 @@ class TensorPca(nn.Module):
 
     def forward(self, weights: Mapping[str, Tensor]) -> Tensor:
         """Coefficients ``(N, features)`` of N networks."""
+        if self.align:
+            weights = align_all(self.spec, self.spec.unflatten(self.reference), weights)
         free = self.spec.unconstrain(weights)
         parts = [
             (free[t.name].flatten(1) - self._part("mean", i)) @ self._part("components", i).T
@@ -119,12 +128,14 @@ class TensorPca(nn.Module):
 
     def meta(self) -> dict[str, Any]:
         """What is needed to rebuild the module, JSON-ready."""
-        return {"spec": self.spec.to_json(), "modes": self.modes, "counts": self.counts}
+        sizes = {"modes": self.modes, "counts": self.counts, "align": self.align}
+        return {"spec": self.spec.to_json(), **sizes}
 
     @classmethod
     def from_meta(cls, meta: Mapping[str, Any]) -> TensorPca:
         """Empty module of the same sizes; fill it with ``load_state_dict``."""
-        return cls(Spec.from_json(meta["spec"]), meta["modes"], meta["counts"])
+        spec = Spec.from_json(meta["spec"])
+        return cls(spec, meta["modes"], meta["counts"], align=meta["align"])
 
     def save(self, path: Path) -> None:
         """Write one safetensors file."""
@@ -144,7 +155,7 @@ def fit_pca(spec: Spec, weights: Weights, settings: PcaSettings) -> TensorPca:
 
     Args:
         spec: the architecture.
-        weights: train members ``(N, *shape)``.
+        weights: train members ``(N, *shape)``; the last one is the reference of an alignment.
         settings: section ``pca`` of params.yaml.
 
     Raises:
@@ -158,13 +169,17 @@ def fit_pca(spec: Spec, weights: Weights, settings: PcaSettings) -> TensorPca:
             found=spec.check(weights),
             expected="at least 2",
         )
+    reference = take(weights, slice(-1, None))
+    if settings.align:
+        weights = align_all(spec, reference, weights)
     free = spec.unconstrain(weights)
     fits = {
         t.name: _fit_tensor(t, free[t.name].flatten(1).double(), settings) for t in spec.tensors
     }
-    pca = TensorPca(
-        spec, {n: f[0] for n, f in fits.items()}, {n: len(f[2]) for n, f in fits.items()}
-    )
+    modes, counts = {n: f[0] for n, f in fits.items()}, {n: len(f[2]) for n, f in fits.items()}
+    pca = TensorPca(spec, modes, counts, align=settings.align)
+    if settings.align:
+        pca.reference.copy_(spec.flatten(reference))
     for i, (_, mean, components, variance, total) in enumerate(fits.values()):
         values = {"mean": mean, "components": components, "variance": variance, "total": total}
         for name, value in values.items():

@@ -48,6 +48,7 @@ class Sampler:
         *,
         use_dataset: bool = True,
         use_result: bool = True,
+        calibrated: bool = True,
     ) -> Tensor:
         """Draw latents ``(N, draws, L)`` for N conditions, without guidance.
 
@@ -58,11 +59,12 @@ class Sampler:
             generator: random stream.
             use_dataset: False withholds D (a control).
             use_result: False withholds R (a control).
+            calibrated: False asks for the result itself, not for the one that reaches it on val.
 
         """
         shared, on = self.shared, torch.ones(len(tasks), dtype=torch.bool)
         e = shared.embed(self.dataset, tasks)
-        wanted = shared.calibrated(results)
+        wanted = shared.calibrated(results) if calibrated else results
         condition = shared.condition(e, wanted, on & use_dataset, on & use_result)
         return shared.sample(condition, draws, generator)
 

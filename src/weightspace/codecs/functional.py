@@ -1,8 +1,9 @@
 """Functional codec: read a network through its outputs on probe inputs, decode to PCA coefficients.
 
-Encoder: outputs of the network on K probe inputs -> residual MLP -> LayerNorm without affine -> z.
-It is invariant to permutations of hidden units by construction, reads buffers for free, and gives
-z a fixed length. Decoder: residual MLP -> coefficients of the ``pca`` stage around a reference.
+Encoder: outputs of the network on K probe inputs (on demand its PCA coefficients, too or instead)
+-> residual MLP -> LayerNorm without affine -> z. With outputs alone it is invariant to permutations
+of hidden units by construction and reads buffers for free; z has a fixed length. Decoder: residual
+MLP -> coefficients of the ``pca`` stage around a reference.
 Behavioural loss, on train images of the member's task and on probes of other classes: robust
 squared error in units of the original's spread, KL of the softmax, cosine per sample.
 
@@ -29,7 +30,7 @@ from weightspace.networks import Net, net_from_meta
 from weightspace.params import AutoencoderSettings
 from weightspace.pca import TensorPca
 from weightspace.rng import torch_stream
-from weightspace.spec import Weights, blocks, output_orders, take
+from weightspace.spec import Weights, output_orders, reorder_outputs, take
 from weightspace.training import ResidualMlp
 from weightspace.training import fit as run_fit
 
@@ -65,22 +66,36 @@ class FunctionalCodec(Codec):
         self.spec, self.latent = net.spec, settings.latent
         self.register_buffer("probes", probes)
         self.register_buffer("scale", pca.scale())
-        classes = net.meta["classes"]
-        features = 2 * (len(probes) + 1) * classes
+        features = 2 * (len(probes) + 1) * net.meta["classes"] if self.reads("outputs") else 0
+        features += pca.features if self.reads("coefficients") else 0
         width, depth = settings.width, settings.depth
         self.encoder = ResidualMlp(features, width, depth, settings.latent, generator)
         self.decoder = ResidualMlp(settings.latent, width, depth, pca.features, generator)
         self.reference = nn.Parameter(torch.zeros(pca.features))
 
-    def read(self, weights: Mapping[str, Tensor]) -> Tensor:
-        """Outputs ``(N, K, c)`` of N networks on the probes, in fixed blocks."""
-        return torch.cat([self.net.outputs(w, self.probes) for w in blocks(weights, BLOCK)])
+    def reads(self, what: str) -> bool:
+        """Whether the encoder reads ``outputs`` or ``coefficients``."""
+        return self.settings.reads in (what, "both")
 
-    def encode_outputs(self, y: Tensor) -> Tensor:
-        """Latents ``(N, latent)`` of outputs ``(N, K, c)`` on the probes; their length is fixed."""
-        mean, std = y.mean(1, keepdim=True), y.std(1, keepdim=True) + 1e-4
-        shape = ((y - mean) / std).clamp(-6, 6)
-        parts = (shape, mean.asinh(), std.log(), y.asinh())
+    def read(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """Outputs ``(N, K, c)`` of N networks on the probes."""
+        return self.net.run(weights, self.probes)
+
+    def encode_read(self, y: Tensor, coefficients: Tensor) -> Tensor:
+        """Latents ``(N, latent)``, of a fixed length.
+
+        Args:
+            y: outputs on the probes ``(N, K, c)``.
+            coefficients: PCA coefficients ``(N, features)``; ignored unless they are read.
+
+        """
+        parts: list[Tensor] = []
+        if self.reads("outputs"):
+            mean, std = y.mean(1, keepdim=True), y.std(1, keepdim=True) + 1e-4
+            shape = ((y - mean) / std).clamp(-6, 6)
+            parts = [shape, mean.asinh(), std.log(), y.asinh()]
+        if self.reads("coefficients"):
+            parts.append(coefficients / self.scale)
         x = torch.cat([p.flatten(1) for p in parts], 1)
         with self._precision():
             z = self.encoder(x)
@@ -92,12 +107,14 @@ class FunctionalCodec(Codec):
 
     def encode(self, weights: Mapping[str, Tensor]) -> Tensor:
         """Latents ``(N, latent)`` of weights ``(N, *shape)``."""
-        return self.encode_outputs(self.read(weights))
+        y = self.read(weights)
+        return self.encode_read(y, self.pca(weights) if self.reads("coefficients") else y)
 
     def encode_orders(self, weights: Mapping[str, Tensor], orders: Tensor) -> Tensor:
         """Latents ``(N, O, latent)``; every network is read once."""
-        y = self.read(weights)
-        return torch.stack([self.encode_outputs(y[..., order]) for order in orders], 1)
+        y, c = self.read(weights), ordered_coefficients(self, weights, orders)
+        every = [self.encode_read(y[..., order], c[:, i]) for i, order in enumerate(orders)]
+        return torch.stack(every, 1)
 
     def coefficients(self, z: Tensor) -> Tensor:
         """PCA coefficients ``(N, features)`` of latents ``(N, latent)``."""
@@ -143,7 +160,7 @@ class Readings:
         tasks: task of each member ``(N,)``.
         own: outputs on the train images of its task ``(N, c * n, c)``.
         probes: outputs on the probes ``(N, K, c)``.
-        coefficients: PCA coefficients ``(N, features)``.
+        coefficients: PCA coefficients ``(N, O, features)`` for each order of the outputs.
 
     """
 
@@ -151,6 +168,20 @@ class Readings:
     own: Tensor
     probes: Tensor
     coefficients: Tensor
+
+
+def ordered_coefficients(
+    codec: FunctionalCodec, weights: Mapping[str, Tensor], orders: Tensor
+) -> Tensor:
+    """PCA coefficients ``(N, O, features)`` for each order of the outputs.
+
+    Where nothing needs the others, those of the first order stand for all.
+    """
+    if not (codec.reads("coefficients") or codec.settings.structural_weight):
+        own: Tensor = codec.pca(weights)
+        return own[:, None].expand(-1, len(orders), -1)
+    every = [codec.pca(reorder_outputs(codec.spec, weights, order)) for order in orders]
+    return torch.stack(every, 1)
 
 
 @torch.no_grad()
@@ -162,8 +193,10 @@ def read_members(codec: FunctionalCodec, data: CodecData, split: str) -> Reading
     for start in range(0, len(tasks), BLOCK):
         here = slice(start, start + BLOCK)
         images, _ = task_batch(data.dataset, tasks[here], "train")
-        own.append(codec.net.outputs(take(weights, here), images))
-    return Readings(tasks, torch.cat(own), codec.read(weights), codec.pca(weights))
+        own.append(codec.net.run(take(weights, here), images))
+    orders = output_orders(data.dataset.classes.shape[1])
+    coefficients = ordered_coefficients(codec, weights, orders)
+    return Readings(tasks, torch.cat(own), codec.read(weights), coefficients)
 
 
 class BehaviouralLoss:
@@ -185,9 +218,10 @@ class BehaviouralLoss:
     def __call__(self, rows: Tensor, split: str, rng: torch.Generator) -> dict[str, Tensor]:
         """Named losses of some members; ``loss`` is their weighted sum."""
         r, s = self.readings[split], self.codec.settings
-        order = self._orders(len(rows), split, rng)
+        which = self._orders(len(rows), split, rng)
+        order = self.orders[which]
         probes = _reorder(r.probes[rows], order)
-        z = self.codec.encode_outputs(probes)
+        z = self.codec.encode_read(probes, r.coefficients[rows, which])
         if split == "train":
             z = z + s.latent_noise * torch.randn(z.shape, generator=rng)
         coefficients = self.codec.coefficients(z)
@@ -203,19 +237,19 @@ class BehaviouralLoss:
         parts = behaviour(rebuilt, wanted, all_own.std(1, keepdim=True) + 1e-3, s.own_queries)
         total = parts["error"] + s.kl_weight * parts["kl"] + s.cosine_weight * parts["cosine"]
         if s.structural_weight:
-            gap = (coefficients - r.coefficients[rows]) / self.codec.scale
+            gap = (coefficients - r.coefficients[rows, which]) / self.codec.scale
             parts["structural"] = gap.square().mean()
             total = total + s.structural_weight * parts["structural"]
         return {"loss": total, **parts}
 
     def _orders(self, count: int, split: str, rng: torch.Generator) -> Tensor:
-        """Order of the outputs of each member: random in training, as it is on val.
+        """Number of the order of each member's outputs: random in training, as it is on val.
 
         Reordering the outputs of a network gives a network of the reordered task.
         """
         if split != "train":
-            return self.orders[:1].expand(count, -1)
-        return self.orders[torch.randint(len(self.orders), (count,), generator=rng)]
+            return torch.zeros(count, dtype=torch.long)
+        return torch.randint(len(self.orders), (count,), generator=rng)
 
 
 def _reorder(outputs: Tensor, order: Tensor) -> Tensor:
@@ -252,7 +286,7 @@ def fit(
     last = data.members["train"]["snapshot"] == data.members["train"]["snapshot"].max()
     start = int(last.to_numpy().argmax())  # the first finished run is the reference
     with torch.no_grad():
-        codec.reference.copy_(readings["train"].coefficients[start])
+        codec.reference.copy_(readings["train"].coefficients[start, 0])
     loss = BehaviouralLoss(codec, data.dataset, readings)
     counts = {split: len(r.tasks) for split, r in readings.items()}
     return codec, run_fit("autoencoder", codec, loss, counts, settings, seed)

@@ -55,8 +55,7 @@ def weight_distance(spec: Spec, one: Weights, other: Weights) -> float:
 def predictions(net: Net, dataset: Dataset, weights: Weights) -> Tensor:
     """Predicted classes ``(N, Q)`` on train images of all seen classes."""
     images = dataset.images["train"][torch.tensor(dataset.seen)][:, :QUERIES].flatten(0, 1)
-    with torch.no_grad():
-        return net.outputs(weights, images).argmax(-1)
+    return net.run(weights, images).argmax(-1)
 
 
 def nearest(

@@ -9,12 +9,11 @@ from torch import Tensor
 from weightspace.data.dataset import Dataset, task_batch
 from weightspace.networks import Net
 from weightspace.rng import torch_stream
-from weightspace.spec import Weights, blocks, take
+from weightspace.spec import Weights, take
 
 BLOCK = 100  # members at once; fixed, so that results do not depend on how many there are
 
 
-@torch.no_grad()
 def real_outputs(
     net: Net, dataset: Dataset, tasks: np.ndarray, weights: Weights, part: str
 ) -> Tensor:
@@ -23,11 +22,10 @@ def real_outputs(
     for start in range(0, len(tasks), BLOCK):
         here = slice(start, start + BLOCK)
         images, _ = task_batch(dataset, torch.tensor(tasks[here]), part)
-        out.append(net.outputs(take(weights, here), images))
+        out.append(net.run(take(weights, here), images))
     return torch.cat(out)
 
 
-@torch.no_grad()
 def outputs_by_task(
     net: Net, dataset: Dataset, tasks: np.ndarray, weights: Weights, part: str
 ) -> Tensor:
@@ -39,15 +37,14 @@ def outputs_by_task(
     out = []
     for place, task in enumerate(tasks):
         images, _ = task_batch(dataset, torch.tensor([task]), part)
-        out.append(net.outputs(take(weights, slice(place * each, (place + 1) * each)), images[0]))
+        out.append(net.run(take(weights, slice(place * each, (place + 1) * each)), images[0]))
     return torch.cat(out)
 
 
-@torch.no_grad()
 def random_outputs(net: Net, dataset: Dataset, count: int, weights: Weights, seed: int) -> Tensor:
     """Outputs ``(M, count, c)`` on standard normal images, the same for all members."""
     images = torch.randn(count, *dataset.shape, generator=torch_stream(seed, "evaluate", "random"))
-    return torch.cat([net.outputs(block, images) for block in blocks(weights, BLOCK)])
+    return net.run(weights, images)
 
 
 def accuracies(outputs: Tensor) -> Tensor:

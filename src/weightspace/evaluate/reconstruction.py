@@ -101,8 +101,7 @@ def refine(
     for block in blocks(weights, BLOCK):
         here = slice(start, start + BLOCK)
         images, _ = task_batch(dataset, torch.tensor(tasks[here]), "train")
-        with torch.no_grad():
-            outputs = net.outputs(block, images)
+        outputs = net.run(block, images)
         out.append(imitate(codec, net, z[here], images, outputs, settings, generator))
         start += BLOCK
     return torch.cat(out)

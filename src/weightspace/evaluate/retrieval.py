@@ -63,7 +63,7 @@ def task_losses(net: Net, dataset: Dataset, weights: Weights, tasks: Tensor) -> 
     width = of_task.shape[1]
     out = []
     for block in blocks(weights, BLOCK):
-        log_p = net.outputs(block, images.flatten(0, 1)).log_softmax(-1)
+        log_p = net.run(block, images.flatten(0, 1)).log_softmax(-1)
         per_class = log_p.reshape(len(log_p), *images.shape[:2], width).mean(2)  # (N, K, c)
         out.append(-per_class[:, place, torch.arange(width)].mean(2))
     return torch.cat(out)

@@ -60,6 +60,7 @@ def controls(
         "shuffled_r": draw(grid.task, mixed, guided=True),
         "d_only": draw(grid.task, asked, guided=False, use_result=False),
         "r_only": draw(grid.task, asked, guided=False, use_dataset=False),
+        "uncalibrated": draw(grid.task, asked, guided=False, calibrated=False),
         "guidance_only": draw(grid.task, asked, guided=True, **nothing),
         "nearest_task": copies,
         "noised_copy": noised(sampler.codec.spec, copies, NOISE, generator),
@@ -126,6 +127,36 @@ def scratch(zoo: Zoo, split: str, grid: Grid, result: str, part: str) -> dict[st
     }
 
 
+def unguided(grid: Grid, judge: Judge, drawn: Weights, part: str) -> dict[str, float]:
+    """Figures of draws without guidance: the first one, and the best of n."""
+    on_test, on_train = judge(grid, drawn, part), judge(grid, drawn, "train")
+    kinds = {"unguided_": on_test[:, 0], "unguided_best_of_n_": best_of(grid, on_train, on_test)}
+    return {
+        prefix + k: v
+        for prefix, achieved in kinds.items()
+        for k, v in figures(grid, achieved, judge.result).items()
+    }
+
+
+def ceiling(grid: Grid, outputs: Tensor) -> float:
+    """R2 that networks with exactly the requested accuracy would have on so few images.
+
+    The accuracy of each class is measured on ``n`` images and has the variance ``p (1 - p) / n``;
+    ``p`` is estimated on the same images, with the correction ``n / (n - 1)``.
+
+    Args:
+        grid: the conditions.
+        outputs: ``(T * K * draws, B, c)`` on images that come class after class.
+
+    """
+    count, classes = outputs.shape[1], outputs.shape[2]
+    each = count // classes
+    labels = torch.arange(classes).repeat_interleave(each)
+    right = (outputs.argmax(-1) == labels).double().unflatten(1, (classes, each)).mean(2)
+    noise = (right * (1 - right)).mean() / ((each - 1) * classes)
+    return float(1 - noise / np.var(grid.asked))
+
+
 def evaluate_split(
     zoo: Zoo, sampler: Sampler, donors: Donors, split: str, params: Params
 ) -> tuple[dict[str, float], pd.DataFrame] | None:
@@ -141,8 +172,7 @@ def evaluate_split(
     asked = torch.tensor(grid.asked, dtype=torch.float32)
     with progress(f"sampling {split}", 6) as bar:
         z = sampler.latents(grid.task, asked, settings.draws, generator)
-        plain = judge(grid, sampler.decode(z[:, :1]), part)[:, 0]
-        out = {f"unguided_{k}": v for k, v in figures(grid, plain, result).items()}
+        out = unguided(grid, judge, sampler.decode(z), part)
         bar.advance(note="drawn")
         drawn = sampler.decode(sampler.guided(z, grid.task, asked, generator))
         bar.advance(note="guided")
@@ -163,6 +193,8 @@ def evaluate_split(
         out |= diversity(zoo, judge, grid, outputs, split)
         bar.advance(note="diversity")
     out |= scratch(zoo, split, grid, result, part)
+    if result == "accuracy":
+        out["r2_identity_ceiling"] = ceiling(grid, outputs)
     out["chance_accuracy"] = 1 / sampler.dataset.classes.shape[1]
     out |= {"draws": settings.draws, "tasks": len(grid.tasks), "targets": len(grid.targets)}
     return out, calibration_curve(grid, on_test, chosen)
