@@ -222,7 +222,7 @@ def test_folder_reads_many_types(suffix, tmp_path):
         (Image.new("RGBA", (8, 8), (255, 255, 255, 0)), [0] * 3),
         (Image.new("LA", (8, 8), (255, 51)), [0.2] * 3),
         (Image.new("RGB", (8, 8), (0, 51, 255)).convert("P"), [0, 0.2, 1]),
-        (Image.fromarray(np.full((8, 8), 13107, np.uint16)), [0.2] * 3),
+        (Image.fromarray(np.full((8, 8), 13300, np.uint16)), [0.2] * 3),
     ],
     ids=["grey", "bits", "transparent", "half transparent", "palette", "16 bits"],
 )
@@ -285,6 +285,12 @@ def test_glyphs_vary_by_face_alone_when_nothing_else_may():
         assert 6 < len(faces) <= 12  # some letters are the same in a face and its oblique
     moved, _, _ = load("glyphs", {"glyphs": still | {"shift": 0.1}}, need=200)
     assert len(np.unique(moved.reshape(600, -1), axis=0)) == 600
+
+
+def test_letters_do_not_share_their_draws():
+    images, labels, _ = load("glyphs", {"glyphs": {"classes": 2}}, need=200)
+    noisy = [images[labels == c, 0, 0, 0] > 0 for c in range(2)]  # noise below 0 is cut off
+    assert 0.4 < (noisy[0] == noisy[1]).mean() < 0.6
 
 
 @pytest.mark.parametrize("seed", [0, 1])
