@@ -13,7 +13,7 @@ from weightspace.baselines import Donors, head_only, noised, weight_statistics
 from weightspace.codecs.base import Codec
 from weightspace.evaluate import metrics, properties, reconstruction, sampling
 from weightspace.evaluate.components import against_k
-from weightspace.evaluate.outputs import accuracies, losses, random_outputs, real_outputs
+from weightspace.outputs import accuracies, losses, random_outputs, real_outputs
 from weightspace.params import EvaluateSettings, GuidanceSettings, Params, PcaSettings
 from weightspace.pca import fit_pca
 from weightspace.spec import Spec, TensorSpec

@@ -13,9 +13,19 @@ SRC = Path(__file__).resolve().parent.parent / "src"
 LAYERS = (
     {"errors", "rng", "spec", "progress", "registry"},
     {"params", "artifacts", "runtime"},
-    {"data", "layers", "nets", "networks", "training", "pca", "contrastive", "alignment"},
-    {"zoo", "codecs", "encoders"},
-    {"shared", "sample", "baselines"},
+    {
+        "behaviour",
+        "data",
+        "layers",
+        "nets",
+        "networks",
+        "training",
+        "pca",
+        "contrastive",
+        "alignment",
+    },
+    {"zoo", "codecs", "encoders", "outputs"},
+    {"shared", "sample", "baselines", "guidance"},
     {"evaluate"},
     {"check", "results", "sweep", "pictures", "cli", "__main__"},
 )

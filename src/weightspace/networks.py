@@ -15,7 +15,7 @@ from weightspace.layers import MOMENTUM, BatchNorm
 from weightspace.nets import NETS
 from weightspace.params import NetsSettings
 from weightspace.registry import resolve
-from weightspace.spec import Spec, Weights, blocks
+from weightspace.spec import Spec, Weights, take
 
 BLOCK_PIXELS = 1_600_000  # images x pixels of the networks that run at once
 
@@ -53,13 +53,14 @@ class Net:
 
         The networks run in blocks whose size depends on the images alone.
         """
-        size = max(1, BLOCK_PIXELS // images.shape[-4:].numel())
-        own = images.ndim == 5
-        out = [
-            self.outputs(block, images[i * size : (i + 1) * size] if own else images)
-            for i, block in enumerate(blocks(weights, size))
-        ]
-        return torch.cat(out)
+        size, own = max(1, BLOCK_PIXELS // images.shape[-4:].numel()), images.ndim == 5
+        count = len(weights[self.spec.names[0]])
+        # One result, made first: small ones kept between large temporary ones fragment the heap.
+        out = images.new_empty(count, images.shape[-4], self.meta["classes"])
+        for start in range(0, count, size):
+            here = slice(start, start + size)
+            out[here] = self.outputs(take(weights, here), images[here] if own else images)
+        return out
 
     def training_outputs(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
         """Outputs of N networks in training mode: batch normalisation by each network's batch.

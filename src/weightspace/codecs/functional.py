@@ -27,14 +27,13 @@ from weightspace.behaviour import behaviour
 from weightspace.codecs.base import Codec, CodecData
 from weightspace.data.dataset import Dataset, task_batch
 from weightspace.networks import Net, net_from_meta
+from weightspace.outputs import real_outputs
 from weightspace.params import AutoencoderSettings
 from weightspace.pca import TensorPca
 from weightspace.rng import torch_stream
-from weightspace.spec import Weights, output_orders, reorder_outputs, take
+from weightspace.spec import Weights, output_orders, reorder_outputs
 from weightspace.training import ResidualMlp
 from weightspace.training import fit as run_fit
-
-BLOCK = 100  # networks read at once
 
 
 class FunctionalCodec(Codec):
@@ -187,16 +186,11 @@ def ordered_coefficients(
 @torch.no_grad()
 def read_members(codec: FunctionalCodec, data: CodecData, split: str) -> Readings:
     """Run all members of a split on the train images of their tasks and on the probes."""
-    weights = data.weights[split]
-    tasks = torch.tensor(data.members[split]["task"].to_numpy())
-    own = []
-    for start in range(0, len(tasks), BLOCK):
-        here = slice(start, start + BLOCK)
-        images, _ = task_batch(data.dataset, tasks[here], "train")
-        own.append(codec.net.run(take(weights, here), images))
+    weights, tasks = data.weights[split], data.members[split]["task"].to_numpy()
+    own = real_outputs(codec.net, data.dataset, tasks, weights, "train")
     orders = output_orders(data.dataset.classes.shape[1])
     coefficients = ordered_coefficients(codec, weights, orders)
-    return Readings(tasks, torch.cat(own), codec.read(weights), coefficients)
+    return Readings(torch.tensor(tasks), own, codec.read(weights), coefficients)
 
 
 class BehaviouralLoss:

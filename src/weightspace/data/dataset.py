@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,7 @@ class Dataset:
         """Classes that training tasks may contain."""
         return [c for c in range(len(self.class_names)) if c not in set(self.unseen)]
 
-    @property
+    @cached_property
     def classes(self) -> Tensor:
         """Classes of every task, int64 ``(T, classes_per_task)``."""
         return torch.tensor(np.stack(self.tasks["classes"].to_list()))

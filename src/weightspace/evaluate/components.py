@@ -6,8 +6,8 @@ import pandas as pd
 
 from weightspace.data.dataset import Dataset
 from weightspace.evaluate.metrics import agreement, cosine
-from weightspace.evaluate.outputs import real_outputs
 from weightspace.networks import Net
+from weightspace.outputs import real_outputs
 from weightspace.pca import TensorPca
 from weightspace.spec import Weights
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from weightspace.baselines import Donors
 from weightspace.data.dataset import task_batch
 from weightspace.evaluate import metrics as m
-from weightspace.evaluate.outputs import accuracies, outputs_by_task
+from weightspace.outputs import accuracies, outputs_by_task
 from weightspace.params import Params
 from weightspace.progress import progress
 from weightspace.rng import stream, torch_stream

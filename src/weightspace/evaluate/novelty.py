@@ -21,8 +21,8 @@ from torch import Tensor
 from weightspace.alignment import align
 from weightspace.baselines import Donors
 from weightspace.data.dataset import Dataset
-from weightspace.evaluate.outputs import accuracies, outputs_by_task, real_outputs
 from weightspace.networks import Net
+from weightspace.outputs import accuracies, outputs_by_task, real_outputs
 from weightspace.progress import progress
 from weightspace.rng import stream, torch_stream
 from weightspace.sample import Sampler

@@ -15,9 +15,9 @@ from torch import Tensor
 from weightspace.codecs.base import Codec, decode_latents, encode_members
 from weightspace.data.dataset import Dataset, task_batch
 from weightspace.evaluate import metrics as m
-from weightspace.evaluate.outputs import BLOCK, accuracies, random_outputs, real_outputs
 from weightspace.guidance import imitate
 from weightspace.networks import Net
+from weightspace.outputs import BLOCK, accuracies, random_outputs, real_outputs
 from weightspace.params import EvaluateSettings, GuidanceSettings, Params
 from weightspace.pca import TensorPca
 from weightspace.rng import stream, torch_stream

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from weightspace.data.dataset import Dataset
-from weightspace.evaluate.outputs import accuracies, losses, outputs_by_task
 from weightspace.networks import Net
+from weightspace.outputs import accuracies, losses, outputs_by_task
 from weightspace.rng import torch_stream
 from weightspace.sample import Sampler
 from weightspace.shared.base import set_calibration

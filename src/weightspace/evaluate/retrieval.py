@@ -9,8 +9,8 @@ from torch import Tensor
 
 from weightspace.contrastive import recall_at
 from weightspace.data.dataset import Dataset
-from weightspace.evaluate.outputs import BLOCK
 from weightspace.networks import Net
+from weightspace.outputs import BLOCK
 from weightspace.sample import Sampler
 from weightspace.shared.base import results_of
 from weightspace.spec import Weights, blocks

@@ -15,8 +15,8 @@ from torch import Tensor
 from weightspace.baselines import Donors, head_only, noised
 from weightspace.data.dataset import Dataset
 from weightspace.evaluate import metrics as m
-from weightspace.evaluate.outputs import outputs_by_task, real_outputs
 from weightspace.evaluate.requests import Grid, Judge
+from weightspace.outputs import outputs_by_task, real_outputs
 from weightspace.params import Params
 from weightspace.progress import progress
 from weightspace.rng import stream, torch_stream
