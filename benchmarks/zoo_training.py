@@ -1,81 +1,198 @@
-"""Training throughput: many runs at once against one by one, side by side in one process.
+"""Training throughput: many runs at once against one by one, interleaved in one run.
 
-    PYTHONPATH=src python benchmarks/zoo_training.py > benchmarks/zoo_training.json
+    PYTHONPATH=src python benchmarks/zoo_training.py --out benchmarks/zoo_training.json
 
-Both sides train the same networks on the same images with Adam; a run-step is one optimiser step
-of one network. Rounds alternate, so that a busy machine slows both.
+Both sides train the same networks on the same images with Adam; a run-step is one optimiser step of
+one network. One by one is plain PyTorch on one thread, which is its best setting: the networks are
+too small for two. At once is the project's training as the zoo stage does it: one process per core.
+Beside them, outputs and their gradients of 128 networks with 64 images each, by vmap of the module
+and as the codec computes them; and how near all this is to the machine's batched matrix product.
+``speedup_cpu`` compares CPU time instead, on all cores, and holds on a busy machine too.
 """
 
+import argparse
 import json
+import os
 import platform
 import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch.func import functional_call, vmap
+from torch.utils.flop_counter import FlopCounterMode
 
 from weightspace.networks import build_net
 from weightspace.params import NetsSettings
-from weightspace.runtime import THREADS, prepare
+from weightspace.runtime import prepare
 from weightspace.spec import stack
 from weightspace.zoo.plan import Run
 from weightspace.zoo.train import train_runs
 
-RUNS, STEPS, BATCH, ROUNDS, IMAGES = 100, 40, 32, 5, 270
+SHAPE, CLASSES, BATCH, IMAGES = (1, 8, 8), 3, 64, 270
+RUNS, STEPS, ALONE = 96, 100, 3  # at once: runs of one process; one by one: runs
+NETWORKS = 128
 
 
-def one_by_one(architecture, images, labels, batches, count):
-    """Plain PyTorch: module, torch.optim.Adam, a loop. Returns run-steps per second.
+def _net(architecture):
+    return build_net(architecture, SHAPE, CLASSES, NetsSettings())
 
-    On one thread, which is its best setting: the networks are too small for two.
-    """
-    torch.set_num_threads(1)
-    start = time.perf_counter()
-    for i in range(count):
-        net = build_net(architecture, (1, 8, 8), 3, NetsSettings()).module.requires_grad_()
-        optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+
+def _data(runs, steps):
+    rng = torch.Generator().manual_seed(0)
+    images = torch.randn(runs, IMAGES, *SHAPE, generator=rng)
+    labels = torch.arange(IMAGES) % CLASSES
+    return images, labels, torch.randint(IMAGES, (runs, steps, BATCH), generator=rng)
+
+
+def one_by_one(architecture):
+    """Plain PyTorch: module, torch.optim.Adam, a loop. Returns wall and CPU seconds."""
+    images, labels, batches = _data(ALONE, STEPS)
+    seconds = cpu = 0.0
+    for i in range(ALONE):
+        module = _net(architecture).module.requires_grad_().train()
+        optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
+        start, start_cpu = time.perf_counter(), time.process_time()
         for index in batches[i]:
             optimizer.zero_grad()
-            F.cross_entropy(net(images[i, index]), labels[index]).backward()
+            F.cross_entropy(module(images[i, index]), labels[index]).backward()
             optimizer.step()
-    return count * STEPS / (time.perf_counter() - start)
+        seconds += time.perf_counter() - start
+        cpu += time.process_time() - start_cpu
+    return seconds, cpu
 
 
-def at_once(net, images, labels, batches):
-    """The project's vectorised training. Returns run-steps per second."""
-    runs = [Run(i, 0, "adam", 1e-3, 0.0, 1, (STEPS,)) for i in range(RUNS)]
-    init = stack([net.init(torch.Generator().manual_seed(i)) for i in range(RUNS)])
-    torch.set_num_threads(THREADS)
-    start = time.perf_counter()
+def at_once(architecture, count=RUNS, steps=STEPS):
+    """One process's share of the project's training. Returns start, end and CPU seconds of it."""
+    net = _net(architecture)
+    images, labels, batches = _data(count, steps)
+    runs = [Run(i, 0, "adam", 1e-3, 0.0, 1, (steps,)) for i in range(count)]
+    init = stack([net.init(torch.Generator().manual_seed(i)) for i in range(count)])
+    start, start_cpu = time.time(), time.process_time()
     train_runs(net, runs, init, images, labels, batches, 0.9)
-    return RUNS * STEPS / (time.perf_counter() - start)
+    return start, time.time(), time.process_time() - start_cpu
+
+
+def matmul_peak():
+    """Batched matrix products of 256 x 256. Returns start, end and CPU seconds."""
+    a = torch.randn(16, 256, 256)
+    start, start_cpu = time.time(), time.process_time()
+    for _ in range(20):
+        torch.bmm(a, a)
+    return start, time.time(), time.process_time() - start_cpu
+
+
+PEAK_FLOPS = 20 * 16 * 2 * 256**3  # of one call of matmul_peak
+
+
+def in_all(pool, cores, work, *arguments):
+    """One piece of work on every core: seconds from first start to last end, CPU seconds of all."""
+    jobs = [pool.submit(work, *arguments) for _ in range(cores)]
+    starts, ends, cpu = zip(*(job.result() for job in jobs), strict=True)
+    return max(ends) - min(starts), sum(cpu)
+
+
+def outputs(architecture, batched):
+    """Outputs and their gradients of many networks. Returns wall and CPU seconds."""
+    net = _net(architecture)
+    weights = stack([net.init(torch.Generator().manual_seed(i)) for i in range(NETWORKS)])
+    leaves = [w.requires_grad_() for w in weights.values()]
+    images = torch.randn(NETWORKS, BATCH, *SHAPE)
+    net.module.eval()
+    plain = vmap(lambda w, x: functional_call(net.module, w, (x,)))
+    start, start_cpu = time.perf_counter(), time.process_time()
+    out = net.outputs(weights, images) if batched else plain(weights, images)
+    torch.autograd.grad(out.square().mean(), leaves)
+    return time.perf_counter() - start, time.process_time() - start_cpu
+
+
+def flops_per_step(architecture):
+    """Floating point operations of one run-step, forward and backward, counted by PyTorch."""
+    module = _net(architecture).module.requires_grad_().train()
+    with FlopCounterMode(display=False) as counter:
+        module(torch.randn(BATCH, *SHAPE)).square().mean().backward()
+    return counter.get_total_flops()
+
+
+def measure(architecture, rounds, cores, pool):
+    """All sides of one architecture, interleaved; a first round warms up and does not count."""
+    sides = {  # name -> amount of work, how to do it
+        "one_by_one": (ALONE * STEPS, lambda: one_by_one(architecture)),
+        "at_once": (cores * RUNS * STEPS, lambda: in_all(pool, cores, at_once, architecture)),
+        "outputs_vmap": (NETWORKS, lambda: outputs(architecture, batched=False)),
+        "outputs": (NETWORKS, lambda: outputs(architecture, batched=True)),
+        "matmul_gflops": (cores * PEAK_FLOPS / 1e9, lambda: in_all(pool, cores, matmul_peak)),
+    }
+    rates, cpu_rates = {name: [] for name in sides}, {name: [] for name in sides}
+    for i in range(rounds + 1):
+        for name, (amount, side) in sides.items():
+            seconds, cpu = side()
+            if i:
+                rates[name].append(amount / seconds)
+                cpu_rates[name].append(amount / cpu)
+    flops = flops_per_step(architecture)
+    rates["speedup"] = _ratios(rates, "at_once", "one_by_one")
+    rates["speedup_cpu"] = [cores * r for r in _ratios(cpu_rates, "at_once", "one_by_one")]
+    rates["outputs_speedup"] = _ratios(rates, "outputs", "outputs_vmap")
+    shares = _ratios(rates, "at_once", "matmul_gflops")
+    rates["share_of_matmul_peak"] = [flops * share / 1e9 for share in shares]
+    return {"flops_per_run_step": flops} | {name: _spread(v) for name, v in rates.items()}
+
+
+def _ratios(rates, above, below):
+    return [a / b for a, b in zip(rates[above], rates[below], strict=True)]
+
+
+def _spread(values):
+    digits = 0 if statistics.median(values) > 100 else 3
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return dict(
+        zip(("median", "min", "max"), (round(v, digits) for v in (middle, low, high)), strict=True)
+    )
+
+
+def scaling(architecture, counts, cores, pool):
+    """Milliseconds per run when the zoo grows, in shards of 100 runs of 10 steps."""
+    out = {}
+    for count in counts:
+        start = time.perf_counter()
+        jobs = [pool.submit(at_once, architecture, 100, 10) for _ in range(count // 100)]
+        for job in jobs:
+            job.result()
+        out[str(count)] = round(1e3 * (time.perf_counter() - start) / count, 3)
+    return out
 
 
 def main():
-    """Print one JSON object."""
-    prepare()
-    torch.manual_seed(0)
-    images, labels = torch.randn(RUNS, IMAGES, 1, 8, 8), torch.randint(0, 3, (IMAGES,))
-    batches = torch.randint(0, IMAGES, (RUNS, STEPS, BATCH))
+    """Print one JSON object, and write it where asked."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--architectures", nargs="+", default=["mlp", "cnn", "cnn_bn"])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--scaling", type=int, nargs="*", default=[], help="for instance 500 8000")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    prepare(threads=1)
+    cores = len(os.sched_getaffinity(0))
     out = {
-        "machine": f"{platform.machine()}, one_by_one on 1 thread, at_once on {THREADS}",
+        "machine": f"{platform.machine()}, {cores} cores, one process of one thread on each",
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "rounds": ROUNDS,
-        "unit": "run-steps per second, batch 32, Adam; median [min, max]",
+        "rounds": options.rounds,
+        "unit": "run-steps per second (batch 64, Adam), networks per second (64 images each)",
     }
-    for architecture in ("cnn", "mlp"):
-        net = build_net(architecture, (1, 8, 8), 3, NetsSettings())
-        rates = {"one_by_one": [], "at_once": []}
-        for _ in range(ROUNDS):
-            rates["one_by_one"].append(one_by_one(architecture, images, labels, batches, 10))
-            rates["at_once"].append(at_once(net, images, labels, batches))
-        for name, values in rates.items():
-            spread = [round(statistics.median(values)), round(min(values)), round(max(values))]
-            out[f"{architecture}_{name}"] = spread
-        ratio = [b / a for a, b in zip(*rates.values(), strict=True)]
-        out[f"{architecture}_speedup"] = round(statistics.median(ratio), 2)
-    print(json.dumps(out, indent=2))
+    with ProcessPoolExecutor(cores, get_context("spawn"), prepare, (1,)) as pool:
+        for architecture in options.architectures:
+            out[architecture] = measure(architecture, options.rounds, cores, pool)
+            if options.scaling:
+                times = scaling(architecture, options.scaling, cores, pool)
+                out[architecture]["milliseconds_per_run"] = times
+    text = json.dumps(out, indent=2)
+    print(text)
+    if options.out:
+        options.out.write_text(text + "\n")
 
 
 if __name__ == "__main__":

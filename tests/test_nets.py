@@ -5,10 +5,11 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.func import functional_call, vmap
 
 from cases import NETS, build, networks
 from weightspace.layers import BatchNorm
-from weightspace.networks import build_net
+from weightspace.networks import Batched, build_net
 from weightspace.params import NetsSettings, PcaSettings
 from weightspace.pca import fit_pca
 from weightspace.spec import EPSILON, stack, take
@@ -148,3 +149,36 @@ def test_pca_keeps_buffers_and_never_decodes_a_negative_variance(rng):
         assert t.role != "variance" or (wild[t.name] >= 0).all()
     assert net.outputs(wild, torch.randn(4, 1, 8, 8, generator=rng)).isfinite().all()
     assert (wild["convs.0.weight"] < 0).any()
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("case", [c for c in NETS if isinstance(build(c).module, Batched)])
+def test_batched_forward_equals_vmap_of_the_module(case, own, training, rng):
+    net = build(case)
+    images = torch.randn(*((3,) if own else ()), 7, *NETS[case][2], generator=rng).double()
+    net.module.train(training)
+    found, expected = (networks(net, 3, dtype=torch.float64) for _ in range(2))
+    grads = []
+    for weights, call in ((found, net.module.batched), (expected, _vmapped(net))):
+        leaves = [
+            weights[t.name].requires_grad_()
+            for t in net.spec.tensors
+            if t.role == "parameter" or not training
+        ]
+        out = call(weights, images)
+        assert out.shape == (3, 7, NETS[case][3])
+        grads.append([out, *torch.autograd.grad(out.sin().sum(), leaves), *weights.values()])
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def _vmapped(net):
+    """Outputs of many networks by vmap of the plain module."""
+
+    def call(weights, images):
+        own = 0 if images.ndim == 5 else None
+        one = lambda w, x: functional_call(net.module, w, (x,), strict=True)  # noqa: E731
+        return vmap(one, in_dims=(0, own))(weights, images)
+
+    return call

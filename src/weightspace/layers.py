@@ -1,6 +1,15 @@
-"""Layers that several architectures share."""
+"""Layers that several architectures share, and layers of N networks at once.
+
+Activations of many networks are ``(N, C, H, W, B)``, the images last: a convolution is then one
+batched matrix product whose result needs no reordering, copies for it move runs of at least B
+numbers, and PyTorch's weight layout is used as it is. Images that all networks share have no N, and
+the first layer is one wide product. benchmarks/zoo_training.py measures it against grouped
+convolution, which is what vmap makes of a convolution.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -64,3 +73,88 @@ def batch_norm_tensors(name: str, channels: int, axis: Axis) -> list[TensorSpec]
         TensorSpec(f"{name}.running_mean", shape, "buffer", axes),
         TensorSpec(f"{name}.running_var", shape, "variance", axes),
     ]
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Linear layer of N networks.
+
+    Args:
+        x: inputs ``(N, I, M)``, or ``(I, M)`` for all networks.
+        weight: ``(N, O, I)``.
+        bias: ``(N, O)``, or none.
+
+    Returns:
+        ``(N, O, M)``.
+
+    """
+    if bias is None:
+        return torch.matmul(weight, x)
+    if x.ndim == 2:
+        wide = torch.addmm(bias.reshape(-1, 1), weight.flatten(0, 1), x)
+        return wide.view(*weight.shape[:2], -1)
+    return torch.baddbmm(bias[..., None], weight, x)
+
+
+def patches(x: Tensor) -> Tensor:
+    """3x3 neighbourhoods with a border of zeros; a convolution is a linear layer of them.
+
+    Args:
+        x: ``(N, C, H, W, B)``, or ``(C, H, W, B)`` for all networks.
+
+    Returns:
+        ``(N, 9 C, H W B)`` or ``(9 C, H W B)``, in the order of a convolution's flattened weight.
+
+    """
+    each: Tensor = _Patches.apply(x.reshape(-1, *x.shape[-3:]))  # (N C, 9, H W B)
+    return each.reshape(*x.shape[:-4], -1, each.shape[-1])
+
+
+def avg_pool(x: Tensor) -> Tensor:
+    """2x2 average pooling of ``(N, C, H, W, B)``; an odd last row or column is left out."""
+    h, w = x.shape[-3] // 2, x.shape[-2] // 2
+    top, bottom = x[..., : 2 * h, : 2 * w, :].unflatten(-3, (h, 2)).unbind(-3)
+    left, right = (top + bottom).unflatten(-2, (w, 2)).unbind(-2)
+    out: Tensor = (left + right) / 4
+    return out
+
+
+def batch_norm(x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Batch normalisation of N networks in training mode.
+
+    Args:
+        x: ``(N, C, M)``.
+        mean: running mean ``(N, C)``, updated in place.
+        variance: running variance ``(N, C)``, updated in place.
+        weight: ``(N, C)``.
+        bias: ``(N, C)``.
+
+    Returns:
+        As ``x``.
+
+    """
+    rows = x.flatten(0, 1)[None]  # (1, N C, M)
+    running = mean.view(-1), variance.view(-1)
+    out = F.batch_norm(rows, *running, weight.flatten(), bias.flatten(), True, MOMENTUM, EPSILON)
+    return out.reshape(x.shape)
+
+
+class _Patches(torch.autograd.Function):
+    """Neighbourhoods ``(L, 9, H W B)`` of ``(L, H, W, B)``; by autograd the gradient is 3x slower."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        count, h, w, b = ctx.shape = x.shape
+        padded = F.pad(x.contiguous(), (0, 0, 1, 1, 1, 1))
+        by_l, by_h, by_w, by_b = padded.stride()
+        steps = (by_l, by_h, by_w, by_h, by_w, by_b)
+        return padded.as_strided((count, 3, 3, h, w, b), steps).reshape(count, 9, -1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        count, h, w, b = ctx.shape
+        grad = grad.view(count, 3, 3, h, w, b)
+        padded = grad.new_zeros(count, h + 2, w + 2, b)
+        for i in range(3):
+            for j in range(3):
+                padded[:, i : i + h, j : j + w] += grad[:, i, j]
+        return padded[:, 1:-1, 1:-1]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weightspace.errors import problem
+from weightspace.layers import avg_pool, linear, patches
 from weightspace.params import NetsSettings
 from weightspace.spec import Axis, Spec, TensorSpec
 
@@ -45,6 +47,15 @@ class Cnn(nn.Module):
             x = F.avg_pool2d(F.relu(conv(x)), 2)  # (B, c, H/2, W/2)
         out: Tensor = self.head(x.flatten(1))
         return out
+
+    def batched(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
+        """Outputs ``(N, B, classes)`` of N networks."""
+        x = images.movedim(-4, -1)  # (N, C, H, W, B)
+        for i in range(len(self.convs)):
+            size, conv = x.shape[-3:], weights[f"convs.{i}.weight"].flatten(2)
+            x = linear(patches(x), conv, weights[f"convs.{i}.bias"]).relu_()  # (N, c, H W B)
+            x = avg_pool(x.unflatten(-1, size))  # (N, c, H/2, W/2, B)
+        return linear(x.flatten(1, 3), weights["head.weight"], weights["head.bias"]).mT
 
 
 def build(shape: tuple[int, int, int], classes: int, settings: NetsSettings) -> Cnn:

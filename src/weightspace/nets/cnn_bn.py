@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weightspace.errors import problem
-from weightspace.layers import BatchNorm, batch_norm_tensors
+from weightspace.layers import (
+    BatchNorm,
+    avg_pool,
+    batch_norm,
+    batch_norm_tensors,
+    linear,
+    patches,
+    running_affine,
+)
 from weightspace.params import NetsSettings
 from weightspace.spec import Axis, Spec, TensorSpec
 
@@ -49,6 +58,21 @@ class CnnBn(nn.Module):
             x = F.avg_pool2d(F.relu(norm(conv(x))), 2)  # (B, c, H/2, W/2)
         out: Tensor = self.head(x.flatten(1))
         return out
+
+    def batched(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
+        """Outputs ``(N, B, classes)`` of N networks."""
+        x = images.movedim(-4, -1)  # (N, C, H, W, B)
+        for i in range(len(self.convs)):
+            size, conv = x.shape[-3:], weights[f"convs.{i}.weight"].flatten(2)
+            parts = ("running_mean", "running_var", "weight", "bias")
+            norm = [weights[f"norms.{i}.{part}"] for part in parts]
+            if self.training:
+                x = batch_norm(linear(patches(x), conv), *norm)
+            else:  # normalisation by fixed statistics is part of the product
+                scale, shift = running_affine(*norm)
+                x = linear(patches(x), conv * scale[..., None], shift)
+            x = avg_pool(x.relu_().unflatten(-1, size))  # (N, c, H/2, W/2, B)
+        return linear(x.flatten(1, 3), weights["head.weight"], weights["head.bias"]).mT
 
 
 def build(shape: tuple[int, int, int], classes: int, settings: NetsSettings) -> CnnBn:

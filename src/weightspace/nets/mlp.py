@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from weightspace.layers import linear
 from weightspace.params import NetsSettings
 from weightspace.spec import Axis, Spec, TensorSpec
 
@@ -36,6 +38,13 @@ class Mlp(nn.Module):
             x = F.relu(layer(x))
         out: Tensor = self.head(x)
         return out
+
+    def batched(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
+        """Outputs ``(N, B, classes)`` of N networks."""
+        x = images.flatten(-3).mT  # (N, C H W, B)
+        for i in range(len(self.layers)):
+            x = linear(x, weights[f"layers.{i}.weight"], weights[f"layers.{i}.bias"]).relu()
+        return linear(x, weights["head.weight"], weights["head.bias"]).mT
 
 
 def build(shape: tuple[int, int, int], classes: int, settings: NetsSettings) -> Mlp:

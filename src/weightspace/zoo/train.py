@@ -14,7 +14,7 @@ from weightspace.spec import Spec, Weights, take
 from weightspace.zoo.plan import Run
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # Adam, Kingma and Ba (2015), arXiv 1412.6980
-BLOCK = 16  # runs side by side on a CPU, so that their activations stay in its cache (measured)
+BLOCK = 64  # runs side by side on a CPU: 16 cost an MLP a third of its speed, a CNN is as fast with 16 as with 96
 
 
 def train_runs(
@@ -90,10 +90,14 @@ def _train_block(
     update = UPDATES[runs[0].optimizer]
     kept = flat.new_empty(*steps.shape, net.spec.numel)
     active = torch.arange(len(runs))
+    rows = batches + images.shape[1] * active[:, None, None]  # of one table of images for all runs
+    table, targets = images.flatten(0, 1), F.one_hot(labels).to(flat).repeat(len(runs), 1)
     for step in range(1, int(steps.max()) + 1):
-        index = batches[active, step - 1].to(images.device)  # (A, B)
-        chosen = images[active.to(images.device)[:, None], index]
-        g = _gradient(net, learned, flat, buffers, chosen, labels[index])
+        chosen = rows[active, step - 1].to(images.device)  # (A, B)
+        x, y = (
+            t.index_select(0, chosen.flatten()).unflatten(0, chosen.shape) for t in (table, targets)
+        )
+        g = _gradient(net, learned, flat, buffers, x, y)
         update(flat, g.addcmul_(state["decay"], flat), state, step, momentum)
         due, which = (steps[active] == step).nonzero(as_tuple=True)
         if len(due):
@@ -107,13 +111,16 @@ def _train_block(
 
 
 def _gradient(
-    net: Net, learned: Spec, flat: Tensor, buffers: Weights, images: Tensor, labels: Tensor
+    net: Net, learned: Spec, flat: Tensor, buffers: Weights, images: Tensor, targets: Tensor
 ) -> Tensor:
-    """Gradient ``(A, P)`` of each run's mean cross entropy; ``buffers`` are updated in place."""
+    """Gradient ``(A, P)`` of each run's mean cross entropy; ``buffers`` are updated in place.
+
+    With respect to the outputs it is softmax minus one-hot ``targets`` ``(A, B, c)``.
+    """
     flat = flat.detach().requires_grad_()
     outputs = net.training_outputs(learned.unflatten(flat) | buffers, images)  # (A, B, c)
-    loss = F.cross_entropy(outputs.flatten(0, 1), labels.flatten(), reduction="sum")
-    return torch.autograd.grad(loss / labels.shape[1], flat)[0]  # runs share no term
+    slope = outputs.detach().mT.softmax(1).sub_(targets.mT)  # (A, c, B): the fast axis
+    return torch.autograd.grad(outputs, flat, slope.mT / images.shape[1])[0]  # runs share no term
 
 
 def _adam(w: Tensor, g: Tensor, state: Weights, step: int, _: float) -> None:
