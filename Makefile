@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS = 1
 
-.PHONY: repro test lint results sweep pictures clean
+.PHONY: repro test lint results sweep ladder pictures clean
 
 repro: $(READY)  ## run every stage whose inputs changed, then show the results
 	python -m weightspace validate
@@ -27,6 +27,9 @@ results: $(READY)  ## the table of results beside chance and the deck's figures
 
 sweep: $(READY)  ## make sweep SET="pca.components=8,32,128" METRIC=reconstruction.val.agreement_mean
 	python -m weightspace sweep $(foreach s,$(SET),-S $(s)) $(if $(METRIC),--metric $(METRIC))
+
+ladder: $(READY)  ## the ablation ladder over three seeds, as DVC experiments: docs/results.md
+	python -m weightspace ladder benchmarks/ladder.yaml
 
 pictures: $(READY)  ## draw docs/pictures from the plot data in metrics/plots
 	python -m weightspace pictures

@@ -27,7 +27,7 @@ LAYERS = (
     {"zoo", "codecs", "encoders", "outputs"},
     {"shared", "sample", "baselines", "guidance"},
     {"evaluate"},
-    {"check", "results", "sweep", "pictures", "cli", "__main__"},
+    {"check", "results", "sweep", "ladder", "pictures", "cli", "__main__"},
 )
 FAMILIES = {
     "weightspace.nets": "NETS",

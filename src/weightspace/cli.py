@@ -53,6 +53,19 @@ def sweep(
 
 
 @app.command()
+def ladder(
+    definition: Annotated[Path, typer.Argument(help="rows, columns and seeds, YAML")],
+    out: Annotated[Path, typer.Option(help="Markdown file; raw figures beside it")] = Path(
+        "docs/results.md"
+    ),
+) -> None:
+    """Run a table of experiments over several seeds: mean and interval of every figure."""
+    from weightspace.ladder import run_ladder
+
+    run_ladder(definition, out)
+
+
+@app.command()
 def pictures(root: Annotated[Path, typer.Option(help="root of the project")] = Path()) -> None:
     """Draw docs/pictures from the plot data in metrics/plots."""
     from weightspace.pictures import draw_all

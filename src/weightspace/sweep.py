@@ -64,12 +64,12 @@ def run_sweep(sets: list[str], metric: str, stage: str | None, *, ascending: boo
     """
     jobs = combinations(sets)
     _check_metric(metric, stage)
-    baseline = _git("rev-parse", "HEAD").strip()
+    baseline = baseline_commit()
     done: dict[tuple[str, ...], str] = {}
     failed: list[str] = []
     with progress("sweep", len(jobs)) as bar:
         for job in jobs:
-            commit = run_one(job, stage, baseline)
+            commit = run_one(job, [stage] if stage else [], baseline)
             if commit is None:
                 failed.append(" ".join(job))
             else:
@@ -95,13 +95,18 @@ def run_sweep(sets: list[str], metric: str, stage: str | None, *, ascending: boo
         )
 
 
-def run_one(job: tuple[str, ...], stage: str | None, baseline: str) -> str | None:
-    """Run one experiment in a temporary copy; its commit, or None if it failed."""
+def baseline_commit() -> str:
+    """The commit that experiments start from."""
+    return _git("rev-parse", "HEAD").strip()
+
+
+def run_one(job: tuple[str, ...], stages: list[str], baseline: str) -> str | None:
+    """Run one experiment in a temporary copy, up to some stages; its commit, None if it failed."""
     name = experiment(job)
     if _commit(name, baseline):
         _call("dvc", "exp", "remove", name)
     command = ["dvc", "exp", "run", "--temp", "--name", name]
-    command += [part for setting in job for part in ("-S", setting)] + ([stage] if stage else [])
+    command += [part for setting in job for part in ("-S", setting)] + stages
     result = _call(*command)
     commit = None if result.returncode else _commit(name, baseline)
     if commit is None:

@@ -1,0 +1,155 @@
+"""Tables of experiments: rows of settings, several seeds, mean and interval of each figure.
+
+The definition is a YAML file (benchmarks/ladder.yaml explains the keys); every distinct row of
+settings runs once for each seed as a DVC experiment. The raw figures go beside the table as CSV, so
+that each mean can be checked.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from pydantic import Field, ValidationError
+from scipy.stats import t as student
+
+from weightspace.artifacts import write_bytes, write_csv
+from weightspace.errors import problem
+from weightspace.params import Settings
+from weightspace.progress import progress
+from weightspace.sweep import baseline_commit, run_one, value
+
+
+class Row(Settings):
+    """One row: settings of an experiment, or other figures of the experiment above it."""
+
+    name: str
+    set: dict[str, Any] | None = None
+    read: dict[str, str | None] = Field(default_factory=dict)
+    published: dict[str, float] | None = None
+
+
+class Ladder(Settings):
+    """A table of experiments."""
+
+    title: str
+    seeds: Annotated[list[int], Field(min_length=1)]
+    split: str
+    base: dict[str, Any] = Field(default_factory=dict)
+    stages: list[str] = Field(default_factory=list)
+    columns: dict[str, str]
+    rows: Annotated[list[Row], Field(min_length=1)]
+
+    def job(self, row: Row, seed: int) -> tuple[str, ...]:
+        """Settings of a row's experiment as ``key=value``."""
+        chosen = {"seed": seed} | self.base | (row.set or {})
+        return tuple(
+            f"{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in chosen.items()
+        )
+
+    def metric(self, row: Row, column: str) -> str | None:
+        """Name of a row's metric, ``file.split.key``; None where the row has no such figure."""
+        file, key = self.columns[column].split(".", 1)
+        prefix = row.read.get(file, "")
+        return None if prefix is None else f"{file}.{self.split}.{prefix}{key}"
+
+
+def load_ladder(path: Path) -> Ladder:
+    """Read a definition.
+
+    Raises:
+        WeightspaceError: no file, no YAML, unknown or missing keys; one line.
+
+    """
+    try:
+        return Ladder.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise problem("file is missing", where=path) from error
+    except (yaml.YAMLError, ValidationError) as error:
+        first = str(error).replace("\n", " ")
+        raise problem(f"not a table of experiments ({first})", where=path) from error
+
+
+def run_ladder(path: Path, out: Path) -> None:
+    """Run all rows for all seeds and write ``out`` (Markdown) and the raw figures beside it.
+
+    Raises:
+        WeightspaceError: an experiment failed; nothing is written.
+
+    """
+    ladder = load_ladder(path)
+    figures = pd.DataFrame(_measure(ladder))
+    write_csv(out.with_suffix(".csv"), figures)
+    write_bytes(out, markdown(ladder, figures, path).encode())
+
+
+def _measure(ladder: Ladder) -> list[dict[str, Any]]:
+    """Figures of every row, column and seed; each distinct experiment runs once."""
+    baseline, commits, rows = baseline_commit(), dict[tuple[str, ...], str](), []
+    with progress("experiments", len(ladder.seeds) * len(ladder.rows)) as bar:
+        for seed in ladder.seeds:
+            job: tuple[str, ...] | None = None
+            for row in ladder.rows:
+                job = ladder.job(row, seed) if row.set is not None else job
+                if job is not None and job not in commits:
+                    commit = run_one(job, ladder.stages, baseline)
+                    if commit is None:
+                        raise problem("experiment failed", where=row.name, found=" ".join(job))
+                    commits[job] = commit
+                if job is not None and row.published is None:
+                    rows += _figures(ladder, row, seed, commits[job])
+                bar.advance(note=f"seed {seed}: {row.name}")
+    return rows
+
+
+def _figures(ladder: Ladder, row: Row, seed: int, commit: str) -> list[dict[str, Any]]:
+    out = []
+    for column in ladder.columns:
+        metric = ladder.metric(row, column)
+        if metric is not None:
+            found = value(commit, metric)
+            out.append({"row": row.name, "column": column, "seed": seed, "value": found})
+    return out
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """Mean and half width of its 95 % interval (Student's t) over seeds; 0 for a single value."""
+    n = len(values)
+    if n < 2:
+        return float(values.mean()), 0.0
+    half = student.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n)
+    return float(values.mean()), float(half)
+
+
+def markdown(ladder: Ladder, figures: pd.DataFrame, source: Path) -> str:
+    """The table, mean ± half width of the 95 % interval."""
+    seeds = ", ".join(map(str, ladder.seeds))
+    base = ", ".join(f"`{k}={v}`" for k, v in ladder.base.items()) or "default settings"
+    lines = [
+        f"# {ladder.title}",
+        "",
+        f"Made by `python -m weightspace ladder {source.as_posix()}`; raw figures in the CSV beside "
+        f"it. Split `{ladder.split}`, seeds {seeds} (everything differs with the seed: images, tasks, "
+        f"networks, codec), {base}; mean ± half the width of the 95 % interval over seeds "
+        "(Student's t).",
+        "",
+        "| | " + " | ".join(ladder.columns) + " |",
+        "|---" * (len(ladder.columns) + 1) + "|",
+    ]
+    for row in ladder.rows:
+        cells = [_cell(ladder, row, column, figures) for column in ladder.columns]
+        lines.append(f"| {row.name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(ladder: Ladder, row: Row, column: str, figures: pd.DataFrame) -> str:
+    if row.published is not None:
+        return f"{row.published[column]:.3f}" if column in row.published else ""
+    here = figures[(figures["row"] == row.name) & (figures["column"] == column)]["value"].dropna()
+    if here.empty:
+        return ""
+    mean, half = interval(here.to_numpy(float))
+    return f"{mean:.3f} ± {half:.3f}"

@@ -1,0 +1,132 @@
+"""Tables of experiments: definitions, jobs, means and intervals. Experiments themselves: test_dvc."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from weightspace import ladder
+from weightspace.artifacts import read_json
+from weightspace.errors import WeightspaceError
+
+DEFINITION = {
+    "title": "A table",
+    "seeds": [0, 1, 2],
+    "split": "test_sets",
+    "base": {"zoo.runs": 80},
+    "stages": ["evaluate_sampling"],
+    "columns": {"agreement": "reconstruction.agreement_mean", "R2": "sampling.r2_identity"},
+    "rows": [
+        {"name": "published", "published": {"agreement": 0.31}},
+        {"name": "one", "set": {"pca.align": True}, "read": {"sampling": "unguided_"}},
+        {"name": "best", "read": {"sampling": "best_of_n_", "reconstruction": None}},
+        {"name": "two", "set": {}},
+    ],
+}
+
+
+@pytest.fixture
+def definition(tmp_path):
+    path = tmp_path / "table.yaml"
+    path.write_text(yaml.safe_dump(DEFINITION, sort_keys=False))
+    return path
+
+
+@pytest.fixture
+def experiments(monkeypatch):
+    """Experiments that run in no time; the figure of seed s in job j is j + s / 10."""
+    ran = []
+
+    def run_one(job, stages, baseline):
+        assert stages == ["evaluate_sampling"]
+        ran.append(job)
+        return str(len(ran) - 1)
+
+    def value(commit, metric):
+        job = ran[int(commit)]
+        seed = int(job[0].removeprefix("seed="))
+        return len(metric) + (10 if "pca.align=true" in job else 0) + seed / 10
+
+    monkeypatch.setattr(ladder, "baseline_commit", lambda: "base")
+    monkeypatch.setattr(ladder, "run_one", run_one)
+    monkeypatch.setattr(ladder, "value", value)
+    return ran
+
+
+def test_every_distinct_row_runs_once_for_each_seed(definition, experiments, tmp_path):
+    ladder.run_ladder(definition, tmp_path / "results.md")
+    expected = [
+        job
+        for seed in (0, 1, 2)
+        for job in (
+            (f"seed={seed}", "zoo.runs=80", "pca.align=true"),
+            (f"seed={seed}", "zoo.runs=80"),
+        )
+    ]
+    assert experiments == expected
+
+
+def test_table_has_means_intervals_and_published_figures(definition, experiments, tmp_path):
+    ladder.run_ladder(definition, tmp_path / "results.md")
+    raw = pd.read_csv(tmp_path / "results.csv")
+    one = raw[(raw["row"] == "one") & (raw["column"] == "R2")]["value"]
+    key = len("sampling.test_sets.unguided_r2_identity")
+    assert one.tolist() == pytest.approx([key + 10, key + 10.1, key + 10.2])
+    text = (tmp_path / "results.md").read_text()
+    assert "| published | 0.310 |  |" in text
+    half = 4.302653 * 0.1 / 3**0.5  # Student's t with two degrees of freedom
+    assert f"{key + 10.1:.3f} ± {half:.3f} |" in text
+    assert "| best |  | " in text  # a figure that a row has not is no figure
+
+
+def test_interval_covers_the_mean_of_normal_values():
+    rng = np.random.default_rng(0)
+    found = [ladder.interval(rng.normal(size=3)) for _ in range(2000)]
+    covered = np.mean([abs(mean) <= half for mean, half in found])
+    assert covered == pytest.approx(0.95, abs=0.02)
+    assert ladder.interval(np.array([2.0])) == (2.0, 0.0)
+
+
+def test_a_failed_experiment_writes_nothing(definition, experiments, tmp_path, monkeypatch):
+    monkeypatch.setattr(ladder, "run_one", lambda *_: None)
+    with pytest.raises(WeightspaceError, match="experiment failed"):
+        ladder.run_ladder(definition, tmp_path / "results.md")
+    assert not (tmp_path / "results.md").exists()
+
+
+@pytest.mark.parametrize(
+    "change", [{"rows": []}, {"colums": {}}, {"seeds": ["a"]}, {"rows": [{"set": {}}]}]
+)
+def test_bad_definitions_are_one_line(change, tmp_path):
+    path = tmp_path / "table.yaml"
+    path.write_text(yaml.safe_dump(DEFINITION | change, sort_keys=False))
+    with pytest.raises(WeightspaceError) as error:
+        ladder.load_ladder(path)
+    assert "\n" not in str(error.value)
+
+
+def test_the_ladder_of_the_project_is_valid():
+    """Its settings are those of params.yaml and its figures those of the metric files."""
+    from pathlib import Path
+
+    from weightspace.params import validate_params
+
+    root = Path(__file__).resolve().parent.parent
+    found = ladder.load_ladder(root / "benchmarks" / "ladder.yaml")
+    for row in found.rows:
+        params = yaml.safe_load((root / "params.yaml").read_text())
+        for key, setting in (found.base | (row.set or {})).items():
+            *sections, last = key.split(".")
+            place = params
+            for section in sections:
+                place = place[section]
+            assert last in place, key
+            place[last] = setting
+        validate_params(params)
+    metrics = {f: read_json(root / "metrics" / f"{f}.json") for f in ("reconstruction", "sampling")}
+    for row in found.rows:
+        for column in found.columns if row.published is None else ():
+            name = found.metric(row, column)
+            if name is not None:
+                file, split, key = name.split(".")
+                assert key in metrics[file][split], (row.name, column)
