@@ -47,7 +47,16 @@ TINY = {
         "batch_size": 16,
     },
     "shared": {"width": 16, "depth": 1, "fourier": 2, "epochs": 4, "batch_size": 16},
-    "evaluate": {"targets": 3, "draws": 3, "random_inputs": 8, "bootstrap": 20},
+    "guidance": {"sampling_steps": 2, "encoding_steps": 2, "images_per_class": 5},
+    "evaluate": {
+        "targets": 3,
+        "draws": 3,
+        "val_draws": 2,
+        "random_inputs": 8,
+        "finetune_tasks": 3,
+        "ensemble": 2,
+        "bootstrap": 20,
+    },
     "runtime": {"device": "cpu", "workers": 1},
 }
 

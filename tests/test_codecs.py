@@ -29,12 +29,25 @@ def fitted(world):
     return make
 
 
+# variant of a codec -> its settings
+VARIANTS = {
+    "functional-coefficients": {"reads": "coefficients", "structural_weight": 0.1},
+    "functional-both": {"reads": "both"},
+    "functional-learned-probes": {"learn_probes": True},
+}
+
+
 def _fit(tiny_world, name):
-    settings = tiny_world.params.autoencoder.model_copy(update={"codec": name})
-    return resolve(CODECS, name, "codec").fit(tiny_world.data, settings, tiny_world.params.seed)
+    codec = name.split("-")[0]
+    changes = {"codec": codec} | VARIANTS.get(name, {})
+    settings = tiny_world.params.autoencoder.model_copy(update=changes)
+    return resolve(CODECS, codec, "codec").fit(tiny_world.data, settings, tiny_world.params.seed)
 
 
-contract = pytest.mark.parametrize(("name", "architecture"), [(c, a) for c in CODECS for a in NETS])
+contract = pytest.mark.parametrize(
+    ("name", "architecture"),
+    [(c, a) for c in CODECS for a in NETS] + [(variant, "cnn") for variant in VARIANTS],
+)
 
 
 @contract

@@ -148,3 +148,24 @@ def test_save_and_load_are_equal_to_the_bit(tmp_path, rng):
 def test_one_member_is_refused(rng):
     with pytest.raises(WeightspaceError, match="too few train members"):
         fit_pca(_toy(), _toy_weights(1, rng), PcaSettings())
+
+
+def test_aligned_coefficients_ignore_the_order_of_hidden_units(rng):
+    net = build("cnn-one-layer")  # one group, for which weight matching is exact
+    weights = networks(net, 12)
+    pca = fit_pca(net.spec, weights, PcaSettings(components=6, align=True))
+    plain = fit_pca(net.spec, weights, PcaSettings(components=6))
+    order = {g: torch.randperm(n, generator=rng) for g, n in net.spec.groups.items()}
+    permuted = net.spec.permute(weights, order)
+    torch.testing.assert_close(pca(permuted), pca(weights), atol=1e-5, rtol=1e-4)
+    assert (plain(permuted) - plain(weights)).abs().max() > 0.1  # the control
+
+
+def test_alignment_survives_a_file(tmp_path):
+    net = build("cnn")
+    weights = networks(net, 12)
+    pca = fit_pca(net.spec, weights, PcaSettings(components=6, align=True))
+    pca.save(tmp_path / "pca.safetensors")
+    again = TensorPca.load(tmp_path / "pca.safetensors")
+    assert torch.equal(again(weights), pca(weights))
+    assert again.align

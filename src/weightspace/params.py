@@ -252,6 +252,9 @@ class AutoencoderSettings(FitSettings):
     width: int = Field(512, ge=1, description="functional: features inside encoder and decoder")
     depth: int = Field(2, ge=0, description="functional: residual blocks of each")
     probes: int = Field(256, ge=1, description="functional: probe inputs")
+    learn_probes: bool = Field(
+        False, description="functional: fit the probes too; every step then runs all originals"
+    )
     own_queries: int = Field(32, ge=1, description="functional: images of the own task per step")
     other_queries: int = Field(16, ge=0, description="functional: other images per step")
     latent_noise: NonNegative = Field(0.1, description="functional: noise on z while fitting")
@@ -309,6 +312,7 @@ class EvaluateSettings(Settings):
 
     targets: int = Field(9, ge=2, description="requested results, evenly over the trained range")
     draws: int = Field(16, ge=1, description="networks drawn for one (D, R)")
+    val_draws: int = Field(4, ge=1, description="the same on val, where figures serve choices")
     random_inputs: int = Field(
         128, ge=2, description="random images of the deck's second comparison"
     )

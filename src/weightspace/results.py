@@ -24,6 +24,7 @@ def show(root: Path) -> None:
     """Print the results of the committed or latest run."""
     reconstruction = read_json(root / "metrics" / "reconstruction.json")
     sampling = read_json(root / "metrics" / "sampling.json")
+    finetuning = read_json(root / "metrics" / "finetuning.json")
     console = Console(width=None if sys.stdout.isatty() else 110)
     for split in ("test_sets", "test_classes"):
         if split in reconstruction:
@@ -31,6 +32,7 @@ def show(root: Path) -> None:
             console.print(sampling_table(sampling[split], split))
             for line in notes(sampling[split]):
                 console.print(line)
+            console.print(finetuning_table(finetuning[split], split))
     console.print(
         "Plots: `dvc plots show` (data in metrics/plots). All figures: `dvc metrics show`."
     )
@@ -52,6 +54,11 @@ def reconstruction_table(figures: dict[str, Any], split: str) -> Table:
     table.add_row(
         "agreement, last snapshots", late, f"{100 * figures['agreement_chance_late']:.1f} %", ""
     )
+    plain = (
+        f"{100 * figures['encoder_only_agreement_mean']:.1f} %, "
+        f"last snapshots {100 * figures['encoder_only_agreement_mean_late']:.1f} %"
+    )
+    table.add_row("agreement, encoder alone (no refinement)", plain, chance, "")
     r2 = f"{figures['accuracy_r2']:.3f} (95 % interval {figures['accuracy_r2_low']:.3f} to {figures['accuracy_r2_high']:.3f})"
     table.add_row("input-vs-output accuracy R2", r2, "0", DECK["accuracy_r2"])
     return table
@@ -73,12 +80,14 @@ def sampling_table(figures: dict[str, Any], split: str) -> Table:
     ):
         table.add_column(column)
     rows = {
+        "single draws, unguided": "unguided_",
         "single draws": "",
         f"best of {figures['draws']} on train images": "best_of_n_",
         "D shuffled": "shuffled_d_",
         "R shuffled": "shuffled_r_",
         "D only": "d_only_",
         "R only": "r_only_",
+        "guidance from an unconditional draw": "guidance_only_",
         "nearest training task's network": "nearest_task_",
         "the same with noise": "noised_copy_",
         "average of networks": "average_",
@@ -87,7 +96,30 @@ def sampling_table(figures: dict[str, Any], split: str) -> Table:
     for name, prefix in rows.items():
         keys = ("r2_identity", "mae", "spearman_within_task", f"{result}_at_top")
         table.add_row(name, *(_number(figures[prefix + k]) for k in keys))
-    table.add_row("trained from scratch", "", "", "", _number(figures[f"{result}_scratch"]))
+    single, best = (figures[f"{result}_scratch{suffix}"] for suffix in ("_single", ""))
+    table.add_row("trained from scratch: mean run", "", "", "", _number(single))
+    table.add_row("trained from scratch: best run on val images", "", "", "", _number(best))
+    return table
+
+
+def finetuning_table(figures: dict[str, Any], split: str) -> Table:
+    """Accuracy after fine-tuning from several starts, and of ensembles."""
+    title = f"Fine-tuning and ensembles, {split}: mean test accuracy over {figures['tasks']} tasks"
+    table = Table(title=title, title_justify="left")
+    for column in ("start", "0 epochs", "1 epoch", "5 epochs"):
+        table.add_column(column)
+    names = {
+        "sampled": "sampled network",
+        "nearest_task": "nearest training task's network",
+        "random": "random initialisation",
+    }
+    for key, name in names.items():
+        table.add_row(name, *(_number(figures[f"{key}_epoch_{epoch}"]) for epoch in (0, 1, 5)))
+    table.add_section()
+    table.add_row("", "single", "best on train and val", f"ensemble of {figures['ensemble']}")
+    for key, name in (("sampled", "sampled networks"), ("scratch", "trained from scratch")):
+        kinds = ("single", "best", "ensemble")
+        table.add_row(name, *(_number(figures[f"{key}_{kind}"]) for kind in kinds))
     return table
 
 
@@ -101,6 +133,13 @@ def notes(figures: dict[str, Any]) -> list[str]:
         )
     )
     out = [f"Retrieval, recall@1 of the ordered task: {recall}"]
+    running = figures["w_to_d_by_running_recall_at_1"]
+    out[0] += f"; running every network on every task {running:.3f}"
+    if figures.get("r2_identity_ceiling") is not None:
+        out.append(
+            "Noise: with so few test images, networks of exactly the requested accuracy would have "
+            f"R2 {figures['r2_identity_ceiling']:.3f}"
+        )
     if figures.get("agreement_between_draws") is not None:
         draws, members = (figures[f"agreement_between_{k}"] for k in ("draws", "members"))
         out.append(

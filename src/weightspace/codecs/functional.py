@@ -31,7 +31,7 @@ from weightspace.outputs import real_outputs
 from weightspace.params import AutoencoderSettings
 from weightspace.pca import TensorPca
 from weightspace.rng import torch_stream
-from weightspace.spec import Weights, output_orders, reorder_outputs
+from weightspace.spec import Weights, output_orders, reorder_outputs, take
 from weightspace.training import ResidualMlp
 from weightspace.training import fit as run_fit
 
@@ -63,7 +63,10 @@ class FunctionalCodec(Codec):
         super().__init__()
         self.net, self.pca, self.settings = net, pca, settings
         self.spec, self.latent = net.spec, settings.latent
-        self.register_buffer("probes", probes)
+        if settings.learn_probes:
+            self.probes = nn.Parameter(probes)
+        else:
+            self.register_buffer("probes", probes)
         self.register_buffer("scale", pca.scale())
         features = 2 * (len(probes) + 1) * net.meta["classes"] if self.reads("outputs") else 0
         features += pca.features if self.reads("coefficients") else 0
@@ -77,7 +80,9 @@ class FunctionalCodec(Codec):
         return self.settings.reads in (what, "both")
 
     def read(self, weights: Mapping[str, Tensor]) -> Tensor:
-        """Outputs ``(N, K, c)`` of N networks on the probes."""
+        """Outputs ``(N, K, c)`` of N networks on the probes; with a gradient where those learn."""
+        if self.settings.learn_probes and torch.is_grad_enabled():
+            return self.net.outputs(weights, self.probes)
         return self.net.run(weights, self.probes)
 
     def encode_read(self, y: Tensor, coefficients: Tensor) -> Tensor:
@@ -160,6 +165,7 @@ class Readings:
         own: outputs on the train images of its task ``(N, c * n, c)``.
         probes: outputs on the probes ``(N, K, c)``.
         coefficients: PCA coefficients ``(N, O, features)`` for each order of the outputs.
+        weights: the originals ``(N, *shape)``, which learned probes run anew in every step.
 
     """
 
@@ -167,6 +173,7 @@ class Readings:
     own: Tensor
     probes: Tensor
     coefficients: Tensor
+    weights: Weights
 
 
 def ordered_coefficients(
@@ -190,7 +197,7 @@ def read_members(codec: FunctionalCodec, data: CodecData, split: str) -> Reading
     own = real_outputs(codec.net, data.dataset, tasks, weights, "train")
     orders = output_orders(data.dataset.classes.shape[1])
     coefficients = ordered_coefficients(codec, weights, orders)
-    return Readings(torch.tensor(tasks), own, codec.read(weights), coefficients)
+    return Readings(torch.tensor(tasks), own, codec.read(weights), coefficients, weights)
 
 
 class BehaviouralLoss:
@@ -214,7 +221,7 @@ class BehaviouralLoss:
         r, s = self.readings[split], self.codec.settings
         which = self._orders(len(rows), split, rng)
         order = self.orders[which]
-        probes = _reorder(r.probes[rows], order)
+        probes = _reorder(self._on_probes(r, rows), order)
         z = self.codec.encode_read(probes, r.coefficients[rows, which])
         if split == "train":
             z = z + s.latent_noise * torch.randn(z.shape, generator=rng)
@@ -223,11 +230,11 @@ class BehaviouralLoss:
         other = torch.randint(r.probes.shape[1], (len(rows), s.other_queries), generator=rng)
         images, _ = task_batch(self.dataset, r.tasks[rows], "train")
         queries = torch.cat(
-            [images[torch.arange(len(rows))[:, None], own], self.codec.probes[other]], 1
+            [images[torch.arange(len(rows))[:, None], own], self.codec.probes.detach()[other]], 1
         )
         rebuilt = self.codec.net.outputs(self.codec.pca.inverse(coefficients), queries)
         all_own = _reorder(r.own[rows], order)
-        wanted = torch.cat([_gather(all_own, own), _gather(probes, other)], 1)
+        wanted = torch.cat([_gather(all_own, own), _gather(probes.detach(), other)], 1)
         parts = behaviour(rebuilt, wanted, all_own.std(1, keepdim=True) + 1e-3, s.own_queries)
         total = parts["error"] + s.kl_weight * parts["kl"] + s.cosine_weight * parts["cosine"]
         if s.structural_weight:
@@ -235,6 +242,12 @@ class BehaviouralLoss:
             parts["structural"] = gap.square().mean()
             total = total + s.structural_weight * parts["structural"]
         return {"loss": total, **parts}
+
+    def _on_probes(self, r: Readings, rows: Tensor) -> Tensor:
+        """Outputs ``(N, K, c)`` of the originals on the probes, run again while probes change."""
+        if not self.codec.settings.learn_probes:
+            return r.probes[rows]
+        return self.codec.read(take(r.weights, rows))
 
     def _orders(self, count: int, split: str, rng: torch.Generator) -> Tensor:
         """Number of the order of each member's outputs: random in training, as it is on val.

@@ -165,13 +165,13 @@ def evaluate_split(
     if members.empty:
         return None
     settings, net, result = params.evaluate, sampler.net, params.shared.result
-    part = "val" if split == "val" else "test"
+    part, draws = ("val", settings.val_draws) if split == "val" else ("test", settings.draws)
     grid = Grid(np.unique(members["task"]), targets_of(sampler, settings.targets))
     judge = Judge(net, sampler.dataset, result)
     generator = torch_stream(params.seed, "evaluate", "draws", split)
     asked = torch.tensor(grid.asked, dtype=torch.float32)
     with progress(f"sampling {split}", 6) as bar:
-        z = sampler.latents(grid.task, asked, settings.draws, generator)
+        z = sampler.latents(grid.task, asked, draws, generator)
         out = unguided(grid, judge, sampler.decode(z), part)
         bar.advance(note="drawn")
         drawn = sampler.decode(sampler.guided(z, grid.task, asked, generator))
@@ -185,7 +185,7 @@ def evaluate_split(
         best = figures(grid, chosen, result, *bounds)
         out |= {f"best_of_n_{k}": v for k, v in best.items()}
         bar.advance(note="intervals")
-        first = {name: w[:: settings.draws] for name, w in drawn.items()}
+        first = {name: w[::draws] for name, w in drawn.items()}
         for name, weights in controls(grid, sampler, donors, first, params.seed).items():
             achieved = judge(grid, weights, part)[:, 0]
             out |= {f"{name}_{k}": v for k, v in figures(grid, achieved, result).items()}
@@ -196,7 +196,7 @@ def evaluate_split(
     if result == "accuracy":
         out["r2_identity_ceiling"] = ceiling(grid, outputs)
     out["chance_accuracy"] = 1 / sampler.dataset.classes.shape[1]
-    out |= {"draws": settings.draws, "tasks": len(grid.tasks), "targets": len(grid.targets)}
+    out |= {"draws": draws, "tasks": len(grid.tasks), "targets": len(grid.targets)}
     return out, calibration_curve(grid, on_test, chosen)
 
 
