@@ -1,3 +1,35 @@
-"""weightspace: learn a latent space of network weights and sample from P(W | D, R)."""
+"""weightspace: learn a latent space of network weights and sample from P(W | D, R).
+
+``weightspace.load`` and its kin are imported on first use (PEP 562), so that the package and its
+command line start without torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+__all__ = ["GivenTask", "ImageSet", "Network", "Project", "Samples", "load", "load_network"]
+
+if TYPE_CHECKING:
+    from weightspace.api import Project, Samples, load
+    from weightspace.checkpoints import Network, load_network
+    from weightspace.images import GivenTask, ImageSet
+
+_HOMES = {
+    "api": ("Project", "Samples", "load"),
+    "checkpoints": ("Network", "load_network"),
+    "images": ("GivenTask", "ImageSet"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{home}"), name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    """Public names, for completion."""
+    return sorted({*globals(), *__all__})

@@ -14,7 +14,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,42 @@ def write_bytes(path: Path, data: bytes) -> None:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_new(out: Path) -> None:
+    """Refuse a name that :func:`new_folder` could not use, before anything is computed."""
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise problem("is not a folder", where=out, do="give the name of a new folder")
+    if out.is_dir() and any(out.iterdir()):
+        raise problem("folder is not empty", where=out, do="give a new one, or empty it")
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Fill a folder all or nothing: a hidden one beside it, renamed when the block ends well.
+
+    Args:
+        out: the folder; it may exist if it is empty.
+
+    Yields:
+        The folder to write to.
+
+    Raises:
+        WeightspaceError: ``out`` is a file, is not empty, or cannot be written.
+
+    """
+    check_new(out)
+    temporary = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        temporary.replace(out)
+    except OSError as error:
+        raise problem(
+            f"cannot write: {error.strerror}", where=out, do="choose another folder"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def canonical(data: Any) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
 from weightspace.errors import WeightspaceError
+
+# The base of all errors in options and arguments; typer carries click inside and exports few names.
+UsageError = cast("type[Exception]", typer.BadParameter.__base__)
 
 app = typer.Typer(
     name="weightspace",
@@ -17,6 +20,58 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+Root = Annotated[Path, typer.Option(help="folder of the finished project", show_default=".")]
+Out = Annotated[Path, typer.Option(help="new or empty folder; filled completely or not at all")]
+Data = Annotated[Path, typer.Option(help="labelled images: .npz with arrays images and labels")]
+Classes = Annotated[str, typer.Option(help="names of the classes, in the order of the outputs")]
+
+
+@app.command()
+def sample(
+    data: Data,
+    classes: Classes,
+    out: Out,
+    accuracy: Annotated[float | None, typer.Option(help="result to ask for, 0 to 1")] = None,
+    loss: Annotated[float | None, typer.Option(help="the same, where R is the loss")] = None,
+    n: Annotated[int, typer.Option("-n", help="networks to draw", min=1)] = 1,
+    best_of: Annotated[
+        int, typer.Option(help="candidates for each network, chosen on train images", min=1)
+    ] = 1,
+    fine_tune_epochs: Annotated[
+        int, typer.Option(help="passes over your train images after sampling", min=0)
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="root of the random draws", min=0)] = 0,
+    root: Root = Path(),
+) -> None:
+    """Sample networks for your own images that perform as well as you ask."""
+    from weightspace.api import load
+    from weightspace.artifacts import check_new
+    from weightspace.runtime import prepare
+    from weightspace.screens import show_samples, warn
+
+    check_new(out)
+    prepare()
+    project = load(root)
+    task = project.task(data, names(classes), seed=seed)
+    samples = project.sample(
+        task,
+        accuracy=accuracy,
+        loss=loss,
+        n=n,
+        best_of=best_of,
+        seed=seed,
+        fine_tune_epochs=fine_tune_epochs,
+    )
+    samples.save(out)
+    show_samples(samples, out)
+    warn(samples.warning())
+
+
+def names(classes: str) -> list[str]:
+    """Names between commas."""
+    return [name.strip() for name in classes.split(",") if name.strip()]
 
 
 @app.command()
@@ -63,7 +118,16 @@ def pictures(root: Annotated[Path, typer.Option(help="root of the project")] = P
 def main() -> None:
     """Run the command line; an expected error is one line on stderr and exit code 2."""
     try:
-        app()
+        code = app(standalone_mode=False)
     except WeightspaceError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        message = str(error)
+    except UsageError as error:
+        message = " ".join(error.format_message().split())  # type: ignore[attr-defined]
+        if not sys.argv[1:]:  # no command: the message is the help
+            raise SystemExit(2) from None
+    except typer.Abort:
+        message = "interrupted"
+    else:
+        raise SystemExit(code)
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)

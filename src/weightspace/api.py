@@ -1,0 +1,414 @@
+"""A finished pipeline as one object: what ``import weightspace as ws`` is for.
+
+```python
+import weightspace as ws
+
+project = ws.load(".")  # a folder where `make repro` has run
+task = project.task("my.npz", ["3", "8", "1"])  # your own images of unseen classes
+drawn = project.sample(task, accuracy=0.9, n=4)  # four networks from P(W | D, R)
+drawn.table  # what each achieves on your images
+drawn.save("samples")
+network = ws.load_network("samples/network-00000.safetensors")  # a plain nn.Module
+```
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from weightspace import __version__
+from weightspace.artifacts import new_folder, write_bytes, write_json, write_parquet
+from weightspace.checkpoints import read_networks, save_network
+from weightspace.codecs.base import Codec, decode_latents, encode_members, load_codec
+from weightspace.data.dataset import Dataset, task_batch
+from weightspace.errors import problem
+from weightspace.evaluate.outputs import accuracies, losses
+from weightspace.images import GivenTask, ImageSet, make_task, read_images
+from weightspace.networks import Net, build_net
+from weightspace.params import Params, load_params
+from weightspace.progress import progress
+from weightspace.rng import torch_stream
+from weightspace.sample import Sampler
+from weightspace.shared.base import SharedModel, load_shared
+from weightspace.spec import Weights, take
+from weightspace.zoo.store import Zoo
+
+PAIRS_AT_ONCE = 20_000  # network and image pairs run together; bounds the memory
+TUNE_BATCH, TUNE_LR = 32, 1e-3  # of fine-tuning with Adam
+
+
+@dataclass(frozen=True)
+class Project:
+    """A finished pipeline.
+
+    Attributes:
+        root: its folder.
+        params: its settings.
+        dataset: images and tasks it was trained on.
+        net: its architecture.
+        codec: weights <-> latent.
+        shared: P(z | D, R).
+
+    """
+
+    root: Path
+    params: Params
+    dataset: Dataset
+    net: Net
+    codec: Codec
+    shared: SharedModel
+
+    @cached_property
+    def zoo(self) -> Zoo:
+        """The population of networks that all was fitted on."""
+        return Zoo.open(self.root / "data" / "zoo")
+
+    @property
+    def result(self) -> str:
+        """What R is: accuracy or loss."""
+        return self.shared.settings.result
+
+    @property
+    def trained_range(self) -> tuple[float, float]:
+        """Lowest and highest R that sampling was trained for."""
+        low, high = self.shared.range.tolist()
+        return low, high
+
+    def task(
+        self,
+        data: Path | str | ImageSet | tuple[np.ndarray, np.ndarray],
+        classes: Sequence[str],
+        *,
+        seed: int = 0,
+    ) -> GivenTask:
+        """Make a task of your own images.
+
+        Args:
+            data: file of labelled images, or a pair of arrays (images, labels).
+            classes: names of the classes, in the order of the outputs.
+            seed: of the choice of images.
+
+        """
+        if isinstance(data, tuple):
+            data = ImageSet.of(*data)
+        given = data if isinstance(data, ImageSet) else read_images(data)
+        return make_task(given, [str(c) for c in classes], self.dataset, seed)
+
+    def networks(self, *paths: Path | str) -> Weights:
+        """Weights ``(N, *shape)`` of checkpoints of the project's architecture, read strictly."""
+        return read_networks([Path(p) for p in paths], self.net.spec)
+
+    def encode(self, weights: Weights) -> Tensor:
+        """Latents ``(N, L)`` of networks ``(N, *shape)``."""
+        self.net.spec.check(weights)
+        return encode_members(self.codec, weights)
+
+    def decode(self, latents: Tensor) -> Weights:
+        """Networks ``(N, *shape)`` of latents ``(N, L)``."""
+        if latents.ndim != 2 or latents.shape[1] != self.codec.latent or not len(latents):
+            raise problem(
+                "latents of a wrong shape",
+                found=tuple(latents.shape),
+                expected=f"(N, {self.codec.latent})",
+            )
+        if not latents.isfinite().all():
+            raise problem("latents hold NaN or infinity")
+        return decode_latents(self.codec, latents.float())
+
+    def evaluate(self, weights: Weights, task: GivenTask) -> pd.DataFrame:
+        """Loss (nats) and accuracy of networks ``(N, *shape)`` on every part of a task, a row each."""
+        self.net.spec.check(weights)
+        out = {}
+        for part in task.parts:
+            y = outputs(self.net, weights, task, part)
+            out[f"{part}_accuracy"], out[f"{part}_loss"] = accuracies(y), losses(y)
+        return pd.DataFrame({name: value.numpy() for name, value in out.items()})
+
+    def sample(
+        self,
+        task: GivenTask,
+        *,
+        accuracy: float | None = None,
+        loss: float | None = None,
+        n: int = 1,
+        best_of: int = 1,
+        seed: int = 0,
+        fine_tune_epochs: int = 0,
+    ) -> Samples:
+        """Draw networks from P(W | D, R) and measure each.
+
+        Args:
+            task: the dataset D.
+            accuracy: the result R, where the pipeline was trained for accuracy.
+            loss: the result R in nats, where it was trained for loss.
+            n: networks; sample i is the same whatever n is.
+            best_of: candidates drawn for each, of which the one is kept whose result on the train
+                images is nearest to the request.
+            seed: root seed.
+            fine_tune_epochs: passes over the train images with Adam after sampling.
+
+        """
+        asked = self._request(accuracy, loss)
+        if n < 1 or best_of < 1 or fine_tune_epochs < 0:
+            raise problem("n and best_of must be 1 or more, fine_tune_epochs 0 or more")
+        sampler = Sampler(self.codec, self.shared, task.dataset)
+        where, target = torch.zeros(1, dtype=torch.long), torch.tensor([asked])
+        chosen = []
+        with progress("sample", n) as bar:
+            for i in range(n):
+                drawn = sampler.draw(where, target, best_of, torch_stream(seed, "sample", i))
+                got = self.evaluate(drawn, task)[f"train_{self.result}"].to_numpy()
+                best = int(np.abs(got - asked).argmin())
+                chosen.append(take(drawn, slice(best, best + 1)))
+                bar.advance()
+        weights = {k: torch.cat([c[k] for c in chosen]) for k in self.net.spec.names}
+        if fine_tune_epochs:
+            weights = fine_tune(self.net, weights, task, fine_tune_epochs, seed)
+        low, high = self.trained_range
+        table = pd.DataFrame({"sample": np.arange(n), "file": [file_name(i) for i in range(n)]})
+        table["classes"] = [list(task.classes)] * n
+        table["asked"] = asked
+        table["outside_trained_range"] = not low <= asked <= high
+        table["best_of"], table["seed"] = best_of, seed
+        table["fine_tune_epochs"] = fine_tune_epochs
+        table = pd.concat([table, self.evaluate(weights, task)], axis=1)
+        return Samples(self, task, weights, table)
+
+    def _request(self, accuracy: float | None, loss: float | None) -> float:
+        """The requested result, verified."""
+        given = {"accuracy": accuracy, "loss": loss}
+        asked = given.pop(self.result)
+        other, refused = given.popitem()
+        if asked is None or refused is not None:
+            raise problem(
+                f"this pipeline samples by {self.result} (shared.result)",
+                found=f"no {self.result}" if refused is None else f"a request for {other}",
+                expected=f"--{self.result}",
+            )
+        if not (math.isfinite(asked) and 0 <= asked <= (1 if self.result == "accuracy" else asked)):
+            expected = "between 0 and 1" if self.result == "accuracy" else "0 or above"
+            raise problem(f"impossible {self.result}", found=asked, expected=expected)
+        return float(asked)
+
+    def provenance(self) -> dict[str, Any]:
+        """What made this pipeline: version, commit, hashes of settings and artefacts."""
+        files = {
+            "params": self.root / "params.yaml",
+            "dataset": self.root / "data" / "dataset" / "images.safetensors",
+            "codec": self.root / "data" / "autoencoder" / "codec.safetensors",
+            "shared": self.root / "data" / "shared" / "shared.safetensors",
+        }
+        hashes = {k: hashlib.sha256(p.read_bytes()).hexdigest()[:16] for k, p in files.items()}
+        return {"weightspace": __version__, "commit": _commit(self.root), "sha256": hashes}
+
+
+def load(root: Path | str = ".") -> Project:
+    """Load a finished pipeline.
+
+    Args:
+        root: folder of the project, with ``params.yaml`` and ``data/``.
+
+    Raises:
+        WeightspaceError: a stage has not run, or its output is damaged or of other settings.
+
+    """
+    root = Path(root)
+    params, data = load_params(root / "params.yaml"), root / "data"
+    dataset = Dataset.load(data / "dataset")
+    codec = load_codec(data / "autoencoder" / "codec.safetensors")
+    shared = load_shared(data / "shared" / "shared.safetensors")
+    classes = dataset.classes.shape[1]
+    net = build_net(params.zoo.architecture, dataset.shape, classes, params.nets)
+    if net.spec != codec.spec:
+        raise problem(
+            "settings of the architecture changed after the pipeline ran",
+            where=root / "params.yaml",
+            found=f"{params.zoo.architecture} with {net.spec.numel} parameters",
+            expected=f"{codec.spec.architecture} with {codec.spec.numel}",
+            do="run `dvc repro`",
+        )
+    return Project(root, params, dataset, net, codec, shared)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Sampled networks and what each achieves.
+
+    Attributes:
+        project: the pipeline that drew them.
+        task: the dataset they were drawn for.
+        weights: tensors ``(N, *shape)``.
+        table: one row per network: request and measured results.
+
+    """
+
+    project: Project
+    task: GivenTask
+    weights: Weights
+    table: pd.DataFrame
+
+    @property
+    def measured_on(self) -> str:
+        """Part that the report is about: test, or train where nothing could be held out."""
+        return self.task.parts[-1]
+
+    def summary(self) -> dict[str, float]:
+        """Mean, median, lowest and highest result, and mean distance from the request."""
+        got = self.table[f"{self.measured_on}_{self.project.result}"]
+        off = (got - self.table["asked"]).abs().mean()
+        names = ("mean", "median", "min", "max")
+        return {k: float(getattr(got, k)()) for k in names} | {"distance": float(off)}
+
+    def warning(self) -> str | None:
+        """What a reader of the figures must know, where the request was out of range."""
+        asked = float(self.table["asked"].iloc[0])
+        if not self.table["outside_trained_range"].iloc[0]:
+            return None
+        low, high = self.project.trained_range
+        return (
+            f"the {self.project.result} asked for, {asked:g}, is outside the trained range "
+            f"{low:.3f} to {high:.3f}; the nearest end of it was sampled"
+        )
+
+    def report(self) -> dict[str, Any]:
+        """Everything that was asked, done and measured, JSON-ready."""
+        first, task, project = self.table.iloc[0], self.task, self.project
+        return {
+            "request": {
+                "result": project.result,
+                "asked": float(first["asked"]),
+                "trained_range": dict(zip(("low", "high"), project.trained_range, strict=True)),
+                "outside_trained_range": bool(first["outside_trained_range"]),
+                "networks": len(self.table),
+                "best_of": int(first["best_of"]),
+                "fine_tune_epochs": int(first["fine_tune_epochs"]),
+                "seed": int(first["seed"]),
+            },
+            "data": {
+                "source": task.source,
+                "classes": ",".join(task.classes),
+                "images_per_class": task.images_per_class,
+                "notes": "; ".join(task.notes),
+            },
+            "measured": {"part": self.measured_on, **self.summary()},
+            "provenance": project.provenance(),
+        }
+
+    def save(self, out: Path | str) -> Path:
+        """Write one safetensors file per network, the table, the report and a model card.
+
+        Args:
+            out: a new or empty folder; it is filled completely or not at all.
+
+        """
+        out, report = Path(out), self.report()
+        scale = {"mean": self.task.dataset.mean, "std": self.task.dataset.std}
+        with new_folder(out) as folder:
+            for i, row in enumerate(self.table.to_dict("records")):
+                measured = {k: v for k, v in row.items() if str(k).startswith(self.task.parts)}
+                info = {**scale, "classes": list(self.task.classes), "measured": measured}
+                info |= {k: report[k] for k in ("request", "data", "provenance")}
+                save_network(folder / row["file"], self.project.net, take(self.weights, i), info)
+            write_parquet(folder / "samples.parquet", self.table)
+            write_json(folder / "report.json", report)
+            write_bytes(folder / "MODEL_CARD.md", self.card().encode())
+        return out
+
+    def card(self) -> str:
+        """Model card of the sampled networks, Markdown."""
+        report = self.report()
+        lines = ["# Sampled networks", ""]
+        lines += [f"{len(self.table)} networks drawn from P(W | D, R), none of them trained."]
+        if report["request"]["fine_tune_epochs"]:
+            epochs = report["request"]["fine_tune_epochs"]
+            lines[-1] = (
+                f"{len(self.table)} networks drawn from P(W | D, R), then {epochs} epochs of Adam."
+            )
+        for title, section in report.items():
+            lines += ["", f"## {title.capitalize()}", ""]
+            lines += [f"* {k.replace('_', ' ')}: {_text(v)}" for k, v in section.items()]
+        lines += ["", "## Use", "", "```python", "import weightspace as ws", ""]
+        lines += [
+            f'network = ws.load_network("{file_name(0)}")',
+            "network.module  # torch.nn.Module",
+        ]
+        lines += ["network.predict(images)  # images in [0, 1]", "```", ""]
+        return "\n".join(lines)
+
+
+def file_name(sample: int) -> str:
+    """File of a sampled network."""
+    return f"network-{sample:05d}.safetensors"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_text(v)}" for k, v in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+@torch.no_grad()
+def outputs(net: Net, weights: Weights, task: GivenTask, part: str) -> Tensor:
+    """Outputs ``(N, B, c)`` of N networks on the images of a part, class after class."""
+    images, _ = task_batch(task.dataset, torch.zeros(1, dtype=torch.long), part)
+    size = max(1, PAIRS_AT_ONCE // len(next(iter(weights.values()))))
+    return torch.cat([net.outputs(weights, block) for block in images[0].split(size)], 1)
+
+
+def fine_tune(net: Net, weights: Weights, task: GivenTask, epochs: int, seed: int) -> Weights:
+    """Train networks further on the train images of a task, with Adam, all in the same batches.
+
+    Adam works entry by entry, so one optimiser over stacked weights trains each network alone.
+
+    Args:
+        net: the architecture.
+        weights: networks ``(N, *shape)``; buffers stay as they are.
+        task: the images.
+        epochs: passes over the train images.
+        seed: of the order of the images.
+
+    """
+    images, labels = task_batch(task.dataset, torch.zeros(1, dtype=torch.long), "train")
+    trained = [t.name for t in net.spec.tensors if t.role == "parameter"]
+    tuned = weights | {k: weights[k].clone().requires_grad_() for k in trained}
+    optimizer = torch.optim.Adam([tuned[k] for k in trained], lr=TUNE_LR)
+    rng = torch_stream(seed, "fine-tune")
+    with progress("fine-tune", epochs) as bar:
+        for _ in range(epochs):
+            for batch in torch.randperm(len(labels), generator=rng).split(TUNE_BATCH):
+                y = net.outputs(tuned, images[0, batch])  # (N, B, c)
+                wanted = labels[batch].expand(len(y), -1)
+                each = torch.nn.functional.cross_entropy(
+                    y.transpose(1, 2), wanted, reduction="none"
+                )
+                optimizer.zero_grad()
+                each.mean(1).sum().backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+            bar.advance()
+    return {k: w.detach() for k, w in tuned.items()}
+
+
+def _commit(root: Path) -> str | None:
+    """Commit of the project's folder, with ``+`` where tracked files changed; None without git."""
+    try:
+        head, changed = (
+            subprocess.run(
+                ["git", "-C", str(root), *command], capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + ("+" if changed else "")

@@ -1,0 +1,235 @@
+"""The commands: what they leave, and that a bad input is one line, exit code 2 and nothing else."""
+
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from weightspace import cli
+from weightspace.artifacts import read_json
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished command."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path, finished):
+    """Run the command line in an empty folder, as a person would; the project is elsewhere."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words):
+        arguments = [str(w) for w in words]
+        if "--help" not in arguments:
+            arguments[1:1] = ["--root", str(finished)]
+        monkeypatch.setattr(sys, "argv", ["weightspace", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        shown = capsys.readouterr()
+        return Done(caught.value.code or 0, shown.out, shown.err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def mine(tmp_path_factory):
+    """A person's images: 12x12 colour bytes, classes with names."""
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("mine") / "my.npz"
+    images = rng.integers(0, 256, (90, 12, 12, 3), dtype=np.uint8)
+    np.savez(path, images=images, labels=np.array(["ä", "b", "c"])[np.arange(90) % 3])
+    return path
+
+
+def files(folder):
+    """Everything below a folder, hidden files too."""
+    return sorted(p.name for p in folder.rglob("*"))
+
+
+SAMPLE = ("sample", "--classes", "c,ä,b", "--accuracy", 0.5, "--out", "out", "-n", 2)
+
+
+def test_every_command_has_help(run):
+    commands = [c.name or c.callback.__name__ for c in cli.app.registered_commands]
+    for name in commands:
+        done = run(name, "--help")
+        assert done.code == 0
+        assert "Usage" in done.out
+    assert "sample" in commands
+
+
+def test_sample_writes_networks_and_says_what_they_achieve(run, mine, tmp_path):
+    done = run(*SAMPLE, "--data", mine, "--best-of", 2, "--fine-tune-epochs", 1, "--seed", 5)
+    assert done.code == 0, done.err
+    assert files(tmp_path / "out") == [
+        "MODEL_CARD.md",
+        "network-00000.safetensors",
+        "network-00001.safetensors",
+        "report.json",
+        "samples.parquet",
+    ]
+    table = pd.read_parquet(tmp_path / "out" / "samples.parquet")
+    assert list(table["classes"][0]) == ["c", "ä", "b"]
+    assert (table["seed"] == 5).all()
+    for said in (
+        "colour to grey",
+        "12x12 to 8x8",
+        "20 images of each class",
+        "10 others",
+        "Written",
+    ):
+        assert said in done.out
+    assert f"mean {table['test_accuracy'].mean():.3f}" in done.out
+    assert read_json(tmp_path / "out" / "report.json")["request"]["fine_tune_epochs"] == 1
+    assert "warning" not in done.err
+
+
+def test_sample_warns_of_a_request_out_of_range(run, mine, tmp_path):
+    done = run("sample", "--data", mine, "--classes", "c,ä,b", "--accuracy", 0.01, "--out", "out")
+    assert done.code == 0
+    assert done.err.startswith(
+        "warning: the accuracy asked for, 0.01, is outside the trained range"
+    )
+    assert pd.read_parquet(tmp_path / "out" / "samples.parquet")["outside_trained_range"].all()
+
+
+def test_an_empty_folder_is_filled(run, mine, tmp_path):
+    (tmp_path / "out").mkdir()
+    assert run(*SAMPLE, "--data", mine).code == 0
+
+
+X, Y = np.zeros((60, 8, 8), np.uint8), np.arange(60) % 3
+
+
+def npz(**arrays):
+    """Write an archive."""
+    return lambda path: np.savez(path, **arrays)
+
+
+class Bomb:
+    """Writes a file when it is unpickled."""
+
+    def __reduce__(self):
+        return (exec, ("open('ran', 'w').close()",))
+
+
+# name -> what lies at my.npz
+BAD_DATA = {
+    "missing": lambda path: None,
+    "a folder": lambda path: path.mkdir(),
+    "a link to itself": lambda path: path.symlink_to(path),
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("images"),
+    "half an archive": lambda path: path.write_bytes(b"PK\x03\x04" + bytes(50)),
+    "no images": npz(labels=Y),
+    "no labels": npz(images=X),
+    "images elsewhere": npz(**{"../images": X, "labels": Y}),
+    "objects": npz(images=np.array([Bomb()] * 60), labels=Y),
+    "objects as labels": npz(images=X, labels=np.array([Bomb()] * 60)),
+    "no pixels": npz(images=X[:0], labels=Y[:0]),
+    "flat": npz(images=X.reshape(60, 64), labels=Y),
+    "four channels": npz(images=np.zeros((60, 8, 8, 4), np.uint8), labels=Y),
+    "too small": npz(images=np.zeros((60, 4, 4), np.uint8), labels=Y),
+    "stretched": npz(images=np.zeros((60, 8, 16), np.uint8), labels=Y),
+    "wide range": npz(images=np.full((60, 8, 8), 7.5), labels=Y),
+    "NaN": npz(images=np.full((60, 8, 8), np.nan), labels=Y),
+    "text as pixels": npz(images=np.full((60, 8, 8), "a"), labels=Y),
+    "labels too many": npz(images=X[:50], labels=Y),
+    "labels real": npz(images=X, labels=Y + 0.5),
+    "labels NaN": npz(images=X, labels=np.full(60, np.nan)),
+    "one image of a class": npz(images=X[:3], labels=Y[:3]),
+    "other classes": npz(images=X, labels=Y + 5),
+}
+
+
+@pytest.mark.parametrize("case", BAD_DATA)
+def test_bad_data_is_one_line_and_leaves_nothing(run, tmp_path, case):
+    BAD_DATA[case](tmp_path / "my.npz")
+    before = files(tmp_path)
+    done = run(
+        "sample", "--data", "my.npz", "--classes", "0,1,2", "--accuracy", 0.5, "--out", "out"
+    )
+    refused(done)
+    assert files(tmp_path) == before
+
+
+def refused(done):
+    """One line that says what is wrong, exit code 2."""
+    assert done.code == 2
+    lines = done.err.splitlines()
+    assert len(lines) == 1, done.err
+    assert lines[0].startswith("error: ")
+    assert done.out == ""
+
+
+# name -> words after `sample --data my.npz`
+BAD_WORDS = {
+    "nothing": "",
+    "no classes": "--accuracy .5 --out out",
+    "no request": "--classes 0,1,2 --out out",
+    "no output": "--classes 0,1,2 --accuracy .5",
+    "two classes": "--classes 0,1 --accuracy .5 --out out",
+    "a class twice": "--classes 0,1,1 --accuracy .5 --out out",
+    "an unknown class": "--classes 0,1,x --accuracy .5 --out out",
+    "commas only": "--classes ,, --accuracy .5 --out out",
+    "loss": "--classes 0,1,2 --loss .5 --out out",
+    "both": "--classes 0,1,2 --loss .5 --accuracy .5 --out out",
+    "too much": "--classes 0,1,2 --accuracy 90 --out out",
+    "negative": "--classes 0,1,2 --accuracy -0.5 --out out",
+    "not a number": "--classes 0,1,2 --accuracy much --out out",
+    "NaN": "--classes 0,1,2 --accuracy nan --out out",
+    "no networks": "--classes 0,1,2 --accuracy .5 --out out -n 0",
+    "negative seed": "--classes 0,1,2 --accuracy .5 --out out --seed -1",
+    "a wrong option": "--classes 0,1,2 --accurcy .5 --out out",
+    "a full folder": "--classes 0,1,2 --accuracy .5 --out full",
+    "a file": "--classes 0,1,2 --accuracy .5 --out my.npz",
+    "below a file": "--classes 0,1,2 --accuracy .5 --out my.npz/out",
+    "a link": "--classes 0,1,2 --accuracy .5 --out loop",
+    "no permission": "--classes 0,1,2 --accuracy .5 --out /proc/1/out",
+}
+
+
+@pytest.mark.parametrize("case", BAD_WORDS)
+def test_bad_words_are_one_line_and_leave_nothing(run, tmp_path, case):
+    np.savez(tmp_path / "my.npz", images=X, labels=Y)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "note").write_text("mine")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    before = files(tmp_path)
+    refused(run("sample", "--data", "my.npz", *BAD_WORDS[case].split()))
+    assert files(tmp_path) == before
+
+
+def test_an_error_while_writing_leaves_nothing(run, mine, tmp_path, monkeypatch):
+    from weightspace import api
+    from weightspace.errors import problem
+
+    def full(path, table):
+        raise problem("cannot write: No space left on device", where=path)
+
+    monkeypatch.setattr(api, "write_parquet", full)
+    refused(run(*SAMPLE, "--data", mine))
+    assert files(tmp_path) == []
+
+
+def test_a_project_that_has_not_run_is_one_line(run, mine, tmp_path, finished):
+    (tmp_path / "root").mkdir()
+    refused(run(*SAMPLE, "--data", mine, "--root", "root"))
+    (tmp_path / "root" / "params.yaml").write_text((finished / "params.yaml").read_text())
+    refused(run(*SAMPLE, "--data", mine, "--root", "root"))
+    assert files(tmp_path) == ["params.yaml", "root"]
+
+
+def test_without_a_command_the_help_is_shown(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["weightspace"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 2
+    assert "Usage" in "".join(capsys.readouterr())
