@@ -1,14 +1,17 @@
 """The commands: what they leave, and that a bad input is one line, exit code 2 and nothing else."""
 
+import pickle
 import sys
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from weightspace import cli
 from weightspace.artifacts import read_json
+from weightspace.spec import take
 
 
 @dataclass(frozen=True)
@@ -205,6 +208,56 @@ def test_bad_words_are_one_line_and_leave_nothing(run, tmp_path, case):
     before = files(tmp_path)
     refused(run("sample", "--data", "my.npz", *BAD_WORDS[case].split()))
     assert files(tmp_path) == before
+
+
+@pytest.fixture
+def checkpoints(tmp_path, project):
+    """A folder of checkpoints and their table."""
+    members = project.zoo.members[:6]
+    weights, rows = project.zoo.weights(members), []
+    (tmp_path / "nets").mkdir()
+    for i, member in enumerate(members.to_dict("records")):
+        torch.save({"model": take(weights, i)}, tmp_path / "nets" / f"{i}.pt")
+        names = " ".join(str(c) for c in project.dataset.tasks["classes"][member["task"]])
+        rows.append({"file": f"{i}.pt", "classes": names, "run": member["run"]})
+    pd.DataFrame(rows).to_csv(tmp_path / "table.csv", index=False)
+    return tmp_path
+
+
+IMPORT = ("import", "nets", "--arch", "cnn", "--results", "table.csv", "--out", "zoo")
+
+
+def test_import_makes_a_zoo(run, checkpoints):
+    done = run(*IMPORT)
+    assert done.code == 0, done.err
+    assert files(checkpoints / "zoo") == ["members.parquet", "weights-00000.safetensors"]
+    assert "6 members of 2 runs" in done.out
+    assert "no optimizer, lr, weight_decay, epochs" in done.out
+
+
+def _bomb(path):
+    torch.save({"state_dict": Bomb()}, path)
+
+
+# name -> what lies at nets/0.pt
+BAD_CHECKPOINTS = {
+    "code": _bomb,
+    "bare code": lambda path: path.write_bytes(pickle.dumps(Bomb())),
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("weights"),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-200]),
+    "missing": lambda path: path.unlink(),
+    "other tensors": lambda path: torch.save({"a": torch.ones(2)}, path),
+    "a link to itself": lambda path: (path.unlink(), path.symlink_to(path)),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CHECKPOINTS)
+def test_bad_checkpoints_are_one_line_and_leave_nothing(run, checkpoints, case):
+    BAD_CHECKPOINTS[case](checkpoints / "nets" / "0.pt")
+    before = files(checkpoints)
+    refused(run(*IMPORT))
+    assert files(checkpoints) == before  # and no file "ran"
 
 
 def test_an_error_while_writing_leaves_nothing(run, mine, tmp_path, monkeypatch):

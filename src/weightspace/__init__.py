@@ -8,15 +8,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["GivenTask", "ImageSet", "Network", "Project", "Samples", "load", "load_network"]
+__all__ = [
+    "GivenTask",
+    "ImageSet",
+    "Network",
+    "Project",
+    "Samples",
+    "import_zoo",
+    "load",
+    "load_network",
+]
 
 if TYPE_CHECKING:
-    from weightspace.api import Project, Samples, load
+    from weightspace.api import Project, Samples, import_zoo, load
     from weightspace.checkpoints import Network, load_network
     from weightspace.images import GivenTask, ImageSet
 
 _HOMES = {
-    "api": ("Project", "Samples", "load"),
+    "api": ("Project", "Samples", "import_zoo", "load"),
     "checkpoints": ("Network", "load_network"),
     "images": ("GivenTask", "ImageSet"),
 }

@@ -43,6 +43,8 @@ from weightspace.rng import torch_stream
 from weightspace.sample import Sampler
 from weightspace.shared.base import SharedModel, load_shared
 from weightspace.spec import Weights, take
+from weightspace.zoo import foreign
+from weightspace.zoo.foreign import Imported
 from weightspace.zoo.store import Zoo
 
 PAIRS_AT_ONCE = 20_000  # network and image pairs run together; bounds the memory
@@ -212,6 +214,25 @@ class Project:
         }
         hashes = {k: hashlib.sha256(p.read_bytes()).hexdigest()[:16] for k, p in files.items()}
         return {"weightspace": __version__, "commit": _commit(self.root), "sha256": hashes}
+
+
+def import_zoo(
+    folder: Path | str, results: Path | str, out: Path | str, *, arch: str, root: Path | str = "."
+) -> Imported:
+    """Make a zoo of a folder of checkpoints; see :func:`weightspace.zoo.foreign.import_zoo`.
+
+    Args:
+        folder: the checkpoints.
+        results: table of them.
+        out: new or empty folder.
+        arch: name of the architecture; its sizes are those of ``nets`` in params.yaml.
+        root: project where the dataset stage has run.
+
+    """
+    root = Path(root)
+    params, dataset = load_params(root / "params.yaml"), Dataset.load(root / "data" / "dataset")
+    net = build_net(arch, dataset.shape, dataset.classes.shape[1], params.nets)
+    return foreign.import_zoo(Path(folder), Path(results), net, dataset, Path(out))
 
 
 def load(root: Path | str = ".") -> Project:

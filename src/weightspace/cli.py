@@ -69,6 +69,27 @@ def sample(
     warn(samples.warning())
 
 
+@app.command("import")
+def import_(
+    folder: Annotated[
+        Path, typer.Argument(help="checkpoints: .safetensors, .pt, .pth, .ckpt, .bin")
+    ],
+    arch: Annotated[str, typer.Option(help="architecture, of the sizes in params.yaml: nets")],
+    results: Annotated[Path, typer.Option(help="CSV or Parquet with columns file and classes")],
+    out: Out,
+    root: Root = Path(),
+) -> None:
+    """Make a zoo of your own checkpoints: read strictly, measured, never run."""
+    from weightspace.api import import_zoo
+    from weightspace.artifacts import check_new
+    from weightspace.runtime import prepare
+    from weightspace.screens import show_import
+
+    check_new(out)
+    prepare()
+    show_import(import_zoo(folder, results, out, arch=arch, root=root), out)
+
+
 def names(classes: str) -> list[str]:
     """Names between commas."""
     return [name.strip() for name in classes.split(",") if name.strip()]

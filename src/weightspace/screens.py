@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from weightspace.api import Samples
+from weightspace.data.dataset import PARTS
+from weightspace.zoo.foreign import Imported
 
 ROWS = 20  # of a table on screen; the file has all
 
@@ -53,3 +55,14 @@ def show_samples(samples: Samples, out: Path) -> None:
         f"{got['min']:.3f} to {got['max']:.3f}; mean distance from the request {got['distance']:.3f}"
     )
     print(f"Written to {out}: networks, samples.parquet, report.json, MODEL_CARD.md")
+
+
+def show_import(found: Imported, out: Path) -> None:
+    """Show what an imported zoo holds."""
+    columns = [f"{part}_accuracy" for part in PARTS]
+    table = found.members.groupby("snapshot")[columns].mean().reset_index()
+    table.insert(1, "members", found.members.groupby("snapshot").size().to_numpy())
+    show_table(table, "Measured, mean per snapshot")
+    for note in found.notes:
+        print(note)
+    print(f"Written to {out}: {table['members'].sum()} networks, read again and measured again")
