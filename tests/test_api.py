@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import weightspace as ws
 from conftest import finish
-from weightspace import api
+from weightspace import api, on_task, queries
 from weightspace.artifacts import read_json
 from weightspace.errors import WeightspaceError
 from weightspace.nets.cnn import Cnn
@@ -81,9 +81,9 @@ def test_evaluation_equals_the_zoos_own_measurement(project, task):
 
 def test_blocks_of_images_change_nothing(project, task, monkeypatch):
     weights = project.zoo.weights(project.zoo.select("val")[:5])
-    whole = api.outputs(project.net, weights, task, "train")
-    monkeypatch.setattr(api, "PAIRS_AT_ONCE", 35)
-    assert torch.allclose(api.outputs(project.net, weights, task, "train"), whole, atol=1e-6)
+    whole = on_task.outputs(project.net, weights, task, "train")
+    monkeypatch.setattr(on_task, "PAIRS_AT_ONCE", 35)
+    assert torch.allclose(on_task.outputs(project.net, weights, task, "train"), whole, atol=1e-6)
 
 
 def test_more_samples_contain_the_fewer(project, task):
@@ -239,3 +239,85 @@ def test_the_example_of_the_docstring_runs(finished, images, tmp_path, monkeypat
         exec(example, space)
     assert space["network"].predict(images[0])[0] in ("3", "8", "1")
     assert len(pd.read_parquet("samples/samples.parquet")) == 4
+
+
+def test_networks_of_a_task_are_retrieved_by_the_models_own_space(project, task):
+    table, weights = project.retrieve(task, accuracy=0.5, n=4)
+    z = project.encode(project.zoo.weights(project.zoo.members))
+    shared = project.shared
+    with torch.no_grad():
+        e = shared.embed(task.dataset, torch.zeros(1, dtype=torch.long))
+        wanted = shared.project(shared.condition(e, torch.tensor([0.5])))[0]
+        similarity = shared.project_latent(z) @ wanted
+    similarity[torch.tensor(project.zoo.members["diverged"].to_numpy())] = -2
+    best = similarity.topk(4)
+    assert np.allclose(table["similarity"], best.values, atol=1e-5)
+    assert np.allclose(project.evaluate(weights, task)["test_loss"], table["on_test_loss"])
+    assert table["classes"].str.count(",").eq(2).all()
+
+
+def test_a_task_is_found_at_the_result_where_it_fits_best(project, monkeypatch):
+    shared, tasks = project.shared, project.dataset.tasks
+    weights = project.zoo.weights(project.zoo.select("val")[:2])
+    z = project.encode(weights)
+    low, high = project.trained_range
+    with torch.no_grad():
+        e = shared.embed(project.dataset, torch.arange(len(tasks)))
+        slow = [
+            (float(shared.project(shared.condition(e[t : t + 1], r[None])) @ p), t, float(r))
+            for p in shared.project_latent(z)[:1]
+            for t in range(len(tasks))
+            for r in torch.linspace(low, high, queries.RESULTS)
+        ]
+    found = project.retrieve_tasks(weights, n=3)
+    assert [len(table) for table in found] == [3, 3]
+    similarity, task, result = max(slow)
+    names = [project.dataset.class_names[c] for c in tasks["classes"][task]]
+    assert found[0]["classes"][0] == ",".join(names)
+    assert found[0]["similarity"][0] == pytest.approx(similarity, abs=1e-5)
+    assert found[0]["accuracy"][0] == pytest.approx(result, abs=1e-6)
+
+
+def test_predictions_know_their_error(project, monkeypatch):
+    """With latents that hold the accuracy itself its prediction is good, with noise it is not."""
+    zoo = project.zoo
+    members = {s: zoo.select(s) for s in ("train", "val", "test_sets")}
+    rng = np.random.default_rng(0)
+
+    def latents(zoo, table, codec):
+        told = np.stack([table["test_accuracy"], rng.normal(size=len(table))], 1)
+        return torch.tensor(told, dtype=torch.float32)
+
+    monkeypatch.setattr(queries, "latents", latents)
+    monkeypatch.setattr(queries, "encode_members", lambda codec, w: torch.tensor([[0.4, 0.0]]))
+    found = project.predict(project.zoo.weights(members["val"][:1]))
+    errors = found.errors.set_index("property")
+    spread = np.abs(
+        members["test_sets"]["test_accuracy"] - members["train"]["test_accuracy"].mean()
+    )
+    assert errors.loc["test_accuracy", "of_a_constant"] == pytest.approx(spread.mean())
+    assert errors.loc["test_accuracy", "error"] < 0.2 * spread.mean()
+    assert errors.loc["epoch", "error"] > 0.5 * errors.loc["epoch", "of_a_constant"]
+    assert found.table["test_accuracy"][0] == pytest.approx(0.4, abs=0.03)
+    assert found.table["optimizer"][0] in ("adam", "sgd")
+
+
+def test_comparison_of_opposite_networks(project, task):
+    weights = project.zoo.weights(project.zoo.select("val")[-2:])
+    head = {k: -w if k in project.net.spec.head else w for k, w in weights.items()}
+    found = project.compare(weights, head, task)
+    assert np.allclose(found[["cosine", "correlation"]], -1, atol=1e-5)
+    same = project.compare(weights, weights, task)
+    assert np.allclose(same[["cosine", "agreement"]], 1)
+    share = project.evaluate(weights, task)
+    whole = (20 * share["train_accuracy"] + 10 * share["test_accuracy"]) / 30
+    assert np.allclose(same["accuracy_a"], whole)
+
+
+def test_latents_of_another_codec_are_refused(project, tmp_path, monkeypatch):
+    path = tmp_path / "z.safetensors"
+    project.save_latents(path, torch.zeros(1, project.codec.latent), ["a"])
+    assert project.load_latents(path)[1] == ["a"]
+    monkeypatch.setattr(api.Project, "provenance", lambda self: {"sha256": {"codec": "other"}})
+    with pytest.raises(WeightspaceError, match="another codec"):
+        project.load_latents(path)

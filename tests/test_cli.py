@@ -1,6 +1,7 @@
 """The commands: what they leave, and that a bad input is one line, exit code 2 and nothing else."""
 
 import pickle
+import shutil
 import sys
 from dataclasses import dataclass
 
@@ -8,9 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from weightspace import cli
-from weightspace.artifacts import read_json
+from weightspace.artifacts import META_KEY, read_json
 from weightspace.spec import take
 
 
@@ -30,7 +32,7 @@ def run(monkeypatch, capsys, tmp_path, finished):
 
     def call(*words):
         arguments = [str(w) for w in words]
-        if "--help" not in arguments:
+        if "--help" not in arguments and words[0] != "info":
             arguments[1:1] = ["--root", str(finished)]
         monkeypatch.setattr(sys, "argv", ["weightspace", *arguments])
         with pytest.raises(SystemExit) as caught:
@@ -258,6 +260,175 @@ def test_bad_checkpoints_are_one_line_and_leave_nothing(run, checkpoints, case):
     before = files(checkpoints)
     refused(run(*IMPORT))
     assert files(checkpoints) == before  # and no file "ran"
+
+
+@pytest.fixture
+def sampled(run, mine, tmp_path):
+    """A folder of two sampled networks and my.npz beside it."""
+    assert run(*SAMPLE, "--data", mine).code == 0
+    shutil.copy(mine, tmp_path / "my.npz")
+    return tmp_path
+
+
+MINE = ("--data", "my.npz", "--classes", "c,ä,b")
+
+
+def test_encode_and_decode(run, sampled, project):
+    done = run("encode", "out", "--out", "z.safetensors")
+    assert (done.code, done.out) == (0, "Written to z.safetensors: 2 latents of 6 numbers\n")
+    done = run("decode", "z.safetensors", "--out", "again")
+    assert done.code == 0, done.err
+    one, two = (project.networks(sampled / folder) for folder in ("out", "again"))
+    wanted = project.decode(project.encode(one))
+    assert torch.allclose(project.net.spec.flatten(two), project.net.spec.flatten(wanted))
+    names = pd.read_parquet(sampled / "again" / "networks.parquet")["latent"]
+    assert list(names) == ["out/network-00000.safetensors", "out/network-00001.safetensors"]
+    z, _ = project.load_latents(sampled / "z.safetensors")
+    np.savez(sampled / "z.npz", z=z.numpy())
+    assert run("decode", "z.npz", "--out", "third").code == 0
+    third = project.networks(sampled / "third")
+    assert torch.allclose(project.net.spec.flatten(two), project.net.spec.flatten(third))
+
+
+def test_compare_a_network_with_itself(run, sampled):
+    done = run("compare", "out", "out", *MINE)
+    assert done.code == 0, done.err
+    assert "network-00001" in done.out
+    assert "cosine 1.000" in done.out
+    assert "agreement 1.000" in done.out
+
+
+def test_retrieve_networks(run, sampled, project):
+    done = run("retrieve", *MINE, "-n", 3, "--out", "found")
+    assert done.code == 0, done.err
+    table = pd.read_parquet(sampled / "found" / "networks.parquet")
+    assert table["similarity"].is_monotonic_decreasing
+    weights = project.zoo.weights(project.zoo.members.iloc[table["member"]])
+    found = project.networks(sampled / "found")
+    assert torch.equal(project.net.spec.flatten(found), project.net.spec.flatten(weights))
+    assert all(str(m) in done.out for m in table["member"])
+    assert run("retrieve", *MINE, "--accuracy", 0.4).code == 0
+
+
+def test_retrieve_the_task(run, sampled):
+    done = run("retrieve", "--weights", "out/network-00000.safetensors", "-n", 4)
+    assert done.code == 0, done.err
+    assert done.out.count("│ train") + done.out.count("│ val") + done.out.count("│ test") == 4
+
+
+def test_predict(run, sampled):
+    done = run("predict", "out")
+    assert done.code == 0, done.err
+    for word in ("network-00001", "test accuracy", "epoch", "optimizer", "share wrong"):
+        assert word in done.out
+
+
+def test_info(run, sampled, finished):
+    torch.save({"a": torch.ones(2, 3)}, sampled / "other.pt")
+    for path, said in {
+        finished: ("project", "dataset, zoo, pca, autoencoder, shared", "120 of 40 runs"),
+        finished / "data" / "zoo": ("zoo", "cnn"),
+        finished / "data" / "dataset": ("dataset", "1x8x8"),
+        finished / "data" / "autoencoder" / "codec.safetensors": ("codec", "mlp"),
+        finished / "data" / "shared" / "shared.safetensors": ("shared",),
+        "out": ("network-00000", "my.npz", "provenance"),
+        "out/network-00001.safetensors": ("network", "accuracy", "0.5"),
+        "my.npz": ("90", "3x12x12", "ä (30)"),
+        "other.pt": ("another program", "a (2, 3)"),
+    }.items():
+        done = run("info", path)
+        assert done.code == 0, (path, done.err)
+        assert all(word in done.out for word in said), (path, done.out)
+
+
+# Words of a command that must be refused, beside a folder `out` of networks and `my.npz`
+BAD_COMMANDS = [
+    "encode none.pt --out z.safetensors",
+    "encode empty --out z.safetensors",
+    "encode my.npz --out z.safetensors",
+    "encode out --out z.txt",
+    "encode out --out my.npz/z.safetensors",
+    "encode wrong.pt --out z.safetensors",
+    "encode nan.pt --out z.safetensors",
+    "encode code.pt --out z.safetensors",
+    "encode --out z.safetensors",
+    "decode none.safetensors --out new",
+    "decode out/network-00000.safetensors --out new",
+    "decode my.npz --out new",
+    "decode z_short.npz --out new",
+    "decode z_text.npz --out new",
+    "decode z_nan.npz --out new",
+    "decode z_code.npz --out new",
+    "decode z_scalar.npz --out new",
+    "decode foreign.safetensors --out new",
+    "decode z_other.safetensors --out new",
+    "decode z_json.safetensors --out new",
+    "decode z_list.safetensors --out new",
+    "decode z_names.safetensors --out new",
+    "compare out out --data my.npz --classes a,b",
+    "compare out out/network-00000.safetensors --data my.npz --classes c,ä,b",
+    "compare out wrong.pt --data my.npz --classes c,ä,b",
+    "compare out none --data my.npz --classes c,ä,b",
+    "compare out out --data none.npz --classes c,ä,b",
+    "retrieve",
+    "retrieve --data my.npz",
+    "retrieve --data my.npz --classes c,ä,b --weights out",
+    "retrieve --data my.npz --classes c,ä,b --accuracy 7",
+    "retrieve --data my.npz --classes c,ä,b --loss 1",
+    "retrieve --data my.npz --classes c,ä,b --out out",
+    "retrieve --data my.npz --classes c,ä,b -n 0",
+    "retrieve --weights none.pt",
+    "retrieve --weights wrong.pt",
+    "predict wrong.pt",
+    "predict empty",
+    "predict",
+    "info none",
+    "info empty",
+    "info params.txt",
+    "info z_text.npz",
+    "info code.pt",
+    "info z_json.safetensors",
+    "info cut.safetensors",
+    "info loop.pt",
+]
+
+
+@pytest.fixture
+def junk(sampled):
+    """The same folder with files that no command should take."""
+    (sampled / "empty").mkdir()
+    (sampled / "params.txt").write_text("seed: 0")
+    (sampled / "loop.pt").symlink_to(sampled / "loop.pt")
+    good = load_file(sampled / "out" / "network-00000.safetensors")
+    torch.save(good | {"extra": torch.ones(1)}, sampled / "wrong.pt")
+    torch.save(good | {"head.bias": torch.full((3,), torch.nan)}, sampled / "nan.pt")
+    torch.save({"model": Bomb()}, sampled / "code.pt")
+    save_file(good, sampled / "foreign.safetensors")
+    whole = (sampled / "out" / "network-00000.safetensors").read_bytes()
+    (sampled / "cut.safetensors").write_bytes(whole[:-9])
+    for name, z in {
+        "short": np.zeros((2, 5), np.float32),
+        "text": np.full((2, 6), "a"),
+        "nan": np.full((2, 6), np.nan),
+        "code": np.array([Bomb()]),
+        "scalar": np.float32(1),
+    }.items():
+        np.savez(sampled / f"z_{name}.npz", z=z)
+    for name, meta in {
+        "other": '{"kind":"latents","codec":"0","names":["a"]}',
+        "json": "{",
+        "list": "[1]",
+        "names": '{"kind":"latents"}',
+    }.items():
+        save_file({"z": torch.zeros(1, 6)}, sampled / f"z_{name}.safetensors", {META_KEY: meta})
+    return sampled
+
+
+@pytest.mark.parametrize("words", BAD_COMMANDS)
+def test_bad_commands_are_one_line_and_leave_nothing(run, junk, words):
+    before = files(junk)
+    refused(run(*words.split()))
+    assert files(junk) == before
 
 
 def test_an_error_while_writing_leaves_nothing(run, mine, tmp_path, monkeypatch):

@@ -17,7 +17,19 @@ LAYERS = (
     {"zoo", "checkpoints", "codecs", "encoders"},
     {"shared", "sample", "baselines"},
     {"evaluate"},
-    {"check", "results", "sweep", "pictures", "api", "screens", "cli", "__main__"},
+    {
+        "check",
+        "results",
+        "sweep",
+        "pictures",
+        "api",
+        "info",
+        "on_task",
+        "queries",
+        "screens",
+        "cli",
+        "__main__",
+    },
 )
 FAMILIES = {
     "weightspace.nets": "NETS",

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import math
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,17 +28,25 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from weightspace import __version__
-from weightspace.artifacts import new_folder, write_bytes, write_json, write_parquet
-from weightspace.checkpoints import read_networks, save_network
+from weightspace import __version__, queries
+from weightspace.artifacts import (
+    load_tensors,
+    new_folder,
+    save_tensors,
+    write_bytes,
+    write_json,
+    write_parquet,
+)
+from weightspace.checkpoints import find, read_networks, save_network
 from weightspace.codecs.base import Codec, decode_latents, encode_members, load_codec
-from weightspace.data.dataset import Dataset, task_batch
+from weightspace.data.dataset import Dataset
 from weightspace.errors import problem
-from weightspace.evaluate.outputs import accuracies, losses
-from weightspace.images import GivenTask, ImageSet, make_task, read_images
+from weightspace.images import GivenTask, ImageSet, make_task, read_images, read_npz
 from weightspace.networks import Net, build_net
+from weightspace.on_task import fine_tune, measure
 from weightspace.params import Params, load_params
 from weightspace.progress import progress
+from weightspace.queries import Predictions
 from weightspace.rng import torch_stream
 from weightspace.sample import Sampler
 from weightspace.shared.base import SharedModel, load_shared
@@ -47,8 +55,7 @@ from weightspace.zoo import foreign
 from weightspace.zoo.foreign import Imported
 from weightspace.zoo.store import Zoo
 
-PAIRS_AT_ONCE = 20_000  # network and image pairs run together; bounds the memory
-TUNE_BATCH, TUNE_LR = 32, 1e-3  # of fine-tuning with Adam
+LATENTS = "latents"
 
 
 @dataclass(frozen=True)
@@ -109,8 +116,13 @@ class Project:
         return make_task(given, [str(c) for c in classes], self.dataset, seed)
 
     def networks(self, *paths: Path | str) -> Weights:
-        """Weights ``(N, *shape)`` of checkpoints of the project's architecture, read strictly."""
-        return read_networks([Path(p) for p in paths], self.net.spec)
+        """Weights ``(N, *shape)`` of checkpoints of the project's architecture, read strictly.
+
+        Args:
+            paths: files, or folders of which every checkpoint is read, in order of their names.
+
+        """
+        return read_networks([file for p in paths for file in find(Path(p))], self.net.spec)
 
     def encode(self, weights: Weights) -> Tensor:
         """Latents ``(N, L)`` of networks ``(N, *shape)``."""
@@ -132,11 +144,7 @@ class Project:
     def evaluate(self, weights: Weights, task: GivenTask) -> pd.DataFrame:
         """Loss (nats) and accuracy of networks ``(N, *shape)`` on every part of a task, a row each."""
         self.net.spec.check(weights)
-        out = {}
-        for part in task.parts:
-            y = outputs(self.net, weights, task, part)
-            out[f"{part}_accuracy"], out[f"{part}_loss"] = accuracies(y), losses(y)
-        return pd.DataFrame({name: value.numpy() for name, value in out.items()})
+        return measure(self.net, weights, task)
 
     def sample(
         self,
@@ -187,6 +195,89 @@ class Project:
         table["fine_tune_epochs"] = fine_tune_epochs
         table = pd.concat([table, self.evaluate(weights, task)], axis=1)
         return Samples(self, task, weights, table)
+
+    def compare(self, a: Weights, b: Weights, task: GivenTask) -> pd.DataFrame:
+        """How alike networks behave, pair by pair; see :func:`weightspace.queries.compare`."""
+        return queries.compare(self.net, a, b, task)
+
+    def retrieve(
+        self,
+        task: GivenTask,
+        *,
+        accuracy: float | None = None,
+        loss: float | None = None,
+        n: int = 5,
+    ) -> tuple[pd.DataFrame, Weights]:
+        """Members of the zoo that fit a dataset and a result best, and how they do on it.
+
+        Args:
+            task: the dataset D.
+            accuracy: the result R; without one the best of the trained range.
+            loss: the same, where R is the loss.
+            n: networks.
+
+        Returns:
+            Table, best first, with similarity, what the member was trained on and ``on_train_...``
+            and ``on_test_...`` on the given images; their weights.
+
+        """
+        asked = self.trained_range[self.result == "accuracy"]
+        if accuracy is not None or loss is not None:
+            asked = self._request(accuracy, loss)
+        table, weights = queries.nearest_networks(self.zoo, self.codec, self.shared, task, asked, n)
+        names, classes = self.dataset.class_names, self.dataset.tasks["classes"]
+        table.insert(1, "classes", [",".join(names[c] for c in classes[t]) for t in table["task"]])
+        return pd.concat([table, self.evaluate(weights, task).add_prefix("on_")], axis=1), weights
+
+    def retrieve_tasks(self, weights: Weights, *, n: int = 5) -> list[pd.DataFrame]:
+        """Tasks that networks were trained on, most likely first: a table per network."""
+        return queries.nearest_tasks(self.dataset, self.codec, self.shared, weights, n)
+
+    def predict(self, weights: Weights, *, seed: int = 0) -> Predictions:
+        """Accuracy, generalisation gap, epoch and optimiser of networks from their weights alone."""
+        return queries.predict(self.zoo, self.codec, weights, seed)
+
+    def save_latents(self, path: Path | str, latents: Tensor, names: Sequence[str]) -> None:
+        """Write latents ``(N, L)`` with a name for each, to be decoded by this codec only."""
+        meta = {"names": list(names), "codec": self.provenance()["sha256"]["codec"]}
+        save_tensors(Path(path), LATENTS, {"z": latents}, meta)
+
+    def load_latents(self, path: Path | str) -> tuple[Tensor, list[str]]:
+        """Latents ``(N, L)`` and their names, from :meth:`save_latents` or array ``z`` of an .npz."""
+        path = Path(path)
+        if path.suffix == ".npz":
+            z = read_npz(path, ("z",))["z"]
+            if z.dtype.kind != "f":
+                raise problem(
+                    "latents of a wrong type", where=path, found=z.dtype, expected="float"
+                )
+            return torch.from_numpy(z).float(), [str(i) for i in range(len(np.atleast_1d(z)))]
+        tensors, meta = load_tensors(path, LATENTS)
+        if meta.get("codec") != self.provenance()["sha256"]["codec"]:
+            raise problem("latents of another codec", where=path, do="encode the networks again")
+        if "z" not in tensors or len(meta.get("names", ())) != len(tensors["z"]):
+            raise problem("file is damaged", where=path, do="encode the networks again")
+        return tensors["z"], meta["names"]
+
+    def save(
+        self,
+        folder: Path,
+        names: Sequence[str],
+        weights: Weights,
+        info: Sequence[Mapping[str, Any]],
+    ) -> None:
+        """Write one file per network into a folder.
+
+        Args:
+            folder: where to.
+            names: file of each.
+            weights: tensors ``(N, *shape)``.
+            info: what should travel with each: ``classes``, and anything that is JSON-ready.
+
+        """
+        scale = {"mean": self.dataset.mean, "std": self.dataset.std}
+        for i, (name, more) in enumerate(zip(names, info, strict=True)):
+            save_network(folder / name, self.net, take(weights, i), scale | dict(more))
 
     def _request(self, accuracy: float | None, loss: float | None) -> float:
         """The requested result, verified."""
@@ -335,13 +426,12 @@ class Samples:
 
         """
         out, report = Path(out), self.report()
-        scale = {"mean": self.task.dataset.mean, "std": self.task.dataset.std}
+        same = {k: report[k] for k in ("request", "data", "provenance")}
+        same["classes"] = list(self.task.classes)
+        columns = [c for c in self.table if str(c).startswith(self.task.parts)]
+        info = [same | {"measured": row} for row in self.table[columns].to_dict("records")]
         with new_folder(out) as folder:
-            for i, row in enumerate(self.table.to_dict("records")):
-                measured = {k: v for k, v in row.items() if str(k).startswith(self.task.parts)}
-                info = {**scale, "classes": list(self.task.classes), "measured": measured}
-                info |= {k: report[k] for k in ("request", "data", "provenance")}
-                save_network(folder / row["file"], self.project.net, take(self.weights, i), info)
+            self.project.save(folder, list(self.table["file"]), self.weights, info)
             write_parquet(folder / "samples.parquet", self.table)
             write_json(folder / "report.json", report)
             write_bytes(folder / "MODEL_CARD.md", self.card().encode())
@@ -378,47 +468,6 @@ def _text(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{k} {_text(v)}" for k, v in value.items())
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-@torch.no_grad()
-def outputs(net: Net, weights: Weights, task: GivenTask, part: str) -> Tensor:
-    """Outputs ``(N, B, c)`` of N networks on the images of a part, class after class."""
-    images, _ = task_batch(task.dataset, torch.zeros(1, dtype=torch.long), part)
-    size = max(1, PAIRS_AT_ONCE // len(next(iter(weights.values()))))
-    return torch.cat([net.outputs(weights, block) for block in images[0].split(size)], 1)
-
-
-def fine_tune(net: Net, weights: Weights, task: GivenTask, epochs: int, seed: int) -> Weights:
-    """Train networks further on the train images of a task, with Adam, all in the same batches.
-
-    Adam works entry by entry, so one optimiser over stacked weights trains each network alone.
-
-    Args:
-        net: the architecture.
-        weights: networks ``(N, *shape)``; buffers stay as they are.
-        task: the images.
-        epochs: passes over the train images.
-        seed: of the order of the images.
-
-    """
-    images, labels = task_batch(task.dataset, torch.zeros(1, dtype=torch.long), "train")
-    trained = [t.name for t in net.spec.tensors if t.role == "parameter"]
-    tuned = weights | {k: weights[k].clone().requires_grad_() for k in trained}
-    optimizer = torch.optim.Adam([tuned[k] for k in trained], lr=TUNE_LR)
-    rng = torch_stream(seed, "fine-tune")
-    with progress("fine-tune", epochs) as bar:
-        for _ in range(epochs):
-            for batch in torch.randperm(len(labels), generator=rng).split(TUNE_BATCH):
-                y = net.outputs(tuned, images[0, batch])  # (N, B, c)
-                wanted = labels[batch].expand(len(y), -1)
-                each = torch.nn.functional.cross_entropy(
-                    y.transpose(1, 2), wanted, reduction="none"
-                )
-                optimizer.zero_grad()
-                each.mean(1).sum().backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-            bar.advance()
-    return {k: w.detach() for k, w in tuned.items()}
 
 
 def _commit(root: Path) -> str | None:

@@ -153,6 +153,16 @@ def _some(names: Sequence[str]) -> str:
     return "[" + ", ".join(names[:SHOWN]) + "]" + more if names else "none"
 
 
+def find(path: Path) -> list[Path]:
+    """Checkpoints at a path: the file itself, or all below a folder, sorted."""
+    if not path.is_dir():
+        return [path]
+    found = sorted(p for p in path.rglob("*") if p.suffix in SAFE + PICKLED)
+    if not found:
+        raise problem("folder has no checkpoints", where=path, expected=", ".join(SAFE + PICKLED))
+    return found
+
+
 def read_networks(paths: Sequence[Path], spec: Spec, *, finite: bool = True) -> Weights:
     """Weights ``(N, *shape)`` of N checkpoints of one architecture, read strictly.
 
@@ -221,7 +231,10 @@ class Network:
 def load_network(path: Path | str) -> Network:
     """Load a network that :func:`save_network` wrote, as an ``nn.Module`` in evaluation mode."""
     tensors, meta = load_tensors(Path(path), KIND)
-    net = net_from_meta(meta["net"])
-    module = net.module
-    module.load_state_dict(fit_state(tensors, net.spec, path))
-    return Network(module.eval(), meta["classes"], meta["mean"], meta["std"], meta)
+    try:
+        net = net_from_meta(meta["net"])
+        classes, mean, std = list(meta["classes"]), float(meta["mean"]), float(meta["std"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise problem(f"metadata is damaged ({error!r})", where=path) from error
+    net.module.load_state_dict(fit_state(tensors, net.spec, path))
+    return Network(net.module.eval(), classes, mean, std, meta)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from weightspace.errors import WeightspaceError
+
+if TYPE_CHECKING:
+    from weightspace.api import Project
 
 # The base of all errors in options and arguments; typer carries click inside and exports few names.
 UsageError = cast("type[Exception]", typer.BadParameter.__base__)
@@ -46,14 +49,9 @@ def sample(
     root: Root = Path(),
 ) -> None:
     """Sample networks for your own images that perform as well as you ask."""
-    from weightspace.api import load
-    from weightspace.artifacts import check_new
-    from weightspace.runtime import prepare
     from weightspace.screens import show_samples, warn
 
-    check_new(out)
-    prepare()
-    project = load(root)
+    project = start(root, out)
     task = project.task(data, names(classes), seed=seed)
     samples = project.sample(
         task,
@@ -88,6 +86,108 @@ def import_(
     check_new(out)
     prepare()
     show_import(import_zoo(folder, results, out, arch=arch, root=root), out)
+
+
+Networks = Annotated[list[Path], typer.Argument(help="checkpoints, or folders of them")]
+Asked = Annotated[float | None, typer.Option(help="result to look for; default: the best")]
+
+
+@app.command()
+def encode(
+    paths: Networks,
+    out: Annotated[Path, typer.Option(help="file to write, .safetensors")],
+    root: Root = Path(),
+) -> None:
+    """Encode networks to latents."""
+    from weightspace.screens import encode_files
+
+    encode_files(start(root), paths, out)
+
+
+@app.command()
+def decode(
+    latents: Annotated[Path, typer.Argument(help="file of `encode`, or .npz with an array z")],
+    out: Out,
+    root: Root = Path(),
+) -> None:
+    """Decode latents to networks, a safetensors file each."""
+    from weightspace.screens import decode_file
+
+    decode_file(start(root, out), latents, out)
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="a checkpoint, or a folder of them")],
+    b: Annotated[Path, typer.Argument(help="another one, or as many others")],
+    data: Data,
+    classes: Classes,
+    root: Root = Path(),
+) -> None:
+    """Compare networks by what they do on labelled images."""
+    from weightspace.screens import show_comparison
+
+    project = start(root)
+    task = project.task(data, names(classes))
+    show_comparison(project, a, b, task)
+
+
+@app.command()
+def retrieve(
+    data: Annotated[Path | None, typer.Option(help="find networks for these images")] = None,
+    classes: Annotated[str, typer.Option(help="classes of --data, in order")] = "",
+    weights: Annotated[Path | None, typer.Option(help="find the task of these networks")] = None,
+    accuracy: Asked = None,
+    loss: Asked = None,
+    n: Annotated[int, typer.Option("-n", help="how many to show", min=1)] = 5,
+    out: Annotated[Path | None, typer.Option(help="new folder for the networks found")] = None,
+    root: Root = Path(),
+) -> None:
+    """Find networks of the zoo for a dataset, or the task that a network was trained on."""
+    from weightspace.errors import problem
+    from weightspace.screens import retrieve_networks, show_tasks
+
+    if (data is None) == (weights is None):
+        raise problem(
+            "one of --data and --weights is needed", do="see `weightspace retrieve --help`"
+        )
+    project = start(root, out)
+    if weights is not None:
+        show_tasks(project, weights, n)
+    elif data is not None:
+        task = project.task(data, names(classes))
+        retrieve_networks(project, task, accuracy, loss, n, out)
+
+
+@app.command()
+def predict(paths: Networks, root: Root = Path()) -> None:
+    """Predict accuracy, gap, epoch and optimiser from weights alone, with the error to expect."""
+    from weightspace.screens import show_predictions
+
+    show_predictions(start(root), paths)
+
+
+@app.command()
+def info(
+    path: Annotated[Path, typer.Argument(help="project, zoo, codec, network, images ...")],
+) -> None:
+    """Say what a folder or file holds."""
+    from weightspace.info import describe
+    from weightspace.screens import show_facts
+
+    show_facts(describe(path))
+
+
+def start(root: Path, out: Path | None = None) -> Project:
+    """Load a project for a command; an output folder that cannot be used is refused before."""
+    from weightspace.api import load
+    from weightspace.artifacts import check_new
+    from weightspace.runtime import prepare
+
+    if out is not None:
+        check_new(out)
+    prepare()
+    return load(root)
 
 
 def names(classes: str) -> list[str]:

@@ -68,11 +68,11 @@ def read_images(path: Path | str) -> ImageSet:
     path = Path(path)
     if not path.is_file():
         raise problem("no such file", where=path, expected="an .npz of images and labels")
-    arrays = _read_npz(path, ("images", "labels"))
+    arrays = read_npz(path, ("images", "labels"))
     return ImageSet.of(arrays["images"], arrays["labels"], path.name)
 
 
-def _read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+def read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Named arrays of an archive; nothing is unpickled and nothing is written to disk."""
     try:
         with zipfile.ZipFile(path) as archive:

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from weightspace.artifacts import new_folder, read_parquet, save_tensors, write_parquet
-from weightspace.checkpoints import PICKLED, SAFE, fit_state, read_state
+from weightspace.checkpoints import find, fit_state, read_state
 from weightspace.data.dataset import PARTS, Dataset
 from weightspace.errors import nearest, problem
 from weightspace.networks import Net
@@ -258,8 +258,7 @@ def _missing(table: pd.DataFrame) -> list[str]:
 def _unread(folder: Path, paths: list[Path]) -> list[str]:
     """Say which checkpoints of the folder the table does not name."""
     named = {p.resolve() for p in paths}
-    found = sorted(p for p in folder.rglob("*") if p.suffix in SAFE + PICKLED)
-    left = [str(p.relative_to(folder)) for p in found if p.resolve() not in named]
+    left = [str(p.relative_to(folder)) for p in find(folder) if p.resolve() not in named]
     return [f"{len(left)} checkpoints are not in the table, {left[0]} the first"] if left else []
 
 
