@@ -112,12 +112,12 @@ def finish(tiny, root, **shared):
 
 
 @pytest.fixture(scope="session")
-def finished(world, tmp_path_factory):
+def project_root(world, tmp_path_factory):
     """Folder of a finished tiny pipeline; nobody writes to it."""
-    return finish(world(), tmp_path_factory.mktemp("finished"))
+    return finish(world(), tmp_path_factory.mktemp("project"))
 
 
 @pytest.fixture(scope="session")
-def project(finished):
+def project(project_root):
     """The same, loaded."""
-    return load(finished)
+    return load(project_root)

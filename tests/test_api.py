@@ -151,14 +151,27 @@ def test_a_pipeline_trained_for_loss_is_asked_for_loss(world, task, tmp_path):
 def test_requests_out_of_range_are_marked(project, task):
     low, high = project.trained_range
     inside = project.sample(task, accuracy=(low + high) / 2)
-    assert inside.warning() is None
+    assert not any("range" in line for line in inside.warnings())
     assert not inside.table["outside_trained_range"].any()
     for asked in (low / 2, min(1.0, high + 0.05)):
         outside = project.sample(task, accuracy=asked)
         assert outside.table["outside_trained_range"].all()
         assert outside.table["asked"].iloc[0] == asked  # and not moved
-        assert "outside the trained range" in outside.warning()
+        assert any("outside the trained range" in line for line in outside.warnings())
         assert outside.report()["request"]["outside_trained_range"]
+
+
+def test_images_unlike_those_of_training_are_marked(project, images):
+    """Training classes themselves are near; the same images inverted are not."""
+    given, labels = project.dataset.images["train"], project.dataset.seen[:3]
+    raw = (given[labels] * project.dataset.std + project.dataset.mean).clamp(0, 1)  # (3, n, ...)
+    x, y = raw.flatten(0, 1).numpy(), np.repeat(np.arange(3), raw.shape[1])
+    near = project.task((x, y), ["0", "1", "2"])
+    assert max(project.class_distances(near).values()) < 0.8
+    assert not project.sample(near, accuracy=0.5).warnings()
+    far = project.task((1 - x, y), ["0", "1", "2"])
+    assert min(project.class_distances(far).values()) > 1
+    assert "unlike those of training: 0 (" in project.sample(far, accuracy=0.5).warnings()[0]
 
 
 @pytest.fixture(scope="module")
@@ -218,18 +231,18 @@ def test_bytes_are_the_same_every_time(saved, project, task, tmp_path):
         assert path.read_bytes() == (again / path.name).read_bytes(), path.name
 
 
-def test_changed_settings_are_noticed(finished, tmp_path):
+def test_changed_settings_are_noticed(project_root, tmp_path):
     for part in ("data",):
-        (tmp_path / part).symlink_to(finished / part)
-    text = (finished / "params.yaml").read_text()
+        (tmp_path / part).symlink_to(project_root / part)
+    text = (project_root / "params.yaml").read_text()
     (tmp_path / "params.yaml").write_text(re.sub(r"channels:\n  +- 3", "channels:\n    - 5", text))
     with pytest.raises(WeightspaceError, match="changed after the pipeline ran"):
         ws.load(tmp_path)
 
 
-def test_the_example_of_the_docstring_runs(finished, images, tmp_path, monkeypatch):
+def test_the_example_of_the_docstring_runs(project_root, images, tmp_path, monkeypatch):
     for name in ("data", "params.yaml"):
-        (tmp_path / name).symlink_to(finished / name)
+        (tmp_path / name).symlink_to(project_root / name)
     named = np.array(["8", "1", "3"])[images[1]]
     np.savez(tmp_path / "my.npz", images=images[0], labels=named)
     monkeypatch.chdir(tmp_path)

@@ -41,8 +41,8 @@ def folder(tmp_path, world):
     return tmp_path
 
 
-def bring(folder, finished, table="table.csv", out="zoo", arch="cnn"):
-    return import_zoo(folder / "nets", folder / table, folder / out, arch=arch, root=finished)
+def bring(folder, project_root, table="table.csv", out="zoo", arch="cnn"):
+    return import_zoo(folder / "nets", folder / table, folder / out, arch=arch, root=project_root)
 
 
 def edit(folder, **columns):
@@ -53,8 +53,8 @@ def edit(folder, **columns):
     table.to_csv(folder / "table.csv", index=False)
 
 
-def test_a_zoo_comes_back_as_it_was(folder, world, finished):
-    found = bring(folder, finished)
+def test_a_zoo_comes_back_as_it_was(folder, world, project_root):
+    found = bring(folder, project_root)
     old, new = world().zoo, Zoo.open(folder / "zoo")
     order = old.members.sort_values(["run", "epoch"]).reset_index(drop=True)
     mine = new.members
@@ -75,9 +75,9 @@ def test_a_zoo_comes_back_as_it_was(folder, world, finished):
     assert any(": 0 of" in note and "test_accuracy" in note for note in found.notes)
 
 
-def test_later_stages_accept_it(folder, world, finished):
+def test_later_stages_accept_it(folder, world, project_root):
     edit(folder, run=None, **dict.fromkeys(HYPER))  # file and classes are enough
-    notes = bring(folder, finished).notes
+    notes = bring(folder, project_root).notes
     assert any("no optimizer, lr, weight_decay, epochs" in note for note in notes)
     tiny, zoo = world(), Zoo.open(folder / "zoo")
     members = {s: zoo.select(s) for s in ("train", "val", "test_sets")}
@@ -93,23 +93,23 @@ def test_later_stages_accept_it(folder, world, finished):
     )
 
 
-def test_claims_are_not_believed(folder, finished):
+def test_claims_are_not_believed(folder, project_root):
     edit(folder, test_accuracy=0.99)
-    found = bring(folder, finished)
+    found = bring(folder, project_root)
     assert found.members["test_accuracy"].mean() < 0.9
     assert any("differ from the table" in n and ": 0 of" not in n for n in found.notes)
 
 
-def test_runs_of_different_length_end_with_the_same_snapshot(folder, finished):
+def test_runs_of_different_length_end_with_the_same_snapshot(folder, project_root):
     table = pd.read_csv(folder / "table.csv")
     table[table["run"] > 0].iloc[:-1].to_csv(folder / "table.csv", index=False)
-    found = bring(folder, finished)
+    found = bring(folder, project_root)
     last = found.members.groupby("run")["snapshot"].max()
     assert (last == 2).all()
     assert any("are not in the table" in note for note in found.notes)
 
 
-def test_broken_networks_are_marked_as_diverged(folder, finished):
+def test_broken_networks_are_marked_as_diverged(folder, project_root):
     table = pd.read_csv(folder / "table.csv")
     name = next(f for f in table["file"] if f.endswith(".safetensors"))
     state = {
@@ -121,7 +121,7 @@ def test_broken_networks_are_marked_as_diverged(folder, finished):
         "head.bias": torch.zeros(3),
     }
     save_file(state, folder / "nets" / name)
-    found = bring(folder, finished)
+    found = bring(folder, project_root)
     run = table.loc[table["file"] == name, "run"].iloc[0]
     marked = found.members[found.members["diverged"]]
     assert marked["run"].nunique() == 1
@@ -149,22 +149,22 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_tables_are_refused_and_leave_nothing(folder, finished, case):
+def test_bad_tables_are_refused_and_leave_nothing(folder, project_root, case):
     edit(folder, **BAD[case])
     with pytest.raises(WeightspaceError) as caught:
-        bring(folder, finished)
+        bring(folder, project_root)
     assert "\n" not in str(caught.value)
     assert sorted(p.name for p in folder.iterdir()) == ["nets", "table.csv"]
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b'"', b"file,classes\n", bytes(9)])
-def test_files_that_are_no_tables(folder, finished, content):
+def test_files_that_are_no_tables(folder, project_root, content):
     (folder / "table.csv").write_bytes(content)
     with pytest.raises(WeightspaceError):
-        bring(folder, finished)
+        bring(folder, project_root)
 
 
-def test_a_link_out_of_the_folder_is_refused(folder, finished):
+def test_a_link_out_of_the_folder_is_refused(folder, project_root):
     (folder / "secret.pt").write_bytes(b"")
     (folder / "nets" / "link.pt").symlink_to(folder / "secret.pt")
     edit(folder, file=[f"{i}.pt" for i in range(len(pd.read_csv(folder / "table.csv")))])
@@ -172,11 +172,11 @@ def test_a_link_out_of_the_folder_is_refused(folder, finished):
     table.loc[0, "file"] = "link.pt"
     table.iloc[:1].to_csv(folder / "table.csv", index=False)
     with pytest.raises(WeightspaceError, match=r"'link.pt' is not a file in"):
-        bring(folder, finished)
+        bring(folder, project_root)
 
 
 @pytest.mark.parametrize("arch", ["mlp", "cn", ""])
-def test_another_architecture_is_refused(folder, finished, arch):
+def test_another_architecture_is_refused(folder, project_root, arch):
     with pytest.raises(WeightspaceError):
-        bring(folder, finished, arch=arch)
+        bring(folder, project_root, arch=arch)
     assert not (folder / "zoo").exists()

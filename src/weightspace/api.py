@@ -146,6 +146,20 @@ class Project:
         self.net.spec.check(weights)
         return measure(self.net, weights, task)
 
+    @torch.no_grad()
+    def class_distances(self, task: GivenTask) -> dict[str, float]:
+        """How far each class of a task is from the classes of training, as D describes them.
+
+        Distance to the nearest training class, in units of the largest such distance that a
+        training class has to the others. Above 1 the images are unlike any that sampling was
+        trained or evaluated on.
+        """
+        encoder, images = self.shared.encoder, self.dataset.images["train"]
+        known, mine = encoder(images[self.dataset.seen]), encoder(task.dataset.images["train"])
+        among = torch.cdist(known, known).fill_diagonal_(torch.inf).amin(1).max()
+        ratio = torch.cdist(mine, known).amin(1) / among
+        return dict(zip(task.classes, ratio.tolist(), strict=True))
+
     def sample(
         self,
         task: GivenTask,
@@ -383,16 +397,23 @@ class Samples:
         names = ("mean", "median", "min", "max")
         return {k: float(getattr(got, k)()) for k in names} | {"distance": float(off)}
 
-    def warning(self) -> str | None:
-        """What a reader of the figures must know, where the request was out of range."""
-        asked = float(self.table["asked"].iloc[0])
-        if not self.table["outside_trained_range"].iloc[0]:
-            return None
-        low, high = self.project.trained_range
-        return (
-            f"the {self.project.result} asked for, {asked:g}, is outside the trained range "
-            f"{low:.3f} to {high:.3f}; the nearest end of it was sampled"
-        )
+    def warnings(self) -> list[str]:
+        """What a reader of the figures must know: request or images unlike those of training."""
+        out, (low, high) = [], self.project.trained_range
+        if self.table["outside_trained_range"].iloc[0]:
+            asked = float(self.table["asked"].iloc[0])
+            out.append(
+                f"the {self.project.result} asked for, {asked:g}, is outside the trained range "
+                f"{low:.3f} to {high:.3f}; the nearest end of it was sampled"
+            )
+        far = {k: v for k, v in self.project.class_distances(self.task).items() if v > 1}
+        if far:
+            listed = ", ".join(f"{name} ({value:.1f})" for name, value in far.items())
+            out.append(
+                f"images unlike those of training: {listed} times as far from the nearest training "
+                "class as training classes are from one another at most"
+            )
+        return out
 
     def report(self) -> dict[str, Any]:
         """Everything that was asked, done and measured, JSON-ready."""
@@ -412,6 +433,7 @@ class Samples:
                 "source": task.source,
                 "classes": ",".join(task.classes),
                 "images_per_class": task.images_per_class,
+                "class_distances": project.class_distances(task),
                 "notes": "; ".join(task.notes),
             },
             "measured": {"part": self.measured_on, **self.summary()},

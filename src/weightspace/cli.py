@@ -64,7 +64,7 @@ def sample(
     )
     samples.save(out)
     show_samples(samples, out)
-    warn(samples.warning())
+    warn(samples.warnings())
 
 
 @app.command("import")

@@ -20,7 +20,7 @@ from weightspace.data.dataset import Dataset
 from weightspace.errors import nearest, problem
 from weightspace.rng import stream
 
-MOST_BYTES = 4 << 30  # unpacked; a larger archive is a mistake or an attack
+MOST_BYTES = 1 << 30  # unpacked; four times that in memory
 HOLD_OUT_FROM = 24  # images per class from which a third is held out
 MOST_IMAGES = 1000  # per class in each part; more change no figure and cost time
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -83,7 +83,12 @@ def read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
             f"not an .npz archive ({error})", where=path, do="write it with numpy.savez"
         ) from error
     if size > MOST_BYTES:
-        raise problem("archive is too large", where=path, found=f"{size} bytes unpacked")
+        raise problem(
+            "archive is too large",
+            where=path,
+            found=f"{size} bytes unpacked",
+            do="give fewer images",
+        )
     missing = [n for n in names if n not in found]
     if missing:
         raise problem(f"array '{missing[0]}' is missing", where=path, found=found, expected=names)
@@ -258,7 +263,6 @@ def make_task(given: ImageSet, classes: Sequence[str], like: Dataset, seed: int)
     if unknown:
         hint = nearest(unknown[0], given.names)
         raise problem(f"no class '{unknown[0]}'", where=given.source, do=hint)
-    images, notes = convert(given.images, like.shape)
     rows = [np.flatnonzero(given.labels == given.names.index(c)) for c in classes]
     each = min(len(r) for r in rows)
     if each < 2:
@@ -271,7 +275,9 @@ def make_task(given: ImageSet, classes: Sequence[str], like: Dataset, seed: int)
     chosen = np.stack(
         [stream(seed, "given", i).permutation(r)[: sum(sizes.values())] for i, r in enumerate(rows)]
     )
-    x = torch.from_numpy((images[chosen] - like.mean) / like.std).float()  # (c, n, C, H, W)
+    images, notes = convert(given.images[chosen.flatten()], like.shape)
+    x = torch.from_numpy((images - like.mean) / like.std).float()
+    x = x.reshape(*chosen.shape, *like.shape)  # (c, n, C, H, W)
     parts: dict[str, Tensor] = dict(zip(sizes, x.split(list(sizes.values()), 1), strict=True))
     row = {"task": 0, "classes": list(range(count)), "class_set": 0, "split": "given"}
     dataset = Dataset(parts, list(classes), pd.DataFrame([row]), [], like.mean, like.std)

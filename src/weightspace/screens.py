@@ -28,9 +28,9 @@ def console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 110)
 
 
-def warn(message: str | None) -> None:
-    """One line on standard error, if there is anything to say."""
-    if message is not None:
+def warn(messages: list[str]) -> None:
+    """A line on standard error for each."""
+    for message in messages:
         print(f"warning: {message}", file=sys.stderr)
 
 

@@ -32,7 +32,7 @@ UNKNOWN: dict[str, str | float] = {
     "epochs": 1.0,
 }
 BELIEVED = 0.02  # a claimed accuracy further than this from the measured one is pointed out
-SEPARATORS = re.compile(r"[,|;]|\s+")
+SEPARATORS = re.compile(r"[,|;\s\[\]()'\"]+")
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def _tasks(table: pd.DataFrame, dataset: Dataset, path: Path) -> list[int]:
     known = {tuple(int(c) for c in row): t for t, row in enumerate(dataset.tasks["classes"])}
     out = []
     for row, text in enumerate(table["classes"], 1):
-        names = [n for n in SEPARATORS.split(text.strip("[]() ")) if n]
+        names = [n for n in SEPARATORS.split(text) if n]
         unknown = [n for n in names if n not in number]
         if unknown:
             raise problem(
