@@ -25,7 +25,7 @@ ROWS = 20  # of a table on screen; the file has all
 
 def console() -> Console:
     """Standard output, wide enough for a table where it is not a terminal."""
-    return Console(width=None if sys.stdout.isatty() else 110)
+    return Console(width=None if sys.stdout.isatty() else 120)
 
 
 def warn(messages: list[str]) -> None:
