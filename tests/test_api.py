@@ -211,11 +211,12 @@ def test_a_saved_network_predicts_on_raw_images(saved, project, images):
 
 
 def test_the_report_says_what_the_table_says(saved, project):
-    _, folder = saved
+    drawn, folder = saved
     table = pd.read_parquet(folder / "samples.parquet")
     report = read_json(folder / "report.json")
     assert report["measured"]["mean"] == pytest.approx(table["test_accuracy"].mean(), abs=1e-5)
     assert report["measured"]["part"] == "test"
+    assert report["measured"]["warnings"] == "; ".join(drawn.warnings()) != ""
     assert report["request"]["best_of"] == 2
     assert report["data"]["images_per_class"] == {"train": 20, "test": 10}
     assert set(report["provenance"]["sha256"]) == {"params", "dataset", "codec", "shared"}

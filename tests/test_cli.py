@@ -430,13 +430,13 @@ def test_bad_commands_are_one_line_and_leave_nothing(run, junk, words):
 
 
 def test_an_error_while_writing_leaves_nothing(run, mine, tmp_path, monkeypatch):
-    from weightspace import api
+    from weightspace import samples
     from weightspace.errors import problem
 
     def full(path, table):
         raise problem("cannot write: No space left on device", where=path)
 
-    monkeypatch.setattr(api, "write_parquet", full)
+    monkeypatch.setattr(samples, "write_parquet", full)
     refused(run(*SAMPLE, "--data", mine))
     assert files(tmp_path) == []
 

@@ -26,6 +26,7 @@ LAYERS = (
         "info",
         "on_task",
         "queries",
+        "samples",
         "screens",
         "cli",
         "__main__",
@@ -46,6 +47,7 @@ PUBLIC = {
     "weightspace.api",
     "weightspace.checkpoints",
     "weightspace.images",
+    "weightspace.samples",
 }  # what the package itself hands out
 LONGEST = 65
 

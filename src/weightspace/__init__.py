@@ -20,14 +20,16 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from weightspace.api import Project, Samples, import_zoo, load
+    from weightspace.api import Project, import_zoo, load
     from weightspace.checkpoints import Network, load_network
     from weightspace.images import GivenTask, ImageSet
+    from weightspace.samples import Samples
 
 _HOMES = {
-    "api": ("Project", "Samples", "import_zoo", "load"),
+    "api": ("Project", "import_zoo", "load"),
     "checkpoints": ("Network", "load_network"),
     "images": ("GivenTask", "ImageSet"),
+    "samples": ("Samples",),
 }
 
 

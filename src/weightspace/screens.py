@@ -12,12 +12,13 @@ from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
-from weightspace.api import Project, Samples, file_name
+from weightspace.api import Project
 from weightspace.artifacts import new_folder, write_parquet
 from weightspace.checkpoints import find
 from weightspace.data.dataset import PARTS
 from weightspace.errors import problem
 from weightspace.images import GivenTask
+from weightspace.samples import Samples, file_name
 from weightspace.zoo.foreign import Imported
 
 ROWS = 20  # of a table on screen; the file has all
