@@ -1,5 +1,7 @@
 """A zoo made of checkpoints: what the table says is kept, what it claims is measured."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,12 +11,14 @@ from safetensors.torch import save_file
 from weightspace.api import import_zoo
 from weightspace.codecs import CODECS
 from weightspace.codecs.base import CodecData
+from weightspace.data.dataset import Dataset
 from weightspace.errors import WeightspaceError
 from weightspace.evaluate.properties import Features, evaluate
 from weightspace.pca import fit_pca
 from weightspace.registry import resolve
 from weightspace.spec import take
 from weightspace.zoo.store import Zoo
+from workspace import finished_clone
 
 HYPER = ["optimizer", "lr", "weight_decay", "epochs", "epoch"]
 
@@ -180,3 +184,28 @@ def test_another_architecture_is_refused(folder, project_root, arch):
     with pytest.raises(WeightspaceError):
         bring(folder, project_root, arch=arch)
     assert not (folder / "zoo").exists()
+
+
+@pytest.mark.slow
+def test_every_later_stage_runs_on_an_imported_zoo(tmp_path_factory):
+    """The stages themselves, on a zoo that came as checkpoints and a table of two columns."""
+    root = tmp_path_factory.mktemp("imported") / "clone"
+    clone = finished_clone(tmp_path_factory.mktemp).copy(root)
+    zoo, dataset = Zoo.open(root / "data" / "zoo"), Dataset.load(root / "data" / "dataset")
+    weights, rows = zoo.weights(zoo.members), []
+    (root / "nets").mkdir()
+    for i, task in enumerate(zoo.members["task"]):
+        torch.save({"state_dict": take(weights, i)}, root / "nets" / f"{i}.ckpt")
+        names = ",".join(str(c) for c in dataset.tasks["classes"][task])
+        rows.append({"file": f"{i}.ckpt", "classes": names})
+    pd.DataFrame(rows).to_csv(root / "table.csv", index=False)
+    words = ["import", "nets", "--arch", "cnn", "--results", "table.csv", "--out", "mine"]
+    clone.run("python", "-m", "weightspace", *words)
+    shutil.rmtree(root / "data" / "zoo")
+    (root / "mine").rename(root / "data" / "zoo")
+    for path in root.glob("metrics/*.json"):
+        path.unlink()
+    for stage in ("pca", "autoencoder", "shared", *(s.stem for s in root.glob("stages/eval*.py"))):
+        clone.run("python", f"stages/{stage}.py")
+    metrics = {p.stem for p in root.glob("metrics/*.json")}
+    assert metrics == {"reconstruction", "sampling", "novelty", "properties"}
