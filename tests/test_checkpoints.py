@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from cases import build, networks
+from weightspace import images
 from weightspace.checkpoints import fit_state, load_network, read_networks, read_state, save_network
 from weightspace.errors import WeightspaceError
 from weightspace.spec import take
@@ -140,6 +141,20 @@ def test_other_contents_are_refused_and_not_run(tmp_path, monkeypatch, case):
     torch.save(NOT_STATES[case], "net.pt")
     refused(tmp_path / "net.pt")
     assert not (tmp_path / "ran").exists()
+
+
+def test_what_a_pickle_wanted_to_run_is_named(tmp_path):
+    torch.save({"model": Bomb()}, tmp_path / "net.pt")
+    with pytest.raises(WeightspaceError, match="found 'exec'"):
+        read_state(tmp_path / "net.pt")
+
+
+def test_an_archive_that_unpacks_to_too_much_is_not_unpacked(tmp_path, state, monkeypatch):
+    torch.save({"a": torch.zeros(100_000)}, tmp_path / "net.pt")
+    assert read_state(tmp_path / "net.pt")
+    monkeypatch.setattr(images, "MOST_BYTES", 100_000)
+    with pytest.raises(WeightspaceError, match="too large"):
+        read_state(tmp_path / "net.pt")
 
 
 def test_a_bare_pickle_is_refused_and_not_run(tmp_path, monkeypatch):

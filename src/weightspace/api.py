@@ -190,7 +190,7 @@ class Project:
         with progress("sample", n) as bar:
             for i in range(n):
                 drawn = sampler.draw(where, target, best_of, torch_stream(seed, "sample", i))
-                got = self.evaluate(drawn, task)[f"train_{self.result}"].to_numpy()
+                got = measure(self.net, drawn, task, ("train",))[f"train_{self.result}"].to_numpy()
                 best = int(np.abs(got - asked).argmin())
                 chosen.append(take(drawn, slice(best, best + 1)))
                 bar.advance()

@@ -7,7 +7,9 @@ reader (``weights_only=True``), which refuses everything that is not a tensor or
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 
 from weightspace.artifacts import load_tensors, save_tensors
 from weightspace.errors import problem
-from weightspace.images import ImageSet, convert
+from weightspace.images import ImageSet, check_size, convert
 from weightspace.networks import Net, net_from_meta
 from weightspace.spec import Spec, Weights, stack
 
@@ -58,14 +60,18 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 def _unpickle(path: Path) -> Any:
     """Read a file of ``torch.save`` without running anything in it."""
+    if zipfile.is_zipfile(path):
+        check_size(path)
     try:
         with warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        refused = re.search(r"GLOBAL (\S+)", str(error))
         raise problem(
             "pickle that is damaged or carries code; nothing in it was run",
             where=path,
-            expected="tensors only",
+            found=f"'{refused[1]}'" if refused else None,
+            expected="tensors and plain values only",
             do="save `module.state_dict()`, best as safetensors",
         ) from error
     except Exception as error:  # the parser fails in many ways; each means a file of no use

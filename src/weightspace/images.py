@@ -72,23 +72,27 @@ def read_images(path: Path | str) -> ImageSet:
     return ImageSet.of(arrays["images"], arrays["labels"], path.name)
 
 
-def read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Named arrays of an archive; nothing is unpickled and nothing is written to disk."""
+def check_size(path: Path) -> list[str]:
+    """Names in a zip archive that does not unpack to more than memory should hold."""
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
-            found = sorted(n.removesuffix(".npy") for n in archive.namelist())
+            names = archive.namelist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise problem(
-            f"not an .npz archive ({error})", where=path, do="write it with numpy.savez"
-        ) from error
+        raise problem(f"not a complete archive ({error})", where=path) from error
     if size > MOST_BYTES:
         raise problem(
             "archive is too large",
             where=path,
             found=f"{size} bytes unpacked",
-            do="give fewer images",
+            expected=f"at most {MOST_BYTES}",
         )
+    return names
+
+
+def read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Named arrays of an archive; nothing is unpickled and nothing is written to disk."""
+    found = sorted(name.removesuffix(".npy") for name in check_size(path))
     missing = [n for n in names if n not in found]
     if missing:
         raise problem(f"array '{missing[0]}' is missing", where=path, found=found, expected=names)
