@@ -124,6 +124,22 @@ def test_a_task_has_disjoint_parts_in_the_asked_order(world):
         assert not parts[0] & parts[1]
 
 
+def test_no_more_images_are_used_than_help(world, monkeypatch):
+    monkeypatch.setattr(module, "MOST_IMAGES", 7)
+    given = ImageSet.of(pixels(90, 8, 8), np.arange(90) % 3)
+    task = make_task(given, list("012"), world().dataset, 0)
+    assert task.images_per_class == {"train": 7, "test": 7}
+
+
+@pytest.mark.parametrize("each", [2, 30])
+def test_images_without_any_contrast_are_no_special_case(project, each):
+    black = np.zeros((3 * each, 8, 8), np.uint8)
+    task = project.task((black, np.arange(3 * each) % 3), list("012"))
+    found = project.sample(task, accuracy=0.5, n=2).table
+    assert np.allclose(found["train_accuracy"], 1 / 3)
+    assert np.isfinite(found["train_loss"]).all()
+
+
 def test_few_images_are_all_used_and_that_is_said(world):
     task = make_task(
         ImageSet.of(pixels(9, 8, 8), np.arange(9) % 3), list("012"), world().dataset, 0
