@@ -1,6 +1,7 @@
 """Shared fixtures: tiny zoos, trained once per session and in this process."""
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,14 +9,21 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 import torch
+import yaml
 
 from cases import tiny
+from weightspace.api import load
+from weightspace.artifacts import write_bytes
+from weightspace.codecs import CODECS
 from weightspace.codecs.base import CodecData
 from weightspace.data.dataset import Dataset, make_dataset
 from weightspace.networks import Net, build_net
 from weightspace.params import Params
 from weightspace.pca import TensorPca, fit_pca
+from weightspace.registry import resolve
 from weightspace.runtime import prepare
+from weightspace.shared import SHARED
+from weightspace.shared.base import SharedData, make_pairs
 from weightspace.zoo import generate as generator
 from weightspace.zoo.shards import train_shard
 from weightspace.zoo.store import Zoo
@@ -79,3 +87,37 @@ def world(tmp_path_factory):
 def rng():
     """A seeded torch generator."""
     return torch.Generator().manual_seed(0)
+
+
+def finish(tiny, root, **shared):
+    """Folder of a finished tiny pipeline, as `dvc repro` leaves one; all but the metrics."""
+    settings = {"encoder": "statistics", "model": "generator", "decoded": 4} | shared
+    params = tiny.params.model_copy(
+        update={"shared": tiny.params.shared.model_copy(update=settings)}
+    )
+    for part in ("dataset", "zoo"):
+        shutil.copytree(tiny.folder / part, root / "data" / part)
+    write_bytes(root / "params.yaml", yaml.safe_dump(params.model_dump(mode="json")).encode())
+    codec, _ = resolve(CODECS, "mlp", "codec").fit(tiny.data, params.autoencoder, params.seed)
+    pairs = {
+        s: make_pairs(tiny.data.members[s], w, codec, tiny.dataset, params.shared.result)
+        for s, w in tiny.data.weights.items()
+    }
+    data = SharedData(tiny.dataset, codec, tiny.net, pairs["train"], pairs["val"])
+    model, _ = resolve(SHARED, params.shared.model, "model").fit(data, params.shared, params.seed)
+    tiny.pca.save(root / "data" / "pca" / "pca.safetensors")
+    codec.save(root / "data" / "autoencoder" / "codec.safetensors")
+    model.save(root / "data" / "shared" / "shared.safetensors")
+    return root
+
+
+@pytest.fixture(scope="session")
+def project_root(world, tmp_path_factory):
+    """Folder of a finished tiny pipeline; nobody writes to it."""
+    return finish(world(), tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(scope="session")
+def project(project_root):
+    """The same, loaded."""
+    return load(project_root)

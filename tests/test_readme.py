@@ -2,13 +2,15 @@
 
 import re
 import shlex
+import subprocess
+import sys
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 from weightspace import sweep
-from weightspace.cli import app
+from weightspace.cli import app, main
 from weightspace.errors import WeightspaceError
 from weightspace.params import validate_params
 from workspace import ROOT, finished_clone
@@ -33,7 +35,10 @@ def commands(text):
     return [tuple(line) for line in lines if line]
 
 
-COMMANDS = commands(README.read_text())
+OWN = "## Use it on your own data"  # this section runs as a whole, in order, in a tiny project
+BEFORE, SECTION = README.read_text().split(OWN)
+SECTION, AFTER = SECTION.split("\n## ", 1)
+COMMANDS = commands(BEFORE + AFTER)
 
 
 def verify(command, clone):
@@ -90,6 +95,39 @@ def test_commands_work(command, finished):
     assert finished.run("git", "status", "--porcelain").text == ""  # and leave nothing behind
 
 
+def test_own_data_section_works(project_root, project, tmp_path, monkeypatch, capsys):
+    """Commands and Python of the section, with the classes and sizes of a tiny pipeline."""
+    for name in ("data", "params.yaml"):
+        (tmp_path / name).symlink_to(project_root / name)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    known = ",".join(str(c) for c in project.dataset.tasks["classes"][0])
+    assert "channels=(8, 16)" in SECTION
+    text = SECTION.replace("3,8,1", known).replace("channels=(8, 16)", "channels=(3, 4)")
+    blocks = re.findall(r"^```(bash|python)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    for language, block in blocks:
+        if language == "python":
+            exec(block, {})
+            continue
+        for words in commands(f"```bash\n{block}```"):
+            run_here(words, monkeypatch)
+    made = {p.name for p in tmp_path.iterdir()}
+    assert made >= {"samples", "found", "decoded", "letters", "mine", "latents.safetensors"}
+    assert "images unlike those of training: T (" in capsys.readouterr().err
+
+
+def run_here(words, monkeypatch):
+    """Run a command of the section: weightspace in this process, python in another."""
+    if words[0] == "python":
+        subprocess.run([sys.executable, *words[1:]], check=True)
+        return
+    assert words[0] == "weightspace"
+    monkeypatch.setattr(sys, "argv", list(words))
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert not caught.value.code, shlex.join(words)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
@@ -107,9 +145,11 @@ def test_wrong_commands_are_found(command, finished):
 
 
 def test_readme_has_the_commands_a_user_needs():
-    said = {" ".join(command) for command in COMMANDS}
+    said = {" ".join(command) for command in COMMANDS + commands(SECTION)}
     needed = ("make repro", "make test", "dvc repro", "dvc exp run", "dvc exp show", "dvc dag")
     needed += ("dvc params diff", "dvc metrics diff HEAD~1", "dvc plots show", "make sweep")
+    commands_of_ours = ("sample", "import", "encode", "decode", "compare", "retrieve", "predict")
+    needed += tuple(f"weightspace {name} " for name in commands_of_ours)
     assert not [n for n in needed if not any(line.startswith(n) for line in said)]
 
 

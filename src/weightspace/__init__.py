@@ -1,3 +1,46 @@
-"""weightspace: learn a latent space of network weights and sample from P(W | D, R)."""
+"""weightspace: learn a latent space of network weights and sample from P(W | D, R).
+
+``weightspace.load`` and its kin are imported on first use (PEP 562), so that the package and its
+command line start without torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+__all__ = [
+    "GivenTask",
+    "ImageSet",
+    "Network",
+    "Project",
+    "Samples",
+    "import_zoo",
+    "load",
+    "load_network",
+]
+
+if TYPE_CHECKING:
+    from weightspace.api import Project, import_zoo, load
+    from weightspace.checkpoints import Network, load_network
+    from weightspace.images import GivenTask, ImageSet
+    from weightspace.samples import Samples
+
+_HOMES = {
+    "api": ("Project", "import_zoo", "load"),
+    "checkpoints": ("Network", "load_network"),
+    "images": ("GivenTask", "ImageSet"),
+    "samples": ("Samples",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{home}"), name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    """Public names, for completion."""
+    return sorted({*globals(), *__all__})

@@ -14,7 +14,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,22 +32,59 @@ META_KEY = "weightspace"
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file atomically: temporary name in the same folder, fsync, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise problem(
             f"cannot write: {error.strerror}",
             where=path,
             do="free space or fix access, then run again",
         ) from error
+
+
+def check_new(out: Path) -> None:
+    """Refuse a name that :func:`new_folder` could not use, before anything is computed."""
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise problem("is not a folder", where=out, do="give the name of a new folder")
+    if out.is_dir() and any(out.iterdir()):
+        raise problem("folder is not empty", where=out, do="give a new one, or empty it")
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Fill a folder all or nothing: a hidden one beside it, renamed when the block ends well.
+
+    Args:
+        out: the folder; it may exist if it is empty.
+
+    Yields:
+        The folder to write to.
+
+    Raises:
+        WeightspaceError: ``out`` is a file, is not empty, or cannot be written.
+
+    """
+    check_new(out)
+    temporary = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        temporary.replace(out)
+    except OSError as error:
+        raise problem(
+            f"cannot write: {error.strerror}", where=out, do="choose another folder"
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def canonical(data: Any) -> str:
@@ -74,7 +113,6 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
         raise problem("file is missing", where=path, expected=f"a '{kind}' artefact", do=again)
     try:
         with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(META_KEY)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise problem(
@@ -83,14 +121,14 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
             expected=f"a '{kind}' artefact",
             do=again,
         ) from error
-    if text is None:
+    meta = read_meta(path)
+    if meta is None:
         raise problem(
             "no weightspace metadata",
             where=path,
             found="a foreign safetensors file",
             expected=f"a '{kind}' artefact",
         )
-    meta = json.loads(text)
     if meta.get("kind") != kind:
         raise problem(
             "artefact of another kind",
@@ -100,6 +138,19 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
             do=again,
         )
     return tensors, meta
+
+
+def read_meta(path: Path) -> dict[str, Any] | None:
+    """Metadata of a safetensors file; None where another program wrote it."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(META_KEY)
+        meta = None if text is None else json.loads(text)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise problem(f"not a complete safetensors file ({error})", where=path) from error
+    if meta is not None and not isinstance(meta, dict):
+        raise problem("metadata is not a table", where=path, found=type(meta).__name__)
+    return meta
 
 
 def finite(value: Any) -> Any:

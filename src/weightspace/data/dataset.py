@@ -33,6 +33,8 @@ class Dataset:
         class_names: K names.
         tasks: one row per ordered task: task, classes, class_set, split.
         unseen: classes that neither ``train`` nor ``test_sets`` contain.
+        mean: mean of the train images of seen classes, which was subtracted.
+        std: their spread, which was divided by.
 
     """
 
@@ -40,6 +42,8 @@ class Dataset:
     class_names: list[str]
     tasks: pd.DataFrame
     unseen: list[int]
+    mean: float
+    std: float
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -62,16 +66,29 @@ class Dataset:
 
     def save(self, folder: Path) -> None:
         """Write ``images.safetensors`` and ``tasks.parquet``."""
-        meta = {"class_names": self.class_names, "unseen": self.unseen}
+        meta = {
+            "class_names": self.class_names,
+            "unseen": self.unseen,
+            "mean": self.mean,
+            "std": self.std,
+        }
         save_tensors(folder / "images.safetensors", "dataset", self.images, meta)
         write_parquet(folder / "tasks.parquet", self.tasks)
 
     @classmethod
     def load(cls, folder: Path) -> Dataset:
         """Read what :meth:`save` wrote."""
-        images, meta = load_tensors(folder / "images.safetensors", "dataset")
+        path = folder / "images.safetensors"
+        images, meta = load_tensors(path, "dataset")
+        if "mean" not in meta:
+            raise problem(
+                "written by an earlier version, which did not keep the scale of its images",
+                where=path,
+                do="run `dvc repro`",
+            )
         tasks = read_parquet(folder / "tasks.parquet", TASK_COLUMNS)
-        return cls(images, meta["class_names"], tasks, meta["unseen"])
+        names, unseen = meta["class_names"], meta["unseen"]
+        return cls(images, names, tasks, unseen, meta["mean"], meta["std"])
 
 
 def task_batch(dataset: Dataset, tasks: Tensor, part: str) -> tuple[Tensor, Tensor]:
@@ -92,7 +109,7 @@ def make_dataset(settings: DatasetSettings, sources: SourcesSettings, seed: int)
     reference = parts["train"][seen].double()
     mean, std = reference.mean(), reference.std().clamp_min(1e-6)
     standard = {part: ((x - mean) / std).float() for part, x in parts.items()}
-    return Dataset(standard, names, tasks, unseen)
+    return Dataset(standard, names, tasks, unseen, float(mean), float(std))
 
 
 def _sample(

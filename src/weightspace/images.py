@@ -1,0 +1,298 @@
+"""A person's own images: read, converted by stated rules, made a task for a finished pipeline.
+
+Nothing is guessed silently. Every rule that was applied is a line of ``notes``, shown on screen and
+kept in the report; what no rule covers is refused.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from weightspace.data.dataset import Dataset
+from weightspace.errors import nearest, problem
+from weightspace.rng import stream
+
+MOST_BYTES = 1 << 30  # unpacked; four times that in memory
+HOLD_OUT_FROM = 24  # images per class from which a third is held out
+MOST_IMAGES = 1000  # per class in each part; more change no figure and cost time
+GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
+LAYOUTS = "(n, H, W), (n, H, W, 1 or 3) or (n, 1 or 3, H, W)"
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Labelled images as they were given.
+
+    Attributes:
+        images: float32 ``(n, C, H, W)`` in [0, 1].
+        labels: class number of each ``(n,)``.
+        names: name of each class.
+        source: where they come from.
+
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    names: list[str]
+    source: str
+
+    @classmethod
+    def of(cls, images: np.ndarray, labels: np.ndarray, source: str = "images") -> ImageSet:
+        """Verify arrays and bring them to one layout and scale.
+
+        Args:
+            images: ``(n, H, W)``, ``(n, H, W, C)`` or ``(n, C, H, W)``, C 1 or 3; uint8, bool, or
+                float in [0, 1].
+            labels: whole numbers or text ``(n,)``.
+            source: where they come from, for messages.
+
+        Raises:
+            WeightspaceError: any other shape, type or range; NaN; no images.
+
+        """
+        images = _scaled(_channels_first(np.asarray(images), source), source)
+        names, numbers = _names(np.asarray(labels), len(images), source)
+        return cls(images, numbers, names, source)
+
+
+def read_images(path: Path | str) -> ImageSet:
+    """Read labelled images from a file: an ``.npz`` with arrays ``images`` and ``labels``."""
+    path = Path(path)
+    if not path.is_file():
+        raise problem("no such file", where=path, expected="an .npz of images and labels")
+    arrays = read_npz(path, ("images", "labels"))
+    return ImageSet.of(arrays["images"], arrays["labels"], path.name)
+
+
+def check_size(path: Path) -> list[str]:
+    """Names in a zip archive that does not unpack to more than memory should hold."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise problem(f"not a complete archive ({error})", where=path) from error
+    if size > MOST_BYTES:
+        raise problem(
+            "archive is too large",
+            where=path,
+            found=f"{size} bytes unpacked",
+            expected=f"at most {MOST_BYTES}",
+        )
+    return names
+
+
+def read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Named arrays of an archive; nothing is unpickled and nothing is written to disk."""
+    found = sorted(name.removesuffix(".npy") for name in check_size(path))
+    missing = [n for n in names if n not in found]
+    if missing:
+        raise problem(f"array '{missing[0]}' is missing", where=path, found=found, expected=names)
+    out = {}
+    for name in names:
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                out[name] = np.asarray(archive[name])
+        except Exception as error:  # any failure of the parser means a file that cannot be used
+            raise problem(
+                f"array '{name}' cannot be read ({error})",
+                where=path,
+                expected="plain numbers or text, no Python objects",
+            ) from error
+    return out
+
+
+def _channels_first(images: np.ndarray, where: str) -> np.ndarray:
+    """Bring images to ``(n, C, H, W)``."""
+    if images.size == 0:
+        raise problem("there are no images", where=where, found=f"shape {images.shape}")
+    if images.ndim == 3:
+        return images[:, None]
+    sides = [i for i in (1, 3) if images.ndim == 4 and images.shape[i] in (1, 3)]
+    if len(sides) != 1:
+        raise problem(
+            "images of a shape that is not clear",
+            where=where,
+            found=images.shape,
+            expected=LAYOUTS,
+        )
+    return images if sides == [1] else np.moveaxis(images, 3, 1)
+
+
+def _scaled(images: np.ndarray, where: str) -> np.ndarray:
+    """Bring pixels to float32 in [0, 1]."""
+    if images.dtype == np.uint8:
+        return (images / np.float32(255)).astype(np.float32)
+    if images.dtype == np.bool_:
+        return images.astype(np.float32)
+    rule = "uint8 in 0..255, or float in [0, 1]"
+    if images.dtype.kind != "f":
+        raise problem("pixels of an unknown scale", where=where, found=images.dtype, expected=rule)
+    if not np.isfinite(images).all():
+        raise problem("images hold NaN or infinity", where=where, expected=rule)
+    low, high = float(images.min()), float(images.max())
+    if low < 0 or high > 1:
+        found = f"{images.dtype} from {low:g} to {high:g}"
+        raise problem("pixels of an unknown scale", where=where, found=found, expected=rule)
+    return images.astype(np.float32)
+
+
+def _names(labels: np.ndarray, count: int, where: str) -> tuple[list[str], np.ndarray]:
+    """Class names and the number of each image's class."""
+    if labels.shape != (count,):
+        raise problem(
+            "labels do not fit the images", where=where, found=labels.shape, expected=(count,)
+        )
+    if labels.dtype.kind not in "iuU":
+        raise problem(
+            "labels of a wrong type",
+            where=where,
+            found=labels.dtype,
+            expected="whole numbers or text",
+        )
+    values, numbers = np.unique(labels, return_inverse=True)
+    return [str(v) for v in values], numbers.astype(np.int64)
+
+
+def convert(images: np.ndarray, shape: tuple[int, int, int]) -> tuple[np.ndarray, list[str]]:
+    """Bring images to another size and number of channels.
+
+    Colour becomes grey as ``0.299 R + 0.587 G + 0.114 B`` (ITU-R BT.601); grey becomes colour by
+    repetition. Larger images are reduced by the mean over the area of each new pixel.
+
+    Args:
+        images: float32 ``(n, C, H, W)``.
+        shape: channels, height, width that are needed.
+
+    Returns:
+        Images ``(n, *shape)`` and what was done, a line each.
+
+    Raises:
+        WeightspaceError: images are smaller, or of other proportions.
+
+    """
+    notes = []
+    if images.shape[1] == 3 and shape[0] == 1:
+        images = np.einsum("nchw,c->nhw", images, np.array(GREY, np.float32))[:, None]
+        notes.append("colour to grey: 0.299 R + 0.587 G + 0.114 B")
+    elif images.shape[1] == 1 and shape[0] == 3:
+        images = images.repeat(3, 1)
+        notes.append("grey to colour: one channel repeated")
+    size, wanted = images.shape[2:], shape[1:]
+    if size != wanted:
+        if size[0] * wanted[1] != size[1] * wanted[0] or size[0] < wanted[0]:
+            raise problem(
+                "images of this size cannot be converted",
+                found=f"{size[0]}x{size[1]} pixels",
+                expected=f"{wanted[0]}x{wanted[1]}, or larger of the same proportions",
+                do="crop or pad them first",
+            )
+        rows, columns = (_area(a, b) for a, b in zip(size, wanted, strict=True))
+        images = np.einsum("ih,nchw,jw->ncij", rows, images, columns, optimize=True)
+        notes.append(f"{size[0]}x{size[1]} to {wanted[0]}x{wanted[1]} pixels: mean over the area")
+    return images.astype(np.float32), notes
+
+
+def _area(before: int, after: int) -> np.ndarray:
+    """Share of each old pixel in each new one along one axis: ``(after, before)``, rows sum to 1."""
+    edges = np.arange(after + 1) * before / after
+    old = np.arange(before)
+    overlap = np.minimum(edges[1:, None], old + 1) - np.maximum(edges[:-1, None], old)
+    return overlap.clip(0) * after / before
+
+
+@dataclass(frozen=True)
+class GivenTask:
+    """A task made of a person's own images, ready for a finished pipeline.
+
+    Attributes:
+        dataset: the images, standardised as those the pipeline was trained on, with one task. Part
+            ``train`` is what D and every choice are made of; part ``test``, where there is one,
+            is read for reported figures only.
+        classes: names of the classes, in the order of the outputs.
+        source: where the images come from.
+        notes: what was done to them.
+
+    """
+
+    dataset: Dataset
+    classes: tuple[str, ...]
+    source: str
+    notes: tuple[str, ...]
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Parts there are: train, and test where enough images were given."""
+        return tuple(self.dataset.images)
+
+    @property
+    def images_per_class(self) -> dict[str, int]:
+        """Images of each class in each part."""
+        return {part: x.shape[1] for part, x in self.dataset.images.items()}
+
+
+def make_task(given: ImageSet, classes: Sequence[str], like: Dataset, seed: int) -> GivenTask:
+    """Make a task of some classes of the given images.
+
+    Every class gets the same number of images, drawn at random. With 24 or more of each class a
+    third is held out; with fewer all of them describe D and nothing is left to measure on.
+
+    Args:
+        given: labelled images.
+        classes: names of the classes, in the order of the outputs.
+        like: dataset of the pipeline, for size, standardisation and number of classes.
+        seed: root seed of the draw.
+
+    Raises:
+        WeightspaceError: an unknown or repeated class, a wrong number of them, too few images.
+
+    """
+    count = like.classes.shape[1]
+    if len(set(classes)) != len(classes) or len(classes) != count:
+        raise problem(
+            "wrong choice of classes",
+            where="--classes",
+            found=",".join(classes) or "none",
+            expected=f"{count} different classes, as in the tasks the pipeline was trained on",
+        )
+    unknown = [c for c in classes if c not in given.names]
+    if unknown:
+        hint = nearest(unknown[0], given.names)
+        raise problem(f"no class '{unknown[0]}'", where=given.source, do=hint)
+    rows = [np.flatnonzero(given.labels == given.names.index(c)) for c in classes]
+    each = min(len(r) for r in rows)
+    if each < 2:
+        fewest = classes[int(np.argmin([len(r) for r in rows]))]
+        raise problem(
+            f"class '{fewest}' has {each} image", where=given.source, expected="2 or more"
+        )
+    held = min(each // 3, MOST_IMAGES) if each >= HOLD_OUT_FROM else 0
+    sizes = {"train": min(each - held, MOST_IMAGES)} | ({"test": held} if held else {})
+    chosen = np.stack(
+        [stream(seed, "given", i).permutation(r)[: sum(sizes.values())] for i, r in enumerate(rows)]
+    )
+    images, notes = convert(given.images[chosen.flatten()], like.shape)
+    x = torch.from_numpy((images - like.mean) / like.std).float()
+    x = x.reshape(*chosen.shape, *like.shape)  # (c, n, C, H, W)
+    parts: dict[str, Tensor] = dict(zip(sizes, x.split(list(sizes.values()), 1), strict=True))
+    row = {"task": 0, "classes": list(range(count)), "class_set": 0, "split": "given"}
+    dataset = Dataset(parts, list(classes), pd.DataFrame([row]), [], like.mean, like.std)
+    return GivenTask(dataset, tuple(classes), given.source, (*notes, _division(sizes)))
+
+
+def _division(sizes: dict[str, int]) -> str:
+    """Say which images are used for what."""
+    if "test" not in sizes:
+        return (
+            f"{sizes['train']} images of each class describe D; with fewer than {HOLD_OUT_FROM} none "
+            "is held out, so results are measured on the same images"
+        )
+    return f"{sizes['train']} images of each class describe D, {sizes['test']} others are held out to measure on"
