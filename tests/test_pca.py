@@ -9,7 +9,7 @@ import reference
 from cases import build, networks
 from weightspace.errors import WeightspaceError
 from weightspace.params import PcaSettings
-from weightspace.pca import TensorPca, fit_pca, principal_components
+from weightspace.pca import TensorPca, fit_pca, principal_components, stream_components
 from weightspace.spec import Axis, Spec, TensorSpec
 
 
@@ -59,6 +59,39 @@ def test_low_rank_data_gives_an_orthonormal_basis(rng):
     components, variance = principal_components(x, 6)
     torch.testing.assert_close(components @ components.T, torch.eye(6, dtype=x.dtype))
     assert variance[2:].max() < 1e-9 * variance[0]
+
+
+@BRANCHES
+@pytest.mark.parametrize("k", [1, 3, 100])
+def test_streamed_components_equal_those_in_memory(n, d, k, rng, monkeypatch):
+    shape = (d // 2, 2) if d % 2 == 0 else (d,)
+    x = 5 + _rows(n, d, rng).float()
+    reads = []
+
+    def read(rows):
+        reads.append(rows)
+        return x.view(n, *shape)[:, rows]
+
+    monkeypatch.setattr("weightspace.pca.PART_BYTES", 8 * n * 4)  # four columns
+    mean, components, variance = stream_components(read, n, shape, k)
+    rows = [(r.start, r.stop) for r in reads]
+    half = len(rows) // 2
+    assert rows[:half] == rows[half:]  # read twice, each time whole and in order
+    assert [a for a, _ in rows[1:half]] == [b for _, b in rows[: half - 1]]
+    assert (rows[0][0], rows[half - 1][1], max(b - a for a, b in rows) <= 4) == (0, shape[0], True)
+    centred = x.double() - x.double().mean(0)
+    expected, expected_variance = principal_components(centred, k)
+    torch.testing.assert_close(mean, x.double().mean(0).float())
+    torch.testing.assert_close(variance, expected_variance, rtol=1e-8, atol=0)
+    torch.testing.assert_close(components, expected.float(), rtol=0, atol=1e-5)
+
+
+def test_streamed_components_stop_at_the_rank(rng):
+    x = _rows(8, 2, rng) @ torch.randn(2, 30, generator=rng, dtype=torch.float64)
+    _, components, variance = stream_components(lambda rows: x[:, rows], 8, (30,), 6)
+    assert components.shape == (2, 30)
+    assert len(variance) == 2
+    torch.testing.assert_close(components @ components.T, torch.eye(2), rtol=0, atol=1e-6)
 
 
 def _toy():

@@ -43,7 +43,9 @@ def data(world, codec):
 @pytest.fixture(scope="module", params=sorted(SHARED))
 def fitted(request, world, data):
     """Shared encoder fitted on the tiny zoo, and its history; one per member of the family."""
-    settings = world().params.shared.model_copy(update={"model": request.param, "decoded": 4})
+    settings = world().params.shared.model_copy(
+        update={"model": request.param, "decoded": 20}
+    )  # more than a batch
     return resolve(SHARED, request.param, "model").fit(data, settings, 3)
 
 

@@ -172,6 +172,22 @@ def test_selection_keeps_order_and_split(world):
         assert torch.equal(found[name], w[[70, 3, 119, 4]])
 
 
+def test_a_part_is_the_same_rows_of_the_whole(world, tmp_path):
+    zoo = world().zoo
+    mixed = zoo.members.iloc[[70, 3, 119, 4]]
+    whole = zoo.weights(mixed)
+    assert torch.equal(
+        zoo.part(mixed, "convs.1.weight", slice(1, 3)), whole["convs.1.weight"][:, 1:3]
+    )
+    assert torch.equal(zoo.part(mixed, "head.bias", slice(0, 3)), whole["head.bias"])
+    path = _copy(zoo, tmp_path / "zoo")
+    tensors, meta = load_tensors(path, "zoo-shard")
+    tensors["head.bias"][10] = float("nan")
+    save_tensors(path, "zoo-shard", tensors, meta)
+    with pytest.raises(WeightspaceError, match=r"weights-00001.*'head.bias' has NaN"):
+        Zoo.open(path.parent).part(zoo.members.iloc[[70]], "head.bias", slice(0, 3))
+
+
 def _copy(zoo, folder):
     """Copy of a zoo, to be damaged."""
     folder.mkdir()

@@ -153,6 +153,30 @@ def read_meta(path: Path) -> dict[str, Any] | None:
     return meta
 
 
+def load_part(path: Path, name: str, part: slice) -> Tensor:
+    """Part of one tensor of a batch of networks, without reading the rest of the file.
+
+    Args:
+        path: file that :func:`save_tensors` wrote.
+        name: name of a tensor ``(N, rows, ...)``.
+        part: range of its rows, the second axis.
+
+    Returns:
+        ``(N, part, ...)``.
+
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            out: Tensor = file.get_slice(name)[:, part]
+    except (SafetensorError, OSError) as error:
+        raise problem(
+            f"cannot read tensor '{name}' ({error})",
+            where=path,
+            do="run `dvc repro`, or `dvc checkout` to restore it from the cache",
+        ) from error
+    return out
+
+
 def finite(value: Any) -> Any:
     """Make figures fit for JSON: six significant digits, None for NaN and infinity."""
     if isinstance(value, Mapping):

@@ -9,7 +9,7 @@ entries, from the Gram matrix (Kirby and Sirovich 1990, "snapshot PCA").
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from weightspace.params import PcaSettings
 from weightspace.spec import Spec, TensorSpec, Weights, take
 
 CONSTANT, IDENTITY, PCA = "constant", "identity", "pca"
+PART_BYTES = 1 << 26  # float64 bytes of all members that :func:`stream_components` holds at once
 
 
 class TensorPca(nn.Module):
@@ -232,3 +233,53 @@ def principal_components(centred: Tensor, k: int) -> tuple[Tensor, Tensor]:
     variance = values.flip(0)[:k].clamp_min(0) / (n - 1)
     largest = components.gather(1, components.abs().argmax(1, keepdim=True))
     return components * largest.sign(), variance
+
+
+def stream_components(
+    read: Callable[[slice], Tensor], members: int, shape: tuple[int, ...], k: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """First k principal components of a tensor that is larger than memory, exact, read twice.
+
+    The Gram matrix ``sum of X_b X_b^T`` over blocks of columns gives the left vectors ``U`` and the
+    variances, then ``V_b = diag(s)^-1 U^T X_b`` block by block.
+
+    Args:
+        read: some rows of the tensor, ``(N, rows, ...)``, of all members.
+        members: their number N.
+        shape: shape of the tensor, its rows first.
+        k: components asked for; no more than the rank of the centred members are returned.
+
+    Returns:
+        Mean ``(d,)`` and orthonormal components ``(k, d)``, float32, signs as those of
+        :func:`principal_components`; variances ``(k,)``, float64, falling.
+
+    """
+    gram = torch.zeros(members, members, dtype=torch.float64)
+    for _, x in _centred_parts(read, members, shape):
+        gram.addmm_(x, x.T)
+    values, vectors = (v.flip(-1) for v in torch.linalg.eigh(gram))
+    tiny = values[0] * members * torch.finfo(values.dtype).eps
+    rank = min(k, members - 1, int((values > tiny).sum()))
+    left = (vectors[:, :rank] / values[:rank].sqrt()).T
+    numel = torch.Size(shape).numel()
+    mean, components = torch.empty(numel), torch.empty(rank, numel)
+    place = 0
+    for average, x in _centred_parts(read, members, shape):
+        here = slice(place, place + len(average))
+        mean[here], components[:, here] = average, left @ x
+        place = here.stop
+    for row in components:  # one at a time: the largest entry is positive
+        row.mul_(row[row.abs().argmax()].sign())
+    return mean, components, values[:rank] / (members - 1)
+
+
+def _centred_parts(
+    read: Callable[[slice], Tensor], members: int, shape: tuple[int, ...]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Mean ``(b,)`` and centred entries ``(N, b)`` of block after block, float64."""
+    per_row = torch.Size(shape[1:]).numel()
+    step = max(1, PART_BYTES // (8 * members * per_row))
+    for start in range(0, shape[0], step):
+        x = read(slice(start, min(start + step, shape[0]))).flatten(1).double()
+        average = x.mean(0)
+        yield average, x.sub_(average)

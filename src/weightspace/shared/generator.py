@@ -116,7 +116,9 @@ class GeneratorLoss:
         condition = F.normalize(model.condition_head(h), dim=1)
         contrast = nt_xent(condition, model.project_latent(z), s.temperature, groups)
         few = slice(0, s.decoded)
-        decoded = self._decoded(h[few], rows, which[few], classes[few], result[few], split, rng)
+        decoded = self._decoded(
+            h[few], twice[few], which[few], classes[few], result[few], split, rng
+        )
         parts = {"energy": energy, "nt_xent": contrast, **decoded}
         total = (
             energy
@@ -159,7 +161,7 @@ class GeneratorLoss:
         outputs = net.outputs(self.data.codec.decode(z), both)
         error, soft = result_error(outputs, result.repeat(2), s.result)
         with torch.no_grad():
-            wanted = net.outputs(take(p.weights, rows[: len(h)]), queries)
+            wanted = net.outputs(take(p.weights, rows), queries)
             order = self.orders[which][:, None].expand_as(wanted)
             wanted = wanted.gather(2, order)
             spread = wanted.std((1, 2), keepdim=True) + 0.05

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
-from weightspace.artifacts import load_tensors, read_parquet
+from weightspace.artifacts import load_part, load_tensors, read_parquet
 from weightspace.errors import problem
 from weightspace.spec import Spec, Weights
 
@@ -78,6 +79,24 @@ class Zoo:
         if last_only:
             table = table[table["snapshot"] == self.members["snapshot"].max()]
         return table.reset_index(drop=True)
+
+    def part(self, members: pd.DataFrame, name: str, rows: slice) -> Tensor:
+        """Some rows of one tensor of N members ``(N, rows, ...)``, for zoos larger than memory."""
+        shape = next(t.shape for t in self.spec.tensors if t.name == name)
+        out = torch.empty(len(members), len(range(shape[0])[rows]), *shape[1:])
+        shards = members["shard"].to_numpy()
+        for shard in np.unique(shards):
+            path = self.folder / shard_name(shard)
+            here = np.flatnonzero(shards == shard)
+            piece = load_part(path, name, rows)[members["row"].to_numpy()[here]]
+            if not piece.isfinite().all():
+                raise problem(
+                    f"tensor '{name}' has NaN or infinity",
+                    where=path,
+                    do="delete the file and run `dvc repro`",
+                )
+            out[torch.from_numpy(here)] = piece
+        return out
 
     def weights(self, members: pd.DataFrame) -> Weights:
         """Weights ``(N, *shape)`` of N rows of the members' table, in their order."""
