@@ -31,6 +31,13 @@ from weightspace.zoo.store import Zoo
 prepare(threads=1)  # as in the workers that train shards
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Commands set the threads of the process; the bytes of a zoo depend on them."""
+    yield
+    torch.set_num_threads(1)
+
+
 @dataclass(frozen=True)
 class Tiny:
     """A tiny world: everything that the stages before the autoencoder leave behind."""
