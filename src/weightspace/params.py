@@ -298,7 +298,7 @@ class GuidanceSettings(Settings):
     """Gradient steps on latents through the frozen decoder, on train images; 0 steps switch it off."""
 
     sampling_steps: int = Field(
-        10, ge=0, description="steps that bring a drawn network's result to the request"
+        20, ge=0, description="steps that bring a drawn network's result to the request"
     )
     encoding_steps: int = Field(
         20, ge=0, description="steps that bring a decoded network's outputs to the original's"
