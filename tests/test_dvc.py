@@ -160,7 +160,8 @@ def test_editing_a_member_reruns_only_its_users(workspace):
     workspace.write(unused, workspace.read(unused) + "# edited\n")
     assert planned(workspace) == set()
     workspace.write(used, workspace.read(used) + "# edited\n")
-    assert planned(workspace) == {"shared", "evaluate_sampling", "evaluate_novelty"}  # the control
+    users = {"shared", "evaluate_sampling", "evaluate_novelty", "evaluate_finetuning"}
+    assert planned(workspace) == users  # the control
 
 
 BAD = {
@@ -311,7 +312,8 @@ def test_sweep_ends_with_a_sorted_table(copied):
     # stages that do not read the setting did not run: the mark in what they measured is still there
     costs = {s: json.loads(copied.run("git", "show", f"{ref}:{cost(s)}").text) for s in STAGES}
     ran = {stage for stage, figures in costs.items() if figures != MARK}
-    assert ran == {"check", "shared", "evaluate_sampling", "evaluate_novelty"}
+    users = {"shared", "evaluate_sampling", "evaluate_novelty", "evaluate_finetuning"}
+    assert ran == {"check"} | users
     assert copied.run("git", "status", "--porcelain").text == ""
 
 

@@ -105,14 +105,15 @@ def test_bad_definitions_are_one_line(change, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_the_ladder_of_the_project_is_valid():
-    """Its settings are those of params.yaml and its figures those of the metric files."""
+@pytest.mark.parametrize("name", ["ladder", "glyphs"])
+def test_the_tables_of_the_project_are_valid(name):
+    """Their settings are those of params.yaml and their figures those of the metric files."""
     from pathlib import Path
 
     from weightspace.params import validate_params
 
     root = Path(__file__).resolve().parent.parent
-    found = ladder.load_ladder(root / "benchmarks" / "ladder.yaml")
+    found = ladder.load_ladder(root / "benchmarks" / f"{name}.yaml")
     for row in found.rows:
         params = yaml.safe_load((root / "params.yaml").read_text())
         for key, setting in (found.base | (row.set or {})).items():
@@ -121,12 +122,12 @@ def test_the_ladder_of_the_project_is_valid():
             for section in sections:
                 place = place[section]
             assert last in place, key
-            place[last] = setting
+            place[last] = yaml.safe_load(setting) if isinstance(setting, str) else setting
         validate_params(params)
     metrics = {f: read_json(root / "metrics" / f"{f}.json") for f in ("reconstruction", "sampling")}
     for row in found.rows:
         for column in found.columns if row.published is None else ():
-            name = found.metric(row, column)
-            if name is not None:
-                file, split, key = name.split(".")
-                assert key in metrics[file][split], (row.name, column)
+            metric = found.metric(row, column)
+            if metric is not None:
+                file, _, key = metric.split(".")
+                assert key in metrics[file]["test_sets"], (row.name, column)

@@ -24,11 +24,23 @@ from weightspace.sweep import baseline_commit, run_one, value
 
 
 class Row(Settings):
-    """One row: settings of an experiment, or other figures of the experiment above it."""
+    """One row: settings of an experiment, or other figures of the experiment above it.
+
+    Attributes:
+        name: what the row is.
+        set: settings of its experiment; None for that of the row above.
+        read: metric file -> prefix of the figures, None for no figure of that file.
+        columns: column -> ``file.key``, where they differ from those of the table; others are empty.
+        split: where it differs from that of the table.
+        published: figures from elsewhere; no experiment.
+
+    """
 
     name: str
     set: dict[str, Any] | None = None
     read: dict[str, str | None] = Field(default_factory=dict)
+    columns: dict[str, str] | None = None
+    split: str | None = None
     published: dict[str, float] | None = None
 
 
@@ -52,9 +64,12 @@ class Ladder(Settings):
 
     def metric(self, row: Row, column: str) -> str | None:
         """Name of a row's metric, ``file.split.key``; None where the row has no such figure."""
-        file, key = self.columns[column].split(".", 1)
+        columns = self.columns if row.columns is None else row.columns
+        if column not in columns:
+            return None
+        file, key = columns[column].split(".", 1)
         prefix = row.read.get(file, "")
-        return None if prefix is None else f"{file}.{self.split}.{prefix}{key}"
+        return None if prefix is None else f"{file}.{row.split or self.split}.{prefix}{key}"
 
 
 def load_ladder(path: Path) -> Ladder:

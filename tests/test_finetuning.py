@@ -1,0 +1,133 @@
+"""Fine-tuning, ensembles, retrieval by running, and what noise of few images allows."""
+
+import numpy as np
+import pytest
+import torch
+
+from weightspace.baselines import Donors
+from weightspace.codecs import CODECS
+from weightspace.data.dataset import task_batch
+from weightspace.evaluate import finetuning, sampling
+from weightspace.evaluate.finetuning import Trainer
+from weightspace.evaluate.metrics import r2_identity
+from weightspace.evaluate.retrieval import task_losses
+from weightspace.registry import resolve
+from weightspace.sample import Sampler
+from weightspace.shared import SHARED
+from weightspace.shared.base import SharedData, make_pairs
+from weightspace.spec import stack, take
+
+
+@pytest.fixture(scope="module")
+def sampler(world):
+    """Sampler of the tiny world."""
+    tiny = world()
+    codec, _ = resolve(CODECS, "functional", "codec").fit(tiny.data, tiny.params.autoencoder, 3)
+    pairs = {
+        s: make_pairs(tiny.data.members[s], tiny.data.weights[s], codec, tiny.dataset, "accuracy")
+        for s in ("train", "val")
+    }
+    data = SharedData(tiny.dataset, codec, tiny.net, pairs["train"], pairs["val"])
+    shared, _ = resolve(SHARED, "generator", "model").fit(data, tiny.params.shared, 3)
+    return Sampler(codec, shared, tiny.net, tiny.dataset, tiny.params.guidance)
+
+
+@pytest.fixture
+def trainer(sampler):
+    return Trainer(sampler, 16, 3)
+
+
+@pytest.fixture
+def tasks(world):
+    return np.unique(world().zoo.select("test_sets")["task"])[:3]
+
+
+def _fresh(net, count, seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    return stack([net.init(rng) for _ in range(count)])
+
+
+def test_training_on_raises_train_accuracy_and_keeps_each_epoch(trainer, tasks):
+    start = _fresh(trainer.sampler.net, 3)
+    one, five = trainer(tasks, start, 1e-2, (1, 12))
+    (alone,) = trainer(tasks, start, 1e-2, (1,))
+    before, after, late = (
+        finetuning._accuracy(trainer, tasks, w, "train").mean() for w in (start, one, five)
+    )
+    assert before < after < late
+    assert all(torch.equal(one[k], w) for k, w in alone.items())  # longer training starts alike
+
+
+def test_training_reads_train_images_only(world, sampler, tasks):
+    from dataclasses import replace
+
+    start = _fresh(sampler.net, 3)
+    images = dict(sampler.dataset.images)
+    moved = {p: x if p == "train" else x + 1 for p, x in images.items()}
+    other = replace(sampler, dataset=replace(sampler.dataset, images=moved))
+    (a,), (b,) = (Trainer(s, 16, 3)(tasks, start, 1e-2, (2,)) for s in (sampler, other))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_an_ensemble_of_copies_is_no_better_than_one(trainer, tasks):
+    net = trainer.sampler.net
+    copies = {k: w.repeat_interleave(4, 0) for k, w in _fresh(net, 3).items()}
+    found = finetuning.ensembles(
+        trainer, tasks, {"sampled": copies, "random": _fresh(net, 12, 1)}, 1e-2
+    )
+    assert found["sampled_ensemble"].tolist() == pytest.approx(found["sampled_single"].tolist())
+    assert found["sampled_best"].tolist() == pytest.approx(found["sampled_single"].tolist())
+    assert (found["scratch_best"] != found["scratch_single"]).any()  # the control
+    assert found["scratch_single"].mean() > found["sampled_single"].mean()
+
+
+def test_rates_are_chosen_on_val_images(trainer, tasks, monkeypatch):
+    seen = []
+    accuracy = finetuning._accuracy
+    monkeypatch.setattr(
+        finetuning, "_accuracy", lambda t, k, w, part: seen.append(part) or accuracy(t, k, w, part)
+    )
+    found = finetuning.choose_rates(trainer, tasks, {"random": _fresh(trainer.sampler.net, 3)})
+    assert set(seen) == {"val"}
+    assert found["random"] in finetuning.RATES
+    assert found["random"] >= 1e-3  # a smaller rate cannot train from scratch in five epochs
+
+
+def test_figures_of_a_tiny_pipeline(world, sampler):
+    tiny = world()
+    donors = Donors.of(tiny.zoo, sampler.shared, tiny.dataset)
+    found = finetuning.evaluate_finetuning(tiny.zoo, sampler, donors, tiny.params)
+    assert set(found) == {"test_sets"}
+    figures = found["test_sets"]
+    for start in ("sampled", "nearest_task", "random"):
+        for epoch in (0, 1, 5):
+            name = f"{start}_epoch_{epoch}"
+            assert figures[f"{name}_low"] <= figures[name] <= figures[f"{name}_high"]
+    assert figures["tasks"] == tiny.params.evaluate.finetune_tasks
+
+
+def test_losses_of_tasks_are_cross_entropies_of_their_images(world):
+    tiny = world()
+    weights = take(tiny.data.weights["val"], slice(0, 5))
+    tasks = torch.tensor([0, 7, 31])
+    found = task_losses(tiny.net, tiny.dataset, weights, tasks)
+    for column, task in enumerate(tasks):
+        images, labels = task_batch(tiny.dataset, task[None], "train")
+        outputs = tiny.net.outputs(weights, images[0])
+        for row, y in enumerate(outputs):
+            expected = torch.nn.functional.cross_entropy(y, labels)
+            torch.testing.assert_close(found[row, column], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_ceiling_is_the_r2_of_networks_of_exactly_the_requested_accuracy(rng):
+    targets, each = np.linspace(0.35, 0.99, 9), 40
+    grid = sampling.Grid(np.arange(300), targets)
+    asked = torch.tensor(grid.asked)
+    right = torch.rand(len(asked), 3 * each, generator=rng) < asked[:, None]
+    labels = torch.arange(3).repeat_interleave(each)
+    predicted = torch.where(right, labels, (labels + 1) % 3)
+    outputs = torch.nn.functional.one_hot(predicted, 3).float()
+    measured = r2_identity(grid.asked, right.double().mean(1).numpy())
+    assert sampling.ceiling(grid, outputs) == pytest.approx(measured, abs=0.005)
+    certain = torch.nn.functional.one_hot(labels, 3).float().expand(len(asked), -1, -1)
+    assert sampling.ceiling(grid, certain) == 1  # no image is in doubt, no noise
