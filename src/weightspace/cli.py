@@ -27,7 +27,8 @@ app = typer.Typer(
 
 Root = Annotated[Path, typer.Option(help="folder of the finished project")]
 Out = Annotated[Path, typer.Option(help="new or empty folder; filled completely or not at all")]
-Data = Annotated[Path, typer.Option(help="labelled images: .npz with arrays images and labels")]
+IMAGES = "labelled images: .npz, folder of idx files, or folder of class folders"
+Data = Annotated[Path, typer.Option(help=IMAGES)]
 Classes = Annotated[str, typer.Option(help="names of the classes, in the order of the outputs")]
 
 
