@@ -243,6 +243,20 @@ def ladder(
 
 
 @app.command()
+def report(
+    root: Annotated[Path, typer.Option(help="root of the project")] = Path(),
+    out: Annotated[Path, typer.Option(help="HTML file to write")] = Path("report/index.html"),
+) -> None:
+    """Write one page with question, results, plots and a gallery; it needs no network."""
+    from weightspace.report import write
+    from weightspace.runtime import prepare
+
+    prepare()
+    for line in write(root, out):
+        print(line)
+
+
+@app.command()
 def pictures(root: Annotated[Path, typer.Option(help="root of the project")] = Path()) -> None:
     """Draw docs/pictures from the plot data in metrics/plots."""
     from weightspace.pictures import draw_all
