@@ -206,6 +206,17 @@ def validate(
     load_params(path)
 
 
+@app.command("params")
+def params_(
+    out: Annotated[Path, typer.Option(help="Markdown file to write")] = Path("docs/params.md"),
+) -> None:
+    """Write the reference of all settings, made from their schema."""
+    from weightspace.artifacts import write_bytes
+    from weightspace.reference import reference
+
+    write_bytes(out, reference().encode())
+
+
 @app.command()
 def results(root: Annotated[Path, typer.Option(help="root of the project")] = Path()) -> None:
     """Show the results beside chance and beside the deck's published figures."""
