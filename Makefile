@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS = 1
 
-.PHONY: repro test lint results sweep ladder glyphs pictures clean
+.PHONY: repro test lint results report sweep ladder glyphs pictures clean
 
 repro: $(READY)  ## run every stage whose inputs changed, then show the results
 	python -m weightspace validate
@@ -31,8 +31,7 @@ sweep: $(READY)  ## make sweep SET="pca.components=8,32,128" METRIC=reconstructi
 ladder: $(READY)  ## the ablation ladder over three seeds, as DVC experiments: docs/results.md
 	python -m weightspace ladder benchmarks/ladder.yaml
 
-glyphs: $(READY)  ## unseen classes (letters): docs/unseen_classes.md
-	python -m weightspace ladder benchmarks/glyphs.yaml --out docs/unseen_classes.md
+.PHONY: repro test lint results report sweep ladder glyphs pictures clean
 
 pictures: $(READY)  ## draw docs/pictures from the plot data in metrics/plots
 	python -m weightspace pictures

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from cases import build, networks
-from weightspace import images
+from weightspace import checkpoints
 from weightspace.checkpoints import fit_state, load_network, read_networks, read_state, save_network
 from weightspace.errors import WeightspaceError
 from weightspace.spec import take
@@ -152,7 +152,7 @@ def test_what_a_pickle_wanted_to_run_is_named(tmp_path):
 def test_an_archive_that_unpacks_to_too_much_is_not_unpacked(tmp_path, state, monkeypatch):
     torch.save({"a": torch.zeros(100_000)}, tmp_path / "net.pt")
     assert read_state(tmp_path / "net.pt")
-    monkeypatch.setattr(images, "MOST_BYTES", 100_000)
+    monkeypatch.setattr(checkpoints, "MOST_BYTES", 100_000)
     with pytest.raises(WeightspaceError, match="too large"):
         read_state(tmp_path / "net.pt")
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from weightspace import cli
@@ -116,6 +117,13 @@ def npz(**arrays):
     return lambda path: np.savez(path, **arrays)
 
 
+def folder(path, contents):
+    """Write a folder of files."""
+    for name, data in contents.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(data)
+
+
 class Bomb:
     """Writes a file when it is unpickled."""
 
@@ -126,7 +134,13 @@ class Bomb:
 # name -> what lies at my.npz
 BAD_DATA = {
     "missing": lambda path: None,
-    "a folder": lambda path: path.mkdir(),
+    "an empty folder": lambda path: path.mkdir(),
+    "a folder of text": lambda path: folder(path, {"a.txt": b"text"}),
+    "class folders of text": lambda path: folder(path, {"a/1.png": b"text"}),
+    "idx without labels": lambda path: folder(path, {"my-images-idx3-ubyte": b"\0\0\x08\3"}),
+    "idx of text": lambda path: folder(
+        path, {"my-images-idx3-ubyte": b"text", "my-labels-idx1-ubyte": b"text"}
+    ),
     "a link to itself": lambda path: path.symlink_to(path),
     "empty": lambda path: path.write_bytes(b""),
     "text": lambda path: path.write_text("images"),
@@ -323,6 +337,8 @@ def test_predict(run, sampled):
 
 def test_info(run, sampled, project_root):
     torch.save({"a": torch.ones(2, 3)}, sampled / "other.pt")
+    (sampled / "classes" / "ö").mkdir(parents=True)
+    Image.new("L", (8, 8)).save(sampled / "classes" / "ö" / "1.png")
     for path, said in {
         project_root: ("project", "dataset, zoo, pca, autoencoder, shared", "120 of 40 runs"),
         project_root / "data" / "zoo": ("zoo", "cnn"),
@@ -332,6 +348,7 @@ def test_info(run, sampled, project_root):
         "out": ("network-00000", "my.npz", "provenance"),
         "out/network-00001.safetensors": ("network", "accuracy", "0.5"),
         "my.npz": ("90", "3x12x12", "ä (30)"),
+        "classes": ("images", "3x32x32", "ö (1)"),
         "other.pt": ("another program", "a (2, 3)"),
     }.items():
         done = run("info", path)

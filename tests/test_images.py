@@ -1,6 +1,9 @@
 """A person's own images: what is accepted, how it is converted, what is refused."""
 
+import gzip
 import io
+import shutil
+import struct
 import zipfile
 from contextlib import suppress
 
@@ -8,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from weightspace import images as module
 from weightspace.errors import WeightspaceError
@@ -170,6 +174,118 @@ def test_an_archive_that_unpacks_to_too_much_is_not_unpacked(tmp_path, monkeypat
     monkeypatch.setattr(module, "MOST_BYTES", 1_000_000)
     with pytest.raises(WeightspaceError, match="too large"):
         read_images(path)
+
+
+BYTES = np.random.default_rng(1).integers(0, 256, (36, 8, 8), dtype=np.uint8)
+
+
+def write_npz(folder):
+    np.savez(folder / "my.npz", images=BYTES, labels=np.arange(36) % 3)
+    return folder / "my.npz"
+
+
+def write_idx(folder):
+    place = folder / "idx"
+    place.mkdir()
+    for name, data in {
+        "images-idx3": BYTES,
+        "labels-idx1": np.arange(36, dtype=np.uint8) % 3,
+    }.items():
+        head = bytes([0, 0, 8, data.ndim]) + struct.pack(f">{data.ndim}I", *data.shape)
+        (place / f"my-{name}-ubyte.gz").write_bytes(gzip.compress(head + data.tobytes()))
+    return place
+
+
+def write_classes(folder):
+    for i, pixels in enumerate(BYTES):
+        place = folder / "classes" / str(i % 3)
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(place / f"{i:02}.png")
+    return folder / "classes"
+
+
+SOURCES_OF_A_PERSON = {"npz": write_npz, "idx": write_idx, "folder": write_classes}
+
+
+@pytest.mark.parametrize("kind", SOURCES_OF_A_PERSON)
+def test_every_source_gives_the_same_images(kind, tmp_path):
+    found = read_images(SOURCES_OF_A_PERSON[kind](tmp_path), (1, 8, 8))
+    assert found.names == ["0", "1", "2"]
+    assert found.images.shape == (36, 1, 8, 8)
+    mine = {(x.tobytes(), int(y)) for x, y in zip(found.images, found.labels, strict=True)}
+    wanted = (BYTES / np.float32(255)).astype(np.float32)[:, None]
+    assert mine == {(x.tobytes(), i % 3) for i, x in enumerate(wanted)}
+
+
+@pytest.mark.parametrize("kind", SOURCES_OF_A_PERSON)
+def test_every_source_makes_a_task(kind, tmp_path, project):
+    path = SOURCES_OF_A_PERSON[kind](tmp_path)
+    task = project.task(path, ["2", "0", "1"])
+    assert task.images_per_class == {"train": 12}
+    assert task.source == path.name
+    assert ("central square" in task.notes[0]) == (kind == "folder")
+
+
+@pytest.mark.parametrize(("shape", "mean"), [((1, 4, 4), [0.299]), ((3, 4, 4), [1, 0, 0])])
+def test_class_folders_become_what_is_needed(shape, mean, tmp_path):
+    for name, size in {"a": (9, 9), "b": (30, 12)}.items():
+        (tmp_path / name).mkdir()
+        Image.new("RGB", size, (255, 0, 0)).save(tmp_path / name / "x.png")
+    found = read_images(tmp_path, shape)
+    assert found.images.shape == (2, *shape)
+    assert np.allclose(found.images.mean((0, 2, 3)), mean, atol=0.005)
+
+
+# what is wrong with a folder of images -> source, what is done to it, words of the message
+DAMAGES = {
+    "an image is text": (
+        "folder",
+        lambda p: (p / "0" / "a.png").write_text("no"),
+        "not a readable",
+    ),
+    "an image is cut": (
+        "folder",
+        lambda p: (p / "0" / "00.png").write_bytes((p / "0" / "00.png").read_bytes()[:-30]),
+        "not a readable",
+    ),
+    "an image loops": (
+        "folder",
+        lambda p: (p / "0" / "a.png").symlink_to(p / "0" / "a.png"),
+        "not a readable",
+    ),
+    "a class is empty": ("folder", lambda p: (p / "7").mkdir(), "class has no images"),
+    "no classes": ("folder", lambda p: [shutil.rmtree(d) for d in p.iterdir()], "no images that"),
+    "labels are missing": (
+        "idx",
+        lambda p: (p / "my-labels-idx1-ubyte.gz").unlink(),
+        "label file is missing",
+    ),
+    "no gzip": (
+        "idx",
+        lambda p: (p / "my-images-idx3-ubyte.gz").write_bytes(b"images"),
+        "cannot read",
+    ),
+    "cut gzip": (
+        "idx",
+        lambda p: (p / "my-images-idx3-ubyte.gz").write_bytes(gzip.compress(bytes(900))[:-9]),
+        "cannot read",
+    ),
+    "images of labels": (
+        "idx",
+        lambda p: shutil.copy(p / "my-labels-idx1-ubyte.gz", p / "my-images-idx3-ubyte.gz"),
+        "wrong magic",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGES)
+def test_damaged_folders_are_one_line(case, tmp_path):
+    kind, damage, words = DAMAGES[case]
+    path = SOURCES_OF_A_PERSON[kind](tmp_path)
+    damage(path)
+    with pytest.raises(WeightspaceError, match=words) as caught:
+        read_images(path)
+    assert "\n" not in str(caught.value)
 
 
 def archive():

@@ -31,6 +31,10 @@ LAYERS = (
     {
         "check",
         "results",
+        "report",
+        "page",
+        "gallery",
+        "reference",
         "sweep",
         "ladder",
         "pictures",

@@ -1,5 +1,6 @@
 """params.yaml: complete, typed, and wrong entries are one line."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import yaml
 
 from weightspace.errors import WeightspaceError
 from weightspace.params import Params, load_params, validate_params
+from weightspace.reference import reference
 
 FILE = Path(__file__).parent.parent / "params.yaml"
 
@@ -158,3 +160,38 @@ def test_settings_cannot_be_changed_after_loading():
 def test_a_dictionary_has_the_same_errors():
     with pytest.raises(WeightspaceError, match="did you mean 'runs'"):
         validate_params({"zoo": {"rums": 1}}, "experiment")
+
+
+def test_the_reference_is_up_to_date():
+    """If not: `python -m weightspace params`."""
+    assert (FILE.parent / "docs" / "params.md").read_text() == reference()
+
+
+def test_the_reference_has_every_key_with_its_meaning():
+    rows = re.findall(r"^\| `(\S+)` \| (.+?) \| (.+?) \|$", reference(), re.MULTILINE)
+    found = [name for name, _, _ in rows]
+    assert sorted(found) == sorted(leaves(yaml.safe_load(FILE.read_text())))
+    kinds = {name: kind for name, kind, _ in rows}
+    assert (
+        kinds
+        | {
+            "seed": "whole number, 0 or more",
+            "zoo.init": "`independent`, `shared`",
+            "dataset.tasks": "whole number, 1 or more; or `all`",
+            "zoo.adam_lr": "[number above 0, number above 0]",
+            "zoo.momentum": "number, 0 or more, below 1",
+            "sources.idx.labels": "[whole number, 0 or more, whole number, 0 or more]; or `auto`",
+            "nets.cnn.channels": "list, each a whole number, 1 or more",
+            "pca.align": "`true`, `false`",
+            "shared.dropout": "number from 0 to 1",
+        }
+        == kinds
+    )
+
+
+def leaves(table, prefix=""):
+    """Dotted names of all settings."""
+    out = []
+    for key, value in table.items():
+        out += leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key]
+    return out

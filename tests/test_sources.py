@@ -427,34 +427,34 @@ BAD = {
     ),
     "no npz file": ("npz", lambda t: t / "a.npz", "no such file"),
     "npz path is a folder": ("npz", lambda t: t, "no such file"),
-    "not an archive": ("npz", lambda t: _write(t / "a.npz", b"no zip"), "not an npz archive"),
+    "not an archive": ("npz", lambda t: _write(t / "a.npz", b"no zip"), "not a complete archive"),
     "zip of something": (
         "npz",
         lambda t: write_npz(t / "a.npz", images=OBJECTS),
-        "cannot read.*Object arrays",
+        "cannot be read.*Object arrays",
     ),
     "object labels": (
         "npz",
         lambda t: write_npz(t / "a.npz", labels=OBJECTS),
-        "cannot read.*Object arrays",
+        "cannot be read.*Object arrays",
     ),
     "truncated npz": (
         "npz",
         lambda t: _write(t / "b.npz", write_npz(t / "a.npz").read_bytes()[:-40]),
-        "not an npz archive",
+        "not a complete archive",
     ),
     "damaged npz": (
         "npz",
         lambda t: _write(
             t / "b.npz", write_npz(t / "a.npz").read_bytes().replace(PIXELS.tobytes()[:9], b"x" * 9)
         ),
-        "cannot read.*CRC",
+        "cannot be read.*CRC",
     ),
-    "more than fits in memory": ("npz", lambda t: _write_zip(t / "a.npz"), "cannot read"),
+    "more than fits in memory": ("npz", lambda t: _write_zip(t / "a.npz"), "cannot be read"),
     "no such array": (
         "npz",
         lambda t: np.savez(t / "a.npz", x=PIXELS, labels=LABELS) or t / "a.npz",
-        "no array 'images'.*found x, labels.*images_key",
+        "no array 'images'.*found labels, x.*images_key",
     ),
     "npz counts": (
         "npz",
@@ -481,6 +481,11 @@ BAD = {
         "npz",
         lambda t: write_npz(t / "a.npz", images=PIXELS[:, 0]),
         r"not images.*shape \(36, 6\)",
+    ),
+    "two axes of channels": (
+        "npz",
+        lambda t: write_npz(t / "a.npz", images=np.stack([PIXELS] * 3, 1)[..., :3]),
+        r"not images.*shape \(36, 3, 6, 3\)",
     ),
     "five channels": (
         "npz",
@@ -557,6 +562,16 @@ def test_what_is_wrong_is_one_line(case, tmp_path):
     message = str(error.value)
     assert "\n" not in message
     assert re.match(re.escape(str(tmp_path)), message)  # names the file or folder
+
+
+def test_an_idx_file_that_unpacks_to_too_much_is_not_unpacked(tmp_path, monkeypatch):
+    black = np.zeros((len(LABELS), 60, 60), np.uint8)
+    folder = write_idx(tmp_path / "idx", black, pack=gzip.compress, end=".gz")
+    assert (folder / "train-images-idx3-ubyte.gz").stat().st_size < 10_000
+    load("idx", {"path": str(folder)})
+    monkeypatch.setattr(MODULES["idx"], "MOST_BYTES", 50_000)
+    with pytest.raises(WeightspaceError, match="too large"):
+        load("idx", {"path": str(folder)})
 
 
 @pytest.mark.parametrize(("name", "section"), [("idx", "idx"), ("npz", "npz")])

@@ -36,8 +36,9 @@ from weightspace.artifacts import (
 from weightspace.checkpoints import find, read_networks, save_network
 from weightspace.codecs.base import Codec, decode_latents, encode_members, load_codec
 from weightspace.data.dataset import Dataset
+from weightspace.data.sources.base import read_npz
 from weightspace.errors import problem
-from weightspace.images import GivenTask, ImageSet, make_task, read_images, read_npz
+from weightspace.images import GivenTask, ImageSet, make_task, read_images
 from weightspace.networks import Net, build_net
 from weightspace.on_task import fine_tune, measure
 from weightspace.params import Params, load_params
@@ -102,14 +103,15 @@ class Project:
         """Make a task of your own images.
 
         Args:
-            data: file of labelled images, or a pair of arrays (images, labels).
+            data: labelled images: what :func:`weightspace.images.read_images` reads, or a pair of
+                arrays (images, labels).
             classes: names of the classes, in the order of the outputs.
             seed: of the choice of images.
 
         """
         if isinstance(data, tuple):
             data = ImageSet.of(*data)
-        given = data if isinstance(data, ImageSet) else read_images(data)
+        given = data if isinstance(data, ImageSet) else read_images(data, self.dataset.shape)
         return make_task(given, [str(c) for c in classes], self.dataset, seed)
 
     def networks(self, *paths: Path | str) -> Weights:

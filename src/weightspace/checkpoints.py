@@ -21,8 +21,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from weightspace.artifacts import load_tensors, save_tensors
+from weightspace.data.sources.base import check_size
 from weightspace.errors import problem
-from weightspace.images import ImageSet, check_size, convert
+from weightspace.images import MOST_BYTES, ImageSet, convert
 from weightspace.networks import Net, net_from_meta
 from weightspace.spec import Spec, Weights, stack
 
@@ -61,7 +62,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 def _unpickle(path: Path) -> Any:
     """Read a file of ``torch.save`` without running anything in it."""
     if zipfile.is_zipfile(path):
-        check_size(path)
+        check_size(path, MOST_BYTES)
     try:
         with warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True)

@@ -27,7 +27,8 @@ app = typer.Typer(
 
 Root = Annotated[Path, typer.Option(help="folder of the finished project")]
 Out = Annotated[Path, typer.Option(help="new or empty folder; filled completely or not at all")]
-Data = Annotated[Path, typer.Option(help="labelled images: .npz with arrays images and labels")]
+IMAGES = "labelled images: .npz, folder of idx files, or folder of class folders"
+Data = Annotated[Path, typer.Option(help=IMAGES)]
 Classes = Annotated[str, typer.Option(help="names of the classes, in the order of the outputs")]
 
 
@@ -205,6 +206,17 @@ def validate(
     load_params(path)
 
 
+@app.command("params")
+def params_(
+    out: Annotated[Path, typer.Option(help="Markdown file to write")] = Path("docs/params.md"),
+) -> None:
+    """Write the reference of all settings, made from their schema."""
+    from weightspace.artifacts import write_bytes
+    from weightspace.reference import reference
+
+    write_bytes(out, reference().encode())
+
+
 @app.command()
 def results(root: Annotated[Path, typer.Option(help="root of the project")] = Path()) -> None:
     """Show the results beside chance and beside the deck's published figures."""
@@ -239,6 +251,20 @@ def ladder(
     from weightspace.ladder import run_ladder
 
     run_ladder(definition, out)
+
+
+@app.command()
+def report(
+    root: Annotated[Path, typer.Option(help="root of the project")] = Path(),
+    out: Annotated[Path, typer.Option(help="HTML file to write")] = Path("report/index.html"),
+) -> None:
+    """Write one page with question, results, plots and a gallery; it needs no network."""
+    from weightspace.report import write
+    from weightspace.runtime import prepare
+
+    prepare()
+    for line in write(root, out):
+        print(line)
 
 
 @app.command()

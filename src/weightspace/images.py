@@ -6,7 +6,6 @@ kept in the report; what no rule covers is refused.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +16,18 @@ import torch
 from torch import Tensor
 
 from weightspace.data.dataset import Dataset
+from weightspace.data.sources import SOURCES
+from weightspace.data.sources.base import as_images, check_pixels, read_npz, source_of
 from weightspace.errors import nearest, problem
+from weightspace.params import FolderSettings, SourcesSettings
+from weightspace.registry import resolve
 from weightspace.rng import stream
 
 MOST_BYTES = 1 << 30  # unpacked; four times that in memory
 HOLD_OUT_FROM = 24  # images per class from which a third is held out
 MOST_IMAGES = 1000  # per class in each part; more change no figure and cost time
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
-LAYOUTS = "(n, H, W), (n, H, W, 1 or 3) or (n, 1 or 3, H, W)"
+SIDE = 32  # pixels of images from files of many sizes, where nothing says how many are needed
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class ImageSet:
         labels: class number of each ``(n,)``.
         names: name of each class.
         source: where they come from.
+        notes: what was done to them.
 
     """
 
@@ -43,6 +47,7 @@ class ImageSet:
     labels: np.ndarray
     names: list[str]
     source: str
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, images: np.ndarray, labels: np.ndarray, source: str = "images") -> ImageSet:
@@ -58,91 +63,34 @@ class ImageSet:
             WeightspaceError: any other shape, type or range; NaN; no images.
 
         """
-        images = _scaled(_channels_first(np.asarray(images), source), source)
+        images = check_pixels(np.asarray(images), source)
         names, numbers = _names(np.asarray(labels), len(images), source)
-        return cls(images, numbers, names, source)
+        return cls(as_images(images, "original"), numbers, names, source)
 
 
-def read_images(path: Path | str) -> ImageSet:
-    """Read labelled images from a file: an ``.npz`` with arrays ``images`` and ``labels``."""
+def read_images(path: Path | str, shape: tuple[int, int, int] = (3, SIDE, SIDE)) -> ImageSet:
+    """Read labelled images.
+
+    Args:
+        path: an ``.npz`` with arrays ``images`` and ``labels``, a folder of idx files, or a folder
+            with one folder of images per class.
+        shape: channels, height, width that are needed; images of class folders, each of a size of
+            its own, are brought to them as they are read.
+
+    Raises:
+        WeightspaceError: nothing there that a source reads, or it is damaged.
+
+    """
     path = Path(path)
-    if not path.is_file():
-        raise problem("no such file", where=path, expected="an .npz of images and labels")
-    arrays = read_npz(path, ("images", "labels"))
-    return ImageSet.of(arrays["images"], arrays["labels"], path.name)
-
-
-def check_size(path: Path) -> list[str]:
-    """Names in a zip archive that does not unpack to more than memory should hold."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-            names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise problem(f"not a complete archive ({error})", where=path) from error
-    if size > MOST_BYTES:
-        raise problem(
-            "archive is too large",
-            where=path,
-            found=f"{size} bytes unpacked",
-            expected=f"at most {MOST_BYTES}",
-        )
-    return names
-
-
-def read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Named arrays of an archive; nothing is unpickled and nothing is written to disk."""
-    found = sorted(name.removesuffix(".npy") for name in check_size(path))
-    missing = [n for n in names if n not in found]
-    if missing:
-        raise problem(f"array '{missing[0]}' is missing", where=path, found=found, expected=names)
-    out = {}
-    for name in names:
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                out[name] = np.asarray(archive[name])
-        except Exception as error:  # any failure of the parser means a file that cannot be used
-            raise problem(
-                f"array '{name}' cannot be read ({error})",
-                where=path,
-                expected="plain numbers or text, no Python objects",
-            ) from error
-    return out
-
-
-def _channels_first(images: np.ndarray, where: str) -> np.ndarray:
-    """Bring images to ``(n, C, H, W)``."""
-    if images.size == 0:
-        raise problem("there are no images", where=where, found=f"shape {images.shape}")
-    if images.ndim == 3:
-        return images[:, None]
-    sides = [i for i in (1, 3) if images.ndim == 4 and images.shape[i] in (1, 3)]
-    if len(sides) != 1:
-        raise problem(
-            "images of a shape that is not clear",
-            where=where,
-            found=images.shape,
-            expected=LAYOUTS,
-        )
-    return images if sides == [1] else np.moveaxis(images, 3, 1)
-
-
-def _scaled(images: np.ndarray, where: str) -> np.ndarray:
-    """Bring pixels to float32 in [0, 1]."""
-    if images.dtype == np.uint8:
-        return (images / np.float32(255)).astype(np.float32)
-    if images.dtype == np.bool_:
-        return images.astype(np.float32)
-    rule = "uint8 in 0..255, or float in [0, 1]"
-    if images.dtype.kind != "f":
-        raise problem("pixels of an unknown scale", where=where, found=images.dtype, expected=rule)
-    if not np.isfinite(images).all():
-        raise problem("images hold NaN or infinity", where=where, expected=rule)
-    low, high = float(images.min()), float(images.max())
-    if low < 0 or high > 1:
-        found = f"{images.dtype} from {low:g} to {high:g}"
-        raise problem("pixels of an unknown scale", where=where, found=found, expected=rule)
-    return images.astype(np.float32)
+    kind = source_of(path)
+    if kind == "npz":
+        arrays = read_npz(path, ("images", "labels"), MOST_BYTES)
+        return ImageSet.of(arrays["images"], arrays["labels"], path.name)
+    folder = FolderSettings(size=max(shape[1:]), colours="grey" if shape[0] == 1 else "rgb")
+    settings = SourcesSettings(path=str(path), folder=folder)
+    images, labels, names = resolve(SOURCES, kind, "--data").load(settings, 3 * MOST_IMAGES, 0)
+    square = f"central square of each image, as {folder.size}x{folder.size} {folder.colours} pixels"
+    return ImageSet(images, labels, names, path.name, (square,) if kind == "folder" else ())
 
 
 def _names(labels: np.ndarray, count: int, where: str) -> tuple[list[str], np.ndarray]:
@@ -285,7 +233,9 @@ def make_task(given: ImageSet, classes: Sequence[str], like: Dataset, seed: int)
     parts: dict[str, Tensor] = dict(zip(sizes, x.split(list(sizes.values()), 1), strict=True))
     row = {"task": 0, "classes": list(range(count)), "class_set": 0, "split": "given"}
     dataset = Dataset(parts, list(classes), pd.DataFrame([row]), [], like.mean, like.std)
-    return GivenTask(dataset, tuple(classes), given.source, (*notes, _division(sizes)))
+    return GivenTask(
+        dataset, tuple(classes), given.source, (*given.notes, *notes, _division(sizes))
+    )
 
 
 def _division(sizes: dict[str, int]) -> str:

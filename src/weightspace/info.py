@@ -35,7 +35,7 @@ def describe(path: Path) -> Facts:
         for name, read in kinds.items():
             if (path / name).is_file():
                 return read(path)
-        raise problem("no project, zoo, dataset or networks", where=path, expected=", ".join(kinds))
+        return _images(path)
     if path.suffix == ".npz":
         return _images(path)
     if path.suffix in SAFE and path.is_file() and (meta := read_meta(path)) is not None:

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
 from weightspace.errors import WeightspaceError, nearest, problem
 
@@ -50,10 +58,17 @@ def _label_range(value: Any) -> Any:
     raise ValueError("expected the first and the last label, such as [0, 9], or 'auto'")
 
 
-CountOrAll = Annotated[Any, AfterValidator(_count_or("all"))]
-CountOrAuto = Annotated[Any, AfterValidator(_count_or("auto"))]
-CountOrOriginal = Annotated[Any, AfterValidator(_count_or("original"))]
-LabelRange = Annotated[Any, AfterValidator(_label_range)]
+def _either(kind: dict[str, Any], word: str) -> WithJsonSchema:
+    """Schema of a value of some kind, or one word."""
+    return WithJsonSchema({"anyOf": [kind, {"const": word}]})
+
+
+COUNT = {"type": "integer", "minimum": 1}
+LABELS = {"type": "array", "prefixItems": [{"type": "integer", "minimum": 0}] * 2}
+CountOrAll = Annotated[Any, AfterValidator(_count_or("all")), _either(COUNT, "all")]
+CountOrAuto = Annotated[Any, AfterValidator(_count_or("auto")), _either(COUNT, "auto")]
+CountOrOriginal = Annotated[Any, AfterValidator(_count_or("original")), _either(COUNT, "original")]
+LabelRange = Annotated[Any, AfterValidator(_label_range), _either(LABELS, "auto")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -172,7 +187,9 @@ class ZooSettings(Settings):
     runs: int = Field(1600, ge=1, description="training runs; more never change the earlier ones")
     runs_per_shard: int = Field(100, ge=1, description="runs trained together; the resumable unit")
     batch_size: int = Field(32, ge=1, description="images per step")
-    optimizers: tuple[Literal["adam", "sgd"], ...] = Field(("adam", "sgd"), min_length=1)
+    optimizers: tuple[Literal["adam", "sgd"], ...] = Field(
+        ("adam", "sgd"), min_length=1, description="one of them is drawn for each run"
+    )
     adam_lr: PositiveRange = Field((1e-3, 1e-2), description="Adam learning rate, log-uniform")
     sgd_lr: PositiveRange = Field((1e-2, 2e-1), description="SGD learning rate, log-uniform")
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="momentum of SGD")
@@ -236,7 +253,7 @@ class FitSettings(Settings):
     epochs: int = Field(60, ge=1, description="passes over the training members at most")
     batch_size: int = Field(256, ge=2, description="members per step")
     lr: Positive = Field(1e-3, description="peak learning rate of AdamW, cosine to zero")
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    weight_decay: Annotated[float, Field(ge=0)] = Field(1e-2, description="weight decay of AdamW")
     patience: int = Field(15, ge=1, description="epochs without a better val loss before stopping")
 
 
@@ -327,7 +344,9 @@ class EvaluateSettings(Settings):
 class RuntimeSettings(Settings):
     """Where to compute. Never changes a result and is a dependency of no stage."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto takes a GPU where there is one"
+    )
     workers: CountOrAuto = Field("auto", description="processes that train zoo shards")
 
 

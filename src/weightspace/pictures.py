@@ -1,8 +1,11 @@
-"""Pictures for README and docs, drawn from the plot data that the pipeline leaves in git."""
+"""Pictures for README, docs and the report, drawn from the plot data that the pipeline leaves in git."""
 
 from __future__ import annotations
 
+import io
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -13,8 +16,11 @@ from weightspace.errors import problem
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 
 INK, ACCENT, SOFT = "#1b2a41", "#d1495b", "#7a8ca3"
+SVG: Any = {"svg.fonttype": "none", "svg.hashsalt": "weightspace", "font.size": 10}
 
 
 def draw_all(root: Path) -> None:
@@ -28,6 +34,23 @@ def draw_all(root: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=110, metadata={"Software": None})
     plt.close(figure)
+
+
+def draw_plot(path: Path) -> bytes:
+    """One file of ``metrics/plots`` as SVG; its name is a key of :data:`PLOTS`."""
+    with mpl.rc_context(SVG):
+        figure, axes = plt.subplots(figsize=(4.6, 3.7), layout="constrained")
+        PLOTS[path.name](axes, _read(path))
+        return as_svg(figure)
+
+
+def as_svg(figure: Figure) -> bytes:
+    """Close a figure and give it as SVG, the same bytes each time."""
+    with mpl.rc_context(SVG):
+        file = io.BytesIO()
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+        plt.close(figure)
+    return file.getvalue()
 
 
 def _read(path: Path) -> pd.DataFrame:
@@ -92,3 +115,57 @@ def _heat_map(axes: Axes, table: pd.DataFrame) -> None:
         yticks=[],
     )
     axes.figure.colorbar(image, ax=axes, label="cosine", shrink=0.85)
+
+
+def _losses(name: str, title: str, label: str) -> Callable[[Axes, pd.DataFrame], None]:
+    """A drawing of one loss over epochs, on train and on val."""
+
+    def draw(axes: Axes, table: pd.DataFrame) -> None:
+        axes.plot(table["epoch"], table[f"train_{name}"], color=INK, label="train")
+        axes.plot(table["epoch"], table[f"val_{name}"], color=ACCENT, label="val")
+        if table[[f"train_{name}", f"val_{name}"]].to_numpy().min() > 0:
+            axes.set_yscale("log")
+        axes.set(title=title, xlabel="epoch", ylabel=label)
+        axes.legend(frameon=False)
+
+    return draw
+
+
+def _over_epochs(axes: Axes, table: pd.DataFrame) -> None:
+    """Likeness of originals and reconstructions by age of the network, on two kinds of inputs."""
+    for score, colour in (("cosine", INK), ("correlation", SOFT), ("agreement", ACCENT)):
+        axes.plot(table["epoch"], table[f"real_{score}"], "o-", color=colour, label=score)
+        axes.plot(table["epoch"], table[f"random_{score}"], "o--", color=colour, alpha=0.7)
+    axes.set(
+        title="Outputs of originals and reconstructions",
+        xlabel="epochs of training (median of the snapshot)",
+        ylabel="solid: test images, dashed: random inputs",
+        ylim=(min(0.0, axes.get_ylim()[0]), 1.03),
+    )
+    axes.legend(frameon=False)
+
+
+def _components(axes: Axes, table: pd.DataFrame) -> None:
+    """What PCA alone keeps, against the number of its components."""
+    for name, colour in (("explained_variance", SOFT), ("agreement", ACCENT), ("cosine", INK)):
+        axes.plot(table["k"], table[name], "o-", color=colour, label=name.replace("_", " "))
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.set(
+        title="PCA alone, on val networks",
+        xlabel="components of each tensor",
+        ylabel="share, or score",
+    )
+    axes.legend(frameon=False)
+
+
+# Every file of plot data, in the order of the pipeline -> what draws it.
+PLOTS: dict[str, Callable[[Axes, pd.DataFrame], None]] = {
+    "pca_against_k.csv": _components,
+    "autoencoder_loss.csv": _losses("loss", "Codec: loss while it is fitted", "loss"),
+    "outputs_over_epochs.csv": _over_epochs,
+    "accuracy_scatter.csv": _scatter,
+    "shared_loss.csv": _losses("nt_xent", "Shared encoder: contrastive loss", "NT-Xent (nats)"),
+    "latent_heatmap.csv": _heat_map,
+    "calibration.csv": _calibration,
+}

@@ -50,14 +50,10 @@ def reconstruction_table(figures: dict[str, Any], split: str) -> Table:
         table.add_row(name, _range(figures, name, ""), "0", DECK[name])
     chance = f"{100 * figures['agreement_chance']:.1f} %"
     table.add_row("agreement", _range(figures, "agreement", "%"), chance, DECK["agreement"])
-    late = f"{100 * figures['agreement_mean_late']:.1f} %"
-    table.add_row(
-        "agreement, last snapshots", late, f"{100 * figures['agreement_chance_late']:.1f} %", ""
-    )
-    plain = (
-        f"{100 * figures['encoder_only_agreement_mean']:.1f} %, "
-        f"last snapshots {100 * figures['encoder_only_agreement_mean_late']:.1f} %"
-    )
+    late, late_chance = (_percent(figures, f"agreement_{k}_late") for k in ("mean", "chance"))
+    table.add_row("agreement, last snapshots", late, late_chance, "")
+    first, last = (_percent(figures, f"encoder_only_agreement_mean{k}") for k in ("", "_late"))
+    plain = f"{first}, last snapshots {last}"
     table.add_row("agreement, encoder alone (no refinement)", plain, chance, "")
     r2 = f"{figures['accuracy_r2']:.3f} (95 % interval {figures['accuracy_r2_low']:.3f} to {figures['accuracy_r2_high']:.3f})"
     table.add_row("input-vs-output accuracy R2", r2, "0", DECK["accuracy_r2"])
@@ -95,8 +91,8 @@ def sampling_table(figures: dict[str, Any], split: str) -> Table:
     }
     for name, prefix in rows.items():
         keys = ("r2_identity", "mae", "spearman_within_task", f"{result}_at_top")
-        table.add_row(name, *(_number(figures[prefix + k]) for k in keys))
-    single, best = (figures[f"{result}_scratch{suffix}"] for suffix in ("_single", ""))
+        table.add_row(name, *(_number(figures.get(prefix + k)) for k in keys))
+    single, best = (figures.get(f"{result}_scratch{suffix}") for suffix in ("_single", ""))
     table.add_row("trained from scratch: mean run", "", "", "", _number(single))
     table.add_row("trained from scratch: best run on val images", "", "", "", _number(best))
     return table
@@ -123,6 +119,59 @@ def finetuning_table(figures: dict[str, Any], split: str) -> Table:
     return table
 
 
+def properties_table(figures: dict[str, Any], split: str) -> Table:
+    """What weights tell about training, from the latent and from simpler readings."""
+    title = f"Properties read off the weights, {split}: {figures['members']} networks"
+    table = Table(title=title, title_justify="left")
+    columns = {
+        "test accuracy, R2": "test_accuracy_r2",
+        "rank corr. (Kendall)": "test_accuracy_tau",
+        "generalisation gap, R2": "generalisation_gap_r2",
+        "epoch, R2": "epoch_r2",
+        "optimizer, share right": "optimizer_accuracy",
+    }
+    for column in ("read from", *columns):
+        table.add_column(column)
+    rows = {
+        "latent": "latent",
+        "weight statistics (Unterthiner et al.)": "weight_statistics",
+        "raw weights": "raw_weights",
+        "hyper-parameters only": "hyperparameters",
+        "nothing: the mean, the commonest": "mean",
+    }
+    for name, prefix in rows.items():
+        table.add_row(name, *(_number(figures.get(f"{prefix}_{key}")) for key in columns.values()))
+    return table
+
+
+def novelty_table(figures: dict[str, Any], split: str) -> Table:
+    """How far samples are from the training members, beside what that distance is worth."""
+    title = (
+        f"Novelty, {split}: {figures['networks']} sampled networks, {figures['members']} members"
+    )
+    table = Table(title=title, title_justify="left")
+    for column in ("", "sampled networks", "trained networks"):
+        table.add_column(column)
+    rows = {
+        "distance to the nearest train member, aligned weights": "weight_distance",
+        "distance to the nearest train member, predictions": "function_distance",
+    }
+    for name, key in rows.items():
+        own, other = (_number(figures.get(key + end)) for end in ("", "_leave_one_out"))
+        table.add_row(name, own, other)
+    draws, members = (_number(figures.get(f"error_overlap_{k}")) for k in ("draws", "members"))
+    table.add_row("overlap of errors of two networks of one task", draws, members)
+    accuracy = {
+        "accuracy": "accuracy",
+        "accuracy of the nearest training task's network": "accuracy_nearest_task",
+        "the same with noise of the samples' distance": "accuracy_noise_same_distance",
+        "midpoint of the two nearest tasks' networks": "accuracy_interpolation",
+    }
+    for name, key in accuracy.items():
+        table.add_row(name, _number(figures.get(key)), "")
+    return table
+
+
 def notes(figures: dict[str, Any]) -> list[str]:
     """Retrieval and diversity of one split, a line each."""
     recall = ", ".join(
@@ -133,8 +182,8 @@ def notes(figures: dict[str, Any]) -> list[str]:
         )
     )
     out = [f"Retrieval, recall@1 of the ordered task: {recall}"]
-    running = figures["w_to_d_by_running_recall_at_1"]
-    out[0] += f"; running every network on every task {running:.3f}"
+    running = _number(figures.get("w_to_d_by_running_recall_at_1"))
+    out[0] += f"; running every network on every task {running}"
     if figures.get("r2_identity_ceiling") is not None:
         out.append(
             "Noise: with so few test images, networks of exactly the requested accuracy would have "
@@ -154,6 +203,12 @@ def _range(figures: dict[str, Any], name: str, unit: str) -> str:
     if unit == "%":
         return f"{100 * mean:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
     return f"{mean:.3f} ({low:.3f} to {high:.3f})"
+
+
+def _percent(figures: dict[str, Any], name: str) -> str:
+    """Share as text; ``-`` where an earlier version did not measure it."""
+    value = figures.get(name)
+    return "-" if value is None else f"{100 * value:.1f} %"
 
 
 def _number(value: float | None) -> str:

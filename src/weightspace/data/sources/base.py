@@ -1,7 +1,9 @@
-"""What image sources share: which source reads a path, labels as classes, one scale, one size."""
+"""What image sources share: which source reads a path, archives, labels, one scale, one size."""
 
 from __future__ import annotations
 
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from weightspace.errors import problem
 
 IDX_IMAGES = "*images*idx3-ubyte*"  # names of MNIST-family image files
 BLOCK = 4096  # images resized at once, to bound memory
+MOST_BYTES = 1 << 34  # of an unpacked file; four times that in memory
 
 
 def source_of(path: Path) -> str:
@@ -27,7 +30,7 @@ def source_of(path: Path) -> str:
     if path.is_dir():
         if any(path.glob(IDX_IMAGES)):
             return "idx"
-        if any(p.is_dir() for p in path.iterdir()):
+        if any(p.is_dir() for p in entries(path, kinds)):
             return "folder"
     elif path.suffix == ".npz":
         return "npz"
@@ -42,6 +45,95 @@ def entries(folder: Path, expected: str) -> list[Path]:
         return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
     except OSError as error:
         raise problem(f"cannot read ({error.strerror})", where=folder, expected=expected) from error
+
+
+def check_size(path: Path, most: int = MOST_BYTES) -> list[str]:
+    """Names in a zip archive that unpacks to at most ``most`` bytes."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise problem(f"not a complete archive ({error})", where=path) from error
+    if size > most:
+        raise problem(
+            "archive is too large",
+            where=path,
+            found=f"{size} bytes unpacked",
+            expected=f"at most {most}",
+        )
+    return names
+
+
+def read_npz(
+    path: Path, names: Sequence[str], most: int = MOST_BYTES, do: str = "rename the arrays"
+) -> dict[str, np.ndarray]:
+    """Named arrays of an archive; nothing is unpickled and nothing is written to disk.
+
+    Args:
+        path: the archive.
+        names: arrays that are needed.
+        most: bytes to unpack at most.
+        do: what to do where one of them is not there.
+
+    Raises:
+        WeightspaceError: no such file, not an archive, too large, an array missing or of objects.
+
+    """
+    if not path.is_file():
+        raise problem("no such file", where=path, expected="an .npz file", do="correct the path")
+    found = sorted(name.removesuffix(".npy") for name in check_size(path, most))
+    missing = [n for n in names if n not in found]
+    if missing:
+        raise problem(f"no array '{missing[0]}'", where=path, found=", ".join(found), do=do)
+    out = {}
+    for name in names:
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                out[name] = np.asarray(archive[name])
+        except Exception as error:  # any failure of the parser means a file that cannot be used
+            raise problem(
+                f"array '{name}' cannot be read ({error})",
+                where=path,
+                expected="plain numbers or text, no Python objects",
+            ) from error
+    return out
+
+
+def check_pixels(pixels: np.ndarray, where: object) -> np.ndarray:
+    """Verify images and bring them to ``(n, C, H, W)``, bytes or floats in [0, 1].
+
+    Args:
+        pixels: ``(n, H, W)``, ``(n, H, W, C)`` or ``(n, C, H, W)``, C 1 or 3; uint8, bool or float.
+        where: file, for error messages.
+
+    Raises:
+        WeightspaceError: any other shape, type or range; NaN; no images.
+
+    """
+    found = f"{pixels.dtype} of shape {pixels.shape}"
+    sides = [i for i in (1, 3) if pixels.ndim == 4 and pixels.shape[i] in (1, 3)]
+    if pixels.size == 0 or not (pixels.ndim == 3 or len(sides) == 1):
+        expected = "(n, H, W), (n, H, W, 1 or 3) or (n, 1 or 3, H, W), n 1 or more"
+        raise problem("not images", where=where, found=found, expected=expected)
+    if pixels.ndim == 3:
+        pixels = pixels[:, None]
+    elif sides == [3]:
+        pixels = np.moveaxis(pixels, 3, 1)
+    if pixels.dtype in (np.uint8, np.bool_):
+        return pixels
+    if pixels.dtype.kind != "f":
+        raise problem("not images", where=where, found=found, expected="uint8 or floats in [0, 1]")
+    if not np.isfinite(pixels).all():
+        raise problem("images hold NaN or infinity", where=where, found=found)
+    if pixels.min() < 0 or pixels.max() > 1:
+        raise problem(
+            "pixels out of range",
+            where=where,
+            found=f"{pixels.dtype} from {pixels.min():g} to {pixels.max():g}",
+            expected="0 to 1, or bytes",
+        )
+    return pixels
 
 
 def as_classes(

@@ -1,0 +1,212 @@
+"""The report page: complete for a finished project, honest about what is missing, alone in one file."""
+
+import base64
+import io
+import json
+import re
+import shutil
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from rich.table import Table
+
+from weightspace import cli, gallery, page
+from weightspace.errors import WeightspaceError
+from weightspace.pictures import PLOTS
+from weightspace.report import CAPTIONS, TABLES, write
+from workspace import ROOT, finished_clone
+
+VOID = {"meta", "img", "br"}
+
+
+class Reader(HTMLParser):
+    """Elements, attributes and text of a page; fails on tags that do not match."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.found, self.text = [], [], []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def every(self, tag):
+        return [attrs for name, attrs in self.found if name == tag]
+
+
+def read(path):
+    return Reader(path.read_text())
+
+
+@pytest.fixture
+def finished(project_root, tmp_path):
+    """A finished tiny project with the metrics that are committed, of another run."""
+    root = tmp_path / "project"
+    shutil.copytree(project_root, root)
+    shutil.copytree(ROOT / "metrics", root / "metrics")
+    return root
+
+
+def alone(found):
+    """Nothing of a page comes from elsewhere."""
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in found.found}
+    for _, attrs in found.found:
+        for name in ("src", "href", "srcset", "data"):
+            assert attrs.get(name, "data:").startswith(("data:", "#"))
+    style = " ".join(found.text)
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_the_page_is_one_file_with_everything(finished, tmp_path, project):
+    out = tmp_path / "report" / "index.html"
+    write(finished, out)
+    assert [p.name for p in out.parent.iterdir()] == ["index.html"]
+    found = read(out)
+    alone(found)
+    pictures = found.every("img")
+    tasks = len(gallery.chosen_tasks(project))
+    assert tasks > 0
+    assert len(pictures) == len(PLOTS) + tasks * 4  # images and three matrices of each task
+    for attrs in pictures:
+        assert len(attrs["alt"]) > 10
+        assert base64.b64decode(attrs["src"].partition("base64,")[2])
+    assert len(found.every("table")) >= 4
+    assert any(a.get("name") == "viewport" for a in found.every("meta"))
+    for attrs in found.every("div"):
+        assert attrs  # no box without a meaning
+
+
+def test_the_same_project_gives_the_same_bytes(finished, tmp_path):
+    for name in ("a.html", "b.html"):
+        write(finished, tmp_path / name)
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+def test_figures_are_those_of_the_files(finished, tmp_path):
+    path = finished / "metrics" / "sampling.json"
+    data = json.loads(path.read_text())
+    data["test_sets"] |= {"r2_identity": 0.12345, "shuffled_d_mae": 0.98765}
+    path.write_text(json.dumps(data))
+    write(finished, tmp_path / "a.html")
+    text = read(tmp_path / "a.html").text
+    assert "0.123" in text
+    assert "0.988" in text
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_missing_metrics_are_named(name, finished, tmp_path):
+    (finished / "metrics" / f"{name}.json").unlink(missing_ok=True)
+    lines = write(finished, tmp_path / "a.html")
+    assert f"missing: metrics/{name}.json; run make repro" in lines
+    assert f"metrics/{name}.json" in read(tmp_path / "a.html").text
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_missing_plots_are_named(name, finished, tmp_path):
+    (finished / "metrics" / "plots" / name).unlink()
+    shutil.rmtree(finished / "data")
+    write(finished, tmp_path / "a.html")
+    found = read(tmp_path / "a.html")
+    assert f"metrics/plots/{name}" in found.text
+    assert len(found.every("img")) == len(PLOTS) - 1
+
+
+def test_a_project_that_has_not_run_says_so(tmp_path):
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    lines = write(tmp_path, tmp_path / "a.html")
+    found = read(tmp_path / "a.html")
+    assert not found.every("img")
+    assert len(lines) == 1 + 1 + len(TABLES) + len(PLOTS) + len(gallery.FILES)
+    assert "No figures yet; run make repro." in found.text
+
+
+def test_missing_data_leaves_the_rest(finished, tmp_path):
+    shutil.rmtree(finished / "data")
+    lines = write(finished, tmp_path / "a.html")
+    assert "missing: data/shared/shared.safetensors; run make repro" in lines
+    assert len(read(tmp_path / "a.html").every("img")) == len(PLOTS)
+
+
+@pytest.mark.parametrize("name", ["metrics/sampling.json", "data/shared/shared.safetensors"])
+def test_a_damaged_file_is_one_line_and_leaves_nothing(name, finished, tmp_path):
+    (finished / name).write_text("{")
+    with pytest.raises(WeightspaceError) as caught:
+        write(finished, tmp_path / "a.html")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "a.html").exists()
+
+
+def test_every_plot_of_the_pipeline_is_drawn():
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    made = {name for s in stages.values() for entry in s.get("plots", []) for name in entry}
+    assert {f"metrics/plots/{name}" for name in PLOTS} == made
+    assert set(CAPTIONS) == set(PLOTS)
+
+
+def test_text_cannot_become_markup():
+    given = Table(title="<i>&")
+    given.add_column("<script>")
+    given.add_row("</td><script>alert(1)</script>")
+    for html in (page.table(given), page.element("p", "<script>"), page.steps([("<b>", "<b>")])):
+        assert "<script" not in html
+        Reader(html)
+    assert Reader(page.picture(b"", "png", '"><script>')).found[1][1]["alt"] == '"><script>'
+
+
+def test_confusion_counts_rows_by_true_class():
+    labels, guess = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 1])
+    assert gallery.confusion(labels, guess, 3).tolist() == [[0.5, 0.5, 0], [0, 1, 0], [0, 0, 0]]
+
+
+def test_the_gallery_shows_test_tasks_and_their_images(project):
+    for number in gallery.chosen_tasks(project):
+        assert project.dataset.tasks["split"][number].startswith("test")
+        array = np.asarray(Image.open(io.BytesIO(gallery.strip(project, number))))
+        zoom = array.shape[0] // (3 * 9)  # three classes, eight pixels and a line each
+        first = array[: 8 * zoom : zoom, : 8 * zoom : zoom] / 255
+        images = project.dataset.images["test"][project.dataset.classes[number][0], 0, 0]
+        wanted = (images * project.dataset.std + project.dataset.mean).numpy()
+        assert np.abs(first - wanted).max() < 0.003
+
+
+def test_the_diagonal_of_a_confusion_matrix_is_the_accuracy(project):
+    for found in gallery.sampled(project, gallery.chosen_tasks(project)[0]):
+        assert np.diag(found.confusion).mean() == pytest.approx(found.accuracy)  # equal classes
+        assert np.allclose(found.confusion.sum(1), 1)
+
+
+def test_the_command_writes_the_page(finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["weightspace", "report", "--root", str(finished)])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert not caught.value.code
+    assert "Written to report/index.html" in capsys.readouterr().out
+    assert (tmp_path / "report" / "index.html").is_file()
+
+
+@pytest.mark.slow
+def test_a_finished_pipeline_misses_nothing(tmp_path_factory, tmp_path):
+    root = finished_clone(tmp_path_factory.mktemp).root
+    assert write(root, tmp_path / "a.html") == [f"Written to {tmp_path / 'a.html'}"]
+    found = read(tmp_path / "a.html")
+    alone(found)
+    rows = re.findall(r"<tr>(.*?)</tr>", (tmp_path / "a.html").read_text())
+    dashes = [row for row in rows if "<td>-</td>" in row or ">-, " in row]
+    # what cannot be read off hyper-parameters, and correlations of results that do not vary
+    assert all("hyper-parameters only" in row for row in dashes)
