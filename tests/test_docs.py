@@ -1,0 +1,132 @@
+"""The pages below docs: commands run, code works, names are those of the code; the package builds."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+
+import pandas as pd
+import pytest
+import yaml
+
+import weightspace
+from test_readme import commands
+from weightspace.artifacts import read_meta, read_parquet
+from weightspace.checkpoints import KIND
+from weightspace.pictures import PLOTS
+from workspace import ROOT, clone
+
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+TUTORIAL = commands((ROOT / "docs" / "tutorial.md").read_text())
+FORMATS = (ROOT / "docs" / "formats.md").read_text()
+EXTENDING = (ROOT / "docs" / "extending.md").read_text()
+
+
+@pytest.mark.parametrize("page", DOCS, ids=lambda p: p.name)
+def test_links_lead_to_files(page):
+    links = re.findall(r"\]\(([^)#]+)\)", page.read_text())
+    assert not [x for x in links if "://" not in x and not (page.parent / x).exists()]
+
+
+def test_the_tutorial_has_five_commands():
+    assert len(TUTORIAL) == 5
+
+
+@pytest.mark.slow
+def test_the_tutorial_works(tmp_path):
+    workspace = clone(tmp_path / "clone")
+    for command in TUTORIAL:
+        done = workspace.run(*command)
+        assert "warning" not in done.text.lower() or command[0] in ("weightspace", "dvc")
+    assert "Cnn(" in done.text
+    assert "['3', '8', '1']" in done.text
+    assert len(pd.read_parquet(workspace.root / "samples" / "samples.parquet")) == 4
+    chosen = yaml.safe_load(workspace.read("params.yaml"))
+    assert chosen["dataset"]["source"] == "npz"
+    assert not [n for n in workspace.run("git", "ls-files").text.split() if "my.npz" in n]
+
+
+@pytest.mark.slow
+def test_the_example_of_a_new_member_passes_the_contracts(tmp_path):
+    """The three steps of docs/extending.md, then the tests of its family and of the layout."""
+    workspace = clone(tmp_path / "clone")
+    (_, module), (_, line), (_, case) = BLOCK.findall(EXTENDING)
+    folder = "src/weightspace/data/sources"
+    workspace.write(f"{folder}/stripes.py", module)
+    tests = ("tests/test_sources.py", "-k", "stripes or case or family")
+    before = workspace.run(sys.executable, "-m", "pytest", *tests, "tests/test_layers.py", ok=False)
+    assert before.code != 0  # a file without its line is found
+    for path, end, added in (
+        (f"{folder}/__init__.py", '"weightspace.data.sources.npz",\n', line),
+        (
+            "tests/test_sources.py",
+            '"npz": lambda tmp: {"path": str(write_npz(tmp / "some.npz"))},\n',
+            case,
+        ),
+    ):
+        text = workspace.read(path)
+        assert text.count(end) == 1
+        workspace.write(path, text.replace(end, end + added))
+    done = workspace.run(sys.executable, "-m", "pytest", *tests, "tests/test_layers.py")
+    assert re.search(r"\d+ passed|\[100%\]", done.text)
+
+
+def test_formats_name_every_artefact(project_root):
+    data = project_root / "data"
+    for path in [*data.rglob("*.safetensors"), *data.rglob("*.parquet")]:
+        name = re.sub(r"\d{5}", "NNNNN", path.name)
+        assert f"`{name}`" in FORMATS or f"/{name}`" in FORMATS, name
+        if path.suffix == ".safetensors":
+            assert f"kind `{read_meta(path)['kind']}`" in FORMATS
+    assert f"kind `{KIND}`" in FORMATS
+
+
+def test_formats_name_every_column_and_key(project_root):
+    data = project_root / "data"
+    text = re.sub(
+        r"`\{train,val,test\}_\{loss,accuracy\}`",
+        " ".join(f"`{p}_{k}`" for p in ("train", "val", "test") for k in ("loss", "accuracy")),
+        FORMATS,
+    )
+    tables = [data / "zoo" / "members.parquet", data / "dataset" / "tasks.parquet"]
+    names = {str(column) for path in tables for column in read_parquet(path)}
+    for path in data.rglob("*.safetensors"):
+        names |= set(read_meta(path))
+    assert not sorted(name for name in names if f"`{name}`" not in text)
+
+
+def test_the_plots_of_dvc_and_of_the_page_are_the_same_files():
+    listed = (ROOT / "metrics" / "plots").glob("*.csv")
+    assert {p.name for p in listed} <= set(PLOTS)
+
+
+def test_licence_and_citation_agree_with_the_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert cited["version"] == project["version"] == weightspace.__version__
+    assert cited["license"] == project["license"] == "MIT"
+    assert {"cff-version", "message", "title", "authors"} <= set(cited)
+    assert (ROOT / "LICENSE").read_text().startswith("MIT License")
+
+
+@pytest.mark.slow
+def test_the_wheel_has_every_module_and_works_alone(tmp_path):
+    copied = tmp_path / "copy"
+    shutil.copytree(ROOT / "src", copied / "src", ignore=shutil.ignore_patterns("*.egg-info"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copied / name)
+    build = ("-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", "out", ".")
+    done = subprocess.run([sys.executable, *build], cwd=copied, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = (copied / "out").glob("weightspace-*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    modules = {str(p.relative_to(ROOT / "src")) for p in (ROOT / "src").rglob("*.py")}
+    assert modules | {"weightspace/py.typed"} <= names
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert not [n for n in names if n.startswith(("tests", "stages"))]
+    run = [sys.executable, "-c", "import weightspace.cli as c, weightspace as w; print(w.__file__)"]
+    found = subprocess.run(run, env={"PYTHONPATH": str(wheel)}, capture_output=True, text=True)
+    assert str(wheel) in found.stdout, found.stderr
