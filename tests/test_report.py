@@ -208,5 +208,9 @@ def test_a_finished_pipeline_misses_nothing(tmp_path_factory, tmp_path):
     alone(found)
     rows = re.findall(r"<tr>(.*?)</tr>", (tmp_path / "a.html").read_text())
     dashes = [row for row in rows if "<td>-</td>" in row or ">-, " in row]
-    # what cannot be read off hyper-parameters, and correlations of results that do not vary
-    assert all("hyper-parameters only" in row for row in dashes)
+    # what cannot be read off hyper-parameters, and correlations of results that do not vary, which
+    # those of tiny networks may not; figures that always exist are there
+    for name in ("cosine", "agreement, last snapshots", "trained from scratch: mean run"):
+        assert any(name in row for row in rows), name
+        assert not any(name in row for row in dashes), name
+    assert len(dashes) < len(rows) / 3
