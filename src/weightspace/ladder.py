@@ -141,15 +141,19 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 
 def markdown(ladder: Ladder, figures: pd.DataFrame, source: Path) -> str:
     """The table, mean ± half width of the 95 % interval."""
-    seeds = ", ".join(map(str, ladder.seeds))
+    seeds = f"seed {ladder.seeds[0]}, one run, no interval over seeds"
+    if len(ladder.seeds) > 1:
+        seeds = (
+            f"seeds {', '.join(map(str, ladder.seeds))} (everything differs with the seed: images, "
+            "tasks, networks, codec), mean ± half the width of the 95 % interval over seeds "
+            "(Student's t)"
+        )
     base = ", ".join(f"`{k}={v}`" for k, v in ladder.base.items()) or "default settings"
     lines = [
         f"# {ladder.title}",
         "",
         f"Made by `python -m weightspace ladder {source.as_posix()}`; raw figures in the CSV beside "
-        f"it. Split `{ladder.split}`, seeds {seeds} (everything differs with the seed: images, tasks, "
-        f"networks, codec), {base}; mean ± half the width of the 95 % interval over seeds "
-        "(Student's t).",
+        f"it. Split `{ladder.split}`; {seeds}. Settings beside the default ones: {base}.",
         "",
         "| | " + " | ".join(ladder.columns) + " |",
         "|---" * (len(ladder.columns) + 1) + "|",
@@ -167,4 +171,4 @@ def _cell(ladder: Ladder, row: Row, column: str, figures: pd.DataFrame) -> str:
     if here.empty:
         return ""
     mean, half = interval(here.to_numpy(float))
-    return f"{mean:.3f} ± {half:.3f}"
+    return f"{mean:.3f} ± {half:.3f}" if len(here) > 1 else f"{mean:.3f}"
