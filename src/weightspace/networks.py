@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -36,9 +37,24 @@ class Net:
     spec: Spec
     meta: dict[str, Any]
 
+    @cached_property
+    def activations(self) -> int:
+        """Numbers that one image is on its way through one network: input and layers' outputs."""
+        shape = torch.Size(self.meta["shape"])
+        sizes = [shape.numel()]
+        layers = [m for m in self.module.modules() if not list(m.children())]
+        hooks = [
+            m.register_forward_hook(lambda _, __, out: sizes.append(out[0].numel())) for m in layers
+        ]
+        self._mode(training=False)
+        self.module(torch.zeros(1, *shape))
+        for hook in hooks:
+            hook.remove()
+        return sum(sizes)
+
     def forward(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
         """Outputs of one network: weights ``(*shape)``, images ``(B, C, H, W)`` -> ``(B, c)``."""
-        self.module.eval()
+        self._mode(training=False)
         return self._call(weights, images)
 
     def outputs(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
@@ -52,7 +68,7 @@ class Net:
             Pre-softmax outputs ``(N, B, classes)``.
 
         """
-        self.module.eval()
+        self._mode(training=False)
         return self._call_many(weights, images)
 
     @torch.no_grad()
@@ -76,7 +92,7 @@ class Net:
         The running statistics among ``weights`` are updated **in place**. Arguments and result as
         those of :meth:`outputs`.
         """
-        self.module.train()
+        self._mode(training=True)
         return self._call_many(weights, images)
 
     @torch.no_grad()
@@ -96,15 +112,20 @@ class Net:
         self.training_outputs(dict(weights) | measured, images)  # 0 <- MOMENTUM x statistic
         return dict(weights) | {name: value / MOMENTUM for name, value in measured.items()}
 
+    def _mode(self, *, training: bool) -> None:
+        if self.module.training != training:  # setting it walks through all modules
+            self.module.train(training)
+
     def _call(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
         out: Tensor = functional_call(self.module, dict(weights), (images,), strict=True)
         return out
 
     def _call_many(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
-        if isinstance(self.module, Batched):
-            return self.module.batched(weights, images)
+        if hasattr(self.module, "batched"):  # isinstance takes as long as the smallest products
+            out: Tensor = self.module.batched(weights, images)
+            return out
         own = 0 if images.ndim == 5 else None
-        out: Tensor = vmap(self._call, in_dims=(0, own))(dict(weights), images)
+        out = vmap(self._call, in_dims=(0, own))(dict(weights), images)
         return out
 
     def init(self, generator: torch.Generator) -> Weights:

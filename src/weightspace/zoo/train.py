@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from weightspace.networks import Net
@@ -14,9 +13,11 @@ from weightspace.spec import Spec, Weights, take
 from weightspace.zoo.plan import Run
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # Adam, Kingma and Ba (2015), arXiv 1412.6980
-# Runs side by side on a CPU. With 16 an MLP loses a third of its speed; a CNN is as fast with 16 as
-# with 96.
-BLOCK = 64
+# Runs side by side: as many as keep this many numbers between layers. On a CPU they then stay near
+# its caches (benchmarks/zoo_training.py: a CNN is fastest with 8 to 32, an MLP with 64); on a GPU
+# they fit its memory, which holds about five times as much during a step.
+ACTIVATIONS = {"cpu": 1_000_000, "cuda": 1_000_000_000}
+RUNS = {"cpu": 64, "cuda": 4096}  # at most
 
 
 def train_runs(
@@ -43,7 +44,7 @@ def train_runs(
         Weights ``(R, S, *shape)``, with the running statistics of each snapshot.
 
     """
-    size = BLOCK if images.device.type == "cpu" else len(runs)
+    size = _block_size(net, batches.shape[2], images.device.type)
     first = init[net.spec.names[0]]
     kept = first.new_empty(len(runs), len(runs[0].steps), net.spec.numel)
     for rows in _blocks(runs, size):
@@ -53,6 +54,12 @@ def train_runs(
         )
     flat = net.spec.unflatten(kept.flatten(0, 1))
     return {name: w.unflatten(0, kept.shape[:2]) for name, w in flat.items()}
+
+
+def _block_size(net: Net, batch: int, device: str) -> int:
+    """Runs that are trained side by side, the fewer the larger their layers are."""
+    fitting = ACTIVATIONS[device] // (net.activations * batch)
+    return int(min(max(fitting, 1), RUNS[device]))
 
 
 def _blocks(runs: Sequence[Run], size: int) -> list[Tensor]:
@@ -79,7 +86,6 @@ def _train_block(
     All parameters lie in one matrix ``(A, P)`` of the A runs that still go on, so that a step of
     the optimiser is a handful of operations in place.
     """
-    steps = torch.tensor([r.steps for r in runs])
     learned = net.spec.parameters
     flat = learned.flatten(init)
     buffers = {k: w.clone() for k, w in init.items() if k not in learned.names}
@@ -90,38 +96,56 @@ def _train_block(
         "second": torch.zeros_like(flat),
     }
     update = UPDATES[runs[0].optimizer]
-    kept = flat.new_empty(*steps.shape, net.spec.numel)
+    kept = flat.new_empty(len(runs), len(runs[0].steps), net.spec.numel)
+    due = _due(runs)
     active = torch.arange(len(runs))
-    rows = batches + images.shape[1] * active[:, None, None]  # of one table of images for all runs
-    table, targets = images.flatten(0, 1), F.one_hot(labels).to(flat).repeat(len(runs), 1)
-    for step in range(1, int(steps.max()) + 1):
-        chosen = rows[active, step - 1].to(images.device)  # (A, B)
-        x, y = (
-            t.index_select(0, chosen.flatten()).unflatten(0, chosen.shape) for t in (table, targets)
-        )
-        g = _gradient(net, learned, flat, buffers, x, y)
+    # Image and label of every step (steps, A, B), the images in one table of all runs.
+    place = (batches + images.shape[1] * active[:, None, None]).transpose(0, 1).contiguous()
+    answers = labels[batches.to(labels.device)].transpose(0, 1).contiguous()
+    table = images.flatten(0, 1)
+    for step in range(1, max(due) + 1):
+        chosen = place[step - 1].to(images.device)  # (A, B)
+        x = table.index_select(0, chosen.flatten()).unflatten(0, chosen.shape)
+        g = _gradient(net, learned, flat, buffers, x, answers[step - 1])
         update(flat, g.addcmul_(state["decay"], flat), state, step, momentum)
-        due, which = (steps[active] == step).nonzero(as_tuple=True)
-        if len(due):
-            now = take(learned.unflatten(flat) | buffers, due)
-            kept[active[due], which] = net.spec.flatten(now)
-            going = (steps[active, -1] > step).nonzero()[:, 0]
-            if len(going) < len(active):  # drop finished runs
-                active, flat = active[going], flat[going]
-                buffers, state = take(buffers, going), take(state, going)
+        if step not in due:
+            continue
+        here, snapshot, going = due[step]
+        now = take(learned.unflatten(flat) | buffers, here)
+        kept[active[here], snapshot] = net.spec.flatten(now)
+        if len(going) < len(active):  # drop finished runs
+            active, flat = active[going], flat[going]
+            buffers, state = take(buffers, going), take(state, going)
+            place, answers = place[:, going], answers[:, going.to(answers.device)]
     return kept
 
 
+def _due(runs: Sequence[Run]) -> dict[int, tuple[Tensor, Tensor, Tensor]]:
+    """Step -> rows that keep a snapshot, the number of that snapshot, rows that go on after it.
+
+    Rows count the runs that still go on before the step.
+    """
+    steps = torch.tensor([r.steps for r in runs])
+    out = {}
+    for step in steps.unique().tolist():  # in order
+        here, snapshot = (steps == step).nonzero(as_tuple=True)
+        going = (steps[:, -1] > step).nonzero()[:, 0]
+        out[step] = here, snapshot, going
+        steps = steps[going]
+    return out
+
+
 def _gradient(
-    net: Net, learned: Spec, flat: Tensor, buffers: Weights, images: Tensor, targets: Tensor
+    net: Net, learned: Spec, flat: Tensor, buffers: Weights, images: Tensor, labels: Tensor
 ) -> Tensor:
     """Gradient ``(A, P)`` of each run's mean cross entropy; ``buffers`` are updated in place.
 
-    With respect to the outputs it is softmax minus one-hot ``targets`` ``(A, B, c)``.
+    With respect to the outputs it is softmax minus one-hot labels ``(A, B)``.
     """
     flat = flat.detach().requires_grad_()
     outputs = net.training_outputs(learned.unflatten(flat) | buffers, images)  # (A, B, c)
-    slope = outputs.detach().mT.softmax(1).sub_(targets.mT)  # (A, c, B): the fast axis
+    slope = outputs.detach().mT.softmax(1)  # (A, c, B): the fast axis
+    slope.scatter_add_(1, labels[:, None], slope.new_full((), -1).expand(labels[:, None].shape))
     return torch.autograd.grad(outputs, flat, slope.mT / images.shape[1])[0]  # runs share no term
 
 
