@@ -1,0 +1,109 @@
+"""Networks per second of the fitted pipeline: encode, decode, sample, run. Needs `make repro` first.
+
+    PYTHONPATH=src python benchmarks/throughput.py --out benchmarks/throughput.json
+
+All members of the test split (and as many draws) are processed in batch, as the stages do, on all
+cores. ``draw`` is a latent from P(z | D, R) and its decoding; ``draw_guided`` adds the gradient
+steps of ``guidance``; ``encode_refined`` adds those of an encoding. A first round warms up.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+import weightspace as ws
+from weightspace.codecs.base import decode_latents, encode_members
+from weightspace.data.dataset import task_batch
+from weightspace.guidance import imitate
+from weightspace.rng import torch_stream
+from weightspace.runtime import prepare
+from weightspace.sample import Sampler
+
+
+def sides(project, count):
+    """Name -> number of networks, how to process them."""
+    members = project.zoo.select("test_sets").head(count)
+    weights = project.zoo.weights(members)
+    tasks = torch.tensor(members["task"].to_numpy())
+    results = torch.full((len(tasks),), 0.9)
+    latents = encode_members(project.codec, weights)
+    images, _ = task_batch(project.dataset, tasks, "train")
+    outputs = project.net.run(weights, images)
+    sampler = Sampler(
+        project.codec, project.shared, project.net, project.dataset, project.params.guidance
+    )
+    order = tasks.sort().values
+
+    def draw(guided):
+        generator = torch_stream(0, "benchmark", "draw")
+        z = sampler.latents(order, results, 1, generator)
+        return sampler.decode(sampler.guided(z, order, results, generator) if guided else z)
+
+    def refine():
+        generator = torch_stream(0, "benchmark", "imitate")
+        guidance, parts = project.params.guidance, zip(
+            encode_members(project.codec, weights).split(100),
+            images.split(100),
+            outputs.split(100),
+            strict=True,
+        )
+        for z, x, y in parts:
+            imitate(project.codec, project.net, z, x, y, guidance, generator)
+
+    return {
+        "encode": lambda: encode_members(project.codec, weights),
+        "encode_refined": refine,
+        "decode": lambda: decode_latents(project.codec, latents),
+        "draw": lambda: draw(guided=False),
+        "draw_guided": lambda: draw(guided=True),
+        "run_on_270_images": lambda: project.net.run(weights, images),
+    }, len(tasks)
+
+
+def main():
+    """Print one JSON object, and write it where asked."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--networks", type=int, default=1400)
+    parser.add_argument("--root", type=Path, default=Path())
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    prepare()
+    project = ws.load(options.root)
+    works, count = sides(project, options.networks)
+    rates = {name: [] for name in works}
+    for i in range(options.rounds + 1):
+        for name, work in works.items():
+            start = time.perf_counter()
+            work()
+            if i:
+                rates[name].append(count / (time.perf_counter() - start))
+    out = {
+        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "rounds": options.rounds,
+        "networks": count,
+        "unit": "networks per second",
+    } | {
+        name: {
+            "median": round(statistics.median(v)),
+            "min": round(min(v)),
+            "max": round(max(v)),
+        }
+        for name, v in rates.items()
+    }
+    text = json.dumps(out, indent=2)
+    print(text)
+    if options.out:
+        options.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
