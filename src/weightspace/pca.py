@@ -29,6 +29,7 @@ from weightspace.spec import Spec, TensorSpec, Weights
 CONSTANT, IDENTITY, PCA = "constant", "identity", "pca"
 PART_BYTES = 1 << 27  # weights read at once
 BLOCK_BYTES = 1 << 22  # of them, what is worked on at once, as float64
+STRIPS = 4  # of a Gram matrix; more save no more time
 MIN_COLUMNS = 1024  # fewer would leave a large Gram matrix no work between its updates
 
 # A range of members, a tensor's name, a range of its rows -> values (N, rows, ...)
@@ -309,9 +310,7 @@ def _fit_gram(t: TensorSpec, read: Read, members: int, k: int) -> Fit:
     Directions of small variance lose digits to the large ones; a Cholesky factor of ``V V^T``
     makes them orthonormal again.
     """
-    gram = torch.zeros(members, members, dtype=torch.float64)
-    for _, x in _columns(t, read, members):
-        gram.addmm_(x, x.T)
+    gram = _gram(t, read, members)
     centred = gram - gram.mean(0)
     centred -= centred.mean(1, keepdim=True)
     total = centred.trace() / (members - 1)
@@ -333,6 +332,16 @@ def _fit_gram(t: TensorSpec, read: Read, members: int, k: int) -> Fit:
     for part in components.split(_block(len(values)), 1):
         part.copy_(turn @ part.double())
     return Fit(PCA, mean, components, values / (members - 1), total)
+
+
+def _gram(t: TensorSpec, read: Read, members: int) -> Tensor:
+    """Inner products ``(N, N)`` of members minus the first, strip by strip above the diagonal."""
+    gram = torch.zeros(members, members, dtype=torch.float64)
+    height = -(-members // STRIPS)
+    for _, x in _columns(t, read, members):
+        for i in range(0, members, height):
+            gram[i : i + height, i:].addmm_(x[i : i + height], x[i:].T)
+    return gram.triu() + gram.triu(1).T
 
 
 def _columns(t: TensorSpec, read: Read, members: int) -> Iterator[tuple[Tensor, Tensor]]:
