@@ -75,7 +75,10 @@ def resident(process: int) -> int:
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # a process may end at any time
             after_name = (folder / "stat").read_text().rpartition(")")[2].split()
-            parent[int(folder.name)], pages[int(folder.name)] = int(after_name[1]), int(after_name[21])
+            parent[int(folder.name)], pages[int(folder.name)] = (
+                int(after_name[1]),
+                int(after_name[21]),
+            )
     family = {process}
     while more := {p for p, of in parent.items() if of in family} - family:
         family |= more

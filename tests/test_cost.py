@@ -27,7 +27,11 @@ print(*((n - before) >> 20 for n in (during, resident(os.getpid()))))
 @pytest.mark.skipif(sys.platform != "linux", reason="the sum over processes is read from /proc")
 def test_memory_of_workers_is_counted_together():
     done = subprocess.run(
-        [sys.executable, "-c", CODE], cwd=ROOT / "stages", capture_output=True, text=True, check=True
+        [sys.executable, "-c", CODE],
+        cwd=ROOT / "stages",
+        capture_output=True,
+        text=True,
+        check=True,
     )
     during, after = map(int, done.stdout.split())
     assert 300 <= during < 400  # two workers of 150 MiB, not the larger one alone

@@ -58,7 +58,9 @@ def test_components_equal_svd_up_to_sign(n, d, k, parts, rng, monkeypatch):
     torch.testing.assert_close(fit.variance, variance, rtol=1e-9, atol=0)
     torch.testing.assert_close(fit.total, x.var(0).sum(), rtol=1e-12, atol=0)
     close = {"rtol": 0, "atol": 1e-6}
-    torch.testing.assert_close((components * expected).sum(1).abs(), torch.ones(rank).double(), **close)
+    torch.testing.assert_close(
+        (components * expected).sum(1).abs(), torch.ones(rank).double(), **close
+    )
     torch.testing.assert_close(components @ components.T, torch.eye(rank).double(), **close)
 
 
@@ -104,9 +106,7 @@ def test_weak_directions_stay_orthonormal(rng):
     basis = torch.linalg.qr(torch.randn(50, 6, generator=rng, dtype=torch.float64))[0]
     x = torch.randn(9, 6, generator=rng, dtype=torch.float64) * 10.0 ** -torch.arange(6) @ basis.T
     components = _fit(x, 6).components.double()
-    torch.testing.assert_close(
-        components @ components.T, torch.eye(6).double(), rtol=0, atol=1e-6
-    )
+    torch.testing.assert_close(components @ components.T, torch.eye(6).double(), rtol=0, atol=1e-6)
     torch.testing.assert_close(components @ basis @ basis.T, components, rtol=0, atol=1e-6)
 
 
