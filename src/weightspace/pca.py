@@ -147,22 +147,6 @@ class TensorPca(nn.Module):
         spec = Spec.from_json(meta["spec"])
         return cls(spec, meta["modes"], meta["counts"], align=meta["align"])
 
-    @classmethod
-    def of(
-        cls,
-        spec: Spec,
-        modes: Mapping[str, str],
-        counts: Mapping[str, int],
-        state: Mapping[str, Tensor],
-        *,
-        align: bool,
-    ) -> TensorPca:
-        """Module that takes the tensors of ``state`` as they are, without a copy."""
-        with torch.device("meta"):
-            pca = cls(spec, modes, counts, align=align)
-        pca.load_state_dict(dict(state), assign=True)
-        return pca
-
     def save(self, path: Path) -> None:
         """Write one safetensors file."""
         save_tensors(path, "pca", self.state_dict(), self.meta())
@@ -171,8 +155,9 @@ class TensorPca(nn.Module):
     def load(cls, path: Path) -> TensorPca:
         """Read what :meth:`save` wrote."""
         tensors, meta = load_tensors(path, "pca")
-        spec = Spec.from_json(meta["spec"])
-        return cls.of(spec, meta["modes"], meta["counts"], tensors, align=meta["align"])
+        pca = cls.from_meta(meta)
+        pca.load_state_dict(tensors)
+        return pca
 
 
 def fit_pca(spec: Spec, weights: Weights, settings: PcaSettings) -> TensorPca:
@@ -217,12 +202,15 @@ def stream_pca(
     sizes = {name: len(fit.variance) for name, fit in fits.items()}
     modes = {name: fit.mode for name, fit in fits.items()}
     state = {
-        f"{part}{i}": getattr(fit, part).float()
+        f"{part}{i}": getattr(fit, part).float().contiguous()
         for i, fit in enumerate(fits.values())
         for part in ("mean", "components", "variance", "total")
     }
     state["reference"] = spec.flatten(reference) if settings.align else torch.zeros(1, 0)
-    return TensorPca.of(spec, modes, sizes, state, align=settings.align)
+    with torch.device("meta"):  # no room: the tensors are taken as they are
+        pca = TensorPca(spec, modes, sizes, align=settings.align)
+    pca.load_state_dict(state, assign=True)
+    return pca
 
 
 def _align_copies(spec: Spec, reference: Weights, read: Read, members: int, folder: Path) -> Read:
