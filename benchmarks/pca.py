@@ -1,17 +1,23 @@
 """Exact PCA of many large tensors from disk, against scikit-learn's IncrementalPCA.
 
-    PYTHONPATH=src python benchmarks/pca.py --members 256 --width 64 --k 32 --out benchmarks/pca.json
+    PYTHONPATH=src python benchmarks/pca.py --full --out benchmarks/pca.json
 
-A zoo of ResNet-18s of the given width is made on disk: low rank plus noise. Both sides read the same
-shards and fit k components to every convolution and linear layer, each side in a process of its own,
-in turns. ``error`` is the share of variance that the components leave, measured afterwards, outside
-the time; ``read_twice`` only reads. The default sizes are small. Full size: 12 GB on disk.
+A zoo of ResNet-18s is made on disk: common directions of falling weight, and noise. All sides read
+the same shards through the same function and fit k components to every convolution and linear layer,
+each round in a process of its own, in turns; ``read_twice`` only reads. IncrementalPCA gets ``--batch``
+members at once. ``peak_gib`` is the peak resident memory of a side's process, ``error`` the share of
+variance that its components leave, measured afterwards in another process. ``speedup_cpu`` compares CPU
+time instead and holds on a busy machine too. The default sizes are small; ``--full`` is 256 members of
+11.2 million parameters, 12 GB on disk, where IncrementalPCA gets two of the tensors, in rounds of their
+own; on all of them, with ``--slow-rounds 1``, it takes some half an hour.
 """
 
 import argparse
 import json
+import os
 import platform
-import resource
+import re
+import shutil
 import statistics
 import tempfile
 import time
@@ -19,40 +25,45 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the stages do: read when torch loads
+
+import numpy as np
 import pandas as pd
 import sklearn
 import torch
-from safetensors import safe_open
 from sklearn.decomposition import IncrementalPCA
 
-from weightspace.artifacts import META_KEY, save_tensors, write_parquet
+from weightspace.artifacts import load_meta, save_tensors, write_parquet
 from weightspace.networks import build_net
-from weightspace.params import NetsSettings
-from weightspace.pca import stream_components
+from weightspace.params import NetsSettings, PcaSettings
+from weightspace.pca import fit_tensor
 from weightspace.runtime import THREADS, prepare
 from weightspace.spec import Spec
 from weightspace.zoo.store import Zoo, shard_name
 
+POOL = 1 << 24
 RANK = 40  # directions in which the made networks vary, besides noise
+FULL = {"members": 256, "width": 64, "k": 32, "rounds": 3, "slow_rounds": 0, "subset_rounds": 3}
+SUBSET = ("layer1.0.conv1.weight", "layer3.0.conv1.weight")  # a small one, one of middle size
 
 
 def make(folder, members, width, shard):
-    """Zoo on disk: networks with common directions of falling weight, and noise."""
+    """Zoo on disk, shard by shard. Vectors are windows of one pool of random numbers."""
     settings = NetsSettings.model_validate({"resnet18": {"width": width}})
     spec = build_net("resnet18", (3, 64, 64), 3, settings).spec
+    pool = np.random.default_rng(0).standard_normal(POOL, np.float32)
+    pool = torch.from_numpy(pool).unfold(0, max(t.numel for t in spec.tensors), 1)
     for number in range(-(-members // shard)):
         count = min(shard, members - number * shard)
-        own, tensors = torch.Generator().manual_seed(10**6 + number), {}
+        own, tensors = np.random.default_rng(10**6 + number), {}
         for i, t in enumerate(spec.tensors):
-            common = torch.randn(RANK, t.numel, generator=torch.Generator().manual_seed(i))
-            scores = torch.randn(count, RANK, generator=own) / torch.arange(1, RANK + 1)
-            noise = 0.05 * torch.randn(count, t.numel, generator=own)
-            flat = torch.addmm(noise, scores, common)
-            tensors[t.name] = (
-                flat.abs().view(count, *t.shape)
-                if t.role == "variance"
-                else flat.view(count, *t.shape)
-            )
+            windows = np.random.default_rng(i).integers(len(pool), size=RANK)
+            common = pool[torch.from_numpy(windows), : t.numel]
+            scores = own.standard_normal((count, RANK)) / np.arange(1, RANK + 1)
+            noise = pool[torch.from_numpy(own.integers(len(pool), size=count)), : t.numel]
+            flat = torch.addmm(noise, torch.from_numpy(scores).float(), common, beta=0.05)
+            tensors[t.name] = flat.abs_() if t.role == "variance" else flat
+            tensors[t.name] = tensors[t.name].view(count, *t.shape)
         save_tensors(folder / shard_name(number), "zoo-shard", tensors, {"spec": spec.to_json()})
     rows = range(members)
     table = pd.DataFrame({"member": rows, "run": rows, "snapshot": 0, "task": 0, "split": "train"})
@@ -62,118 +73,169 @@ def make(folder, members, width, shard):
     write_parquet(folder / "members.parquet", table)
 
 
-def _large(spec):
-    return [t for t in spec.tensors if len(t.shape) > 1]
+def open_zoo(folder):
+    """The zoo, without a look at its values: the files stay as cold as they are."""
+    spec = Spec.from_json(load_meta(folder / shard_name(0), "zoo-shard")["spec"])
+    return Zoo(folder, pd.read_parquet(folder / "members.parquet"), spec)
 
 
-def gram(zoo, t, k):
-    """The project's."""
-    read = lambda rows: zoo.part(zoo.members, t.name, rows)  # noqa: E731
-    return stream_components(read, len(zoo.members), t.shape, k)[:2]
+def large(spec, names=()):
+    """Convolutions and linear layers, all or some."""
+    return [t for t in spec.tensors if len(t.shape) > 1 and (not names or t.name in names)]
 
 
-def incremental(zoo, t, k):
-    """scikit-learn's, in batches of 2 k members."""
-    fit, size = IncrementalPCA(k), 2 * k
-    for start in range(0, len(zoo.members), size):
-        batch = zoo.members.iloc[start : start + size]
-        if len(batch) >= k:  # what it demands
-            fit.partial_fit(zoo.part(batch, t.name, slice(0, t.shape[0])).flatten(1).numpy())
-    return torch.from_numpy(fit.mean_).float(), torch.from_numpy(fit.components_).float()
+def ours(zoo, t, k, batch):
+    """The project's, as the pca stage calls it."""
+    fit = fit_tensor(t, zoo.reader(zoo.members), len(zoo.members), PcaSettings(components=k))
+    return fit.mean.numpy(), fit.components.numpy()
 
 
-def read_twice(zoo, t, k):
-    """Reading alone, member block by member block."""
+def incremental(zoo, t, k, batch):
+    """scikit-learn's."""
+    fit = IncrementalPCA(min(k, t.numel), copy=False)
+    for start in range(0, len(zoo.members), batch):
+        rows = zoo.members.iloc[start : start + batch]
+        fit.partial_fit(zoo.part(rows, t.name, slice(None)).flatten(1).numpy())
+    return fit.mean_.astype("float32"), fit.components_.astype("float32")
+
+
+def read_twice(zoo, t, k, batch):
+    """Reading alone, each shard's tensor whole."""
     for _ in range(2):
-        for shard in zoo.members["shard"].unique():
-            zoo.part(zoo.members[zoo.members["shard"] == shard], t.name, slice(0, t.shape[0]))
+        for _, rows in zoo.members.groupby("shard"):
+            zoo.part(rows, t.name, slice(None))
 
 
-SIDES = {"gram": gram, "incremental": incremental, "read_twice": read_twice}
+SIDES = {"ours": ours, "incremental": incremental, "read_twice": read_twice}
 
 
-def run(side, folder, k):
-    """One side over all tensors: seconds, peak resident GiB, share of variance left."""
+def run(side, folder, names, k, batch):
+    """One side over some tensors: seconds, CPU seconds, peak GiB. Leaves its bases on disk."""
     prepare(THREADS)
-    zoo = Zoo(folder, pd.read_parquet(folder / "members.parquet"), _spec(folder))
-    seconds = left = total = 0.0
-    for t in _large(zoo.spec):
-        start = time.perf_counter()
-        fit = SIDES[side](zoo, t, min(k, t.numel))
+    zoo, seconds, cpu = open_zoo(folder), 0.0, 0.0
+    for t in large(zoo.spec, names):
+        start, start_cpu = time.perf_counter(), time.process_time()
+        fit = SIDES[side](zoo, t, k, batch)
         seconds += time.perf_counter() - start
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        cpu += time.process_time() - start_cpu
         if fit:
-            a, b = _error(zoo, t, *fit)
-            left, total = left + a, total + b
-    return seconds, peak, left / total if total else None
+            for part, values in zip(("mean", "components"), fit, strict=True):
+                np.save(folder / f"{side}-{t.name}-{part}.npy", values)
+        del fit
+    peak = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+    return seconds, cpu, peak / 2**20
 
 
-def _spec(folder):
-    with safe_open(folder / shard_name(0), framework="pt") as file:
-        return Spec.from_json(json.loads(file.metadata()[META_KEY])["spec"])
+def error(side, folder, names):
+    """Share of variance that the bases of one side leave, in float64."""
+    prepare(THREADS)
+    zoo, left, total = open_zoo(folder), 0.0, 0.0
+    for t in large(zoo.spec, names):
+        mean, basis = (
+            torch.from_numpy(np.load(folder / f"{side}-{t.name}-{part}.npy"))
+            for part in ("mean", "components")
+        )
+        product = torch.zeros(len(zoo.members), len(basis), dtype=torch.float64)
+        inner, place = torch.zeros(len(basis), len(basis), dtype=torch.float64), 0
+        for row in range(0, t.shape[0], 8):
+            x = zoo.part(zoo.members, t.name, slice(row, row + 8)).flatten(1).double()
+            here = slice(place, place + x.shape[1])
+            x -= mean[here]
+            v = basis[:, here].double()
+            total += float(x.square().sum())
+            product.addmm_(x, v.T)
+            inner.addmm_(v, v.T)
+            place = here.stop
+        # |x - x V'V|^2 = |x|^2 - 2 |x V'|^2 + |x V'V|^2, without V V' = 1
+        left += float(((product @ inner) * product).sum() - 2 * product.square().sum())
+    return (left + total) / total
 
 
-def _error(zoo, t, mean, components):
-    """Squared norm that is left, and of all, member by member."""
-    left = total = 0.0
-    basis = components.double()
-    for i in range(len(zoo.members)):
-        x = zoo.part(zoo.members.iloc[[i]], t.name, slice(0, t.shape[0])).flatten().double() - mean
-        total += float(x.square().sum())
-        left += float((x - (basis @ x) @ basis).square().sum())
-    return left, total
+def compare(pool, folder, names, rounds, k, batch):
+    """All sides in turns, each as often as ``rounds`` says, perhaps never; ratios of medians."""
+    found = {side: [] for side in SIDES}
+    for turn in range(max(rounds.values())):
+        for side in SIDES:
+            if turn < rounds[side]:
+                found[side].append(pool.submit(run, side, folder, names, k, batch).result())
+                print(f"{side}: {found[side][-1][0]:.1f} s", flush=True)
+    out = {}
+    for side, results in ((s, r) for s, r in found.items() if r):
+        seconds = [s for s, _, _ in results]
+        out[side] = {
+            "n": len(seconds),
+            "seconds": round(statistics.median(seconds), 3),
+            "seconds_min": round(min(seconds), 3),
+            "seconds_max": round(max(seconds), 3),
+            "cpu_seconds": round(statistics.median(c for _, c, _ in results), 3),
+            "peak_gib": round(max(p for _, _, p in results), 2),
+        }
+        if side != "read_twice":
+            out[side]["error"] = pool.submit(error, side, folder, names).result()
+    for kind, suffix in (("seconds", ""), ("cpu_seconds", "_cpu")):
+        base = out["ours"][kind]
+        out[f"ours_over_read_twice{suffix}"] = round(base / out["read_twice"][kind], 2)
+        if "incremental" in out:
+            out[f"speedup{suffix}"] = round(out["incremental"][kind] / base, 2)
+    if "incremental" in out:
+        out["error_is_no_higher"] = out["ours"]["error"] <= out["incremental"]["error"]
+    return out
+
+
+def options():
+    """Settings of a run."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name, value in {
+        "members": 64, "width": 12, "k": 8, "shard": 16, "rounds": 3, "slow_rounds": 3,
+        "subset_rounds": 0,
+    }.items():  # fmt: skip
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
+    parser.add_argument("--batch", type=int, help="members of a batch; default: 2 k")
+    parser.add_argument("--full", action="store_true", help=f"{FULL}")
+    parser.add_argument("--folder", type=Path, help="where the zoo is made; default: temporary")
+    parser.add_argument("--out", type=Path)
+    found = parser.parse_args()
+    if found.full:
+        parser.set_defaults(**FULL)
+    return parser.parse_args()
 
 
 def main():
     """Print one JSON object, and write it where asked."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--members", type=int, default=64)
-    parser.add_argument("--width", type=int, default=12)
-    parser.add_argument("--k", type=int, default=8)
-    parser.add_argument("--shard", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="where the zoo is made; default: temporary")
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    out = {
-        "machine": f"{platform.machine()}, {THREADS} threads",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "sklearn": sklearn.__version__,
-        "members": options.members,
-        "k": options.k,
-        "rounds": options.rounds,
-    }
-    with tempfile.TemporaryDirectory(dir=options.folder) as name:
-        folder = Path(name)
-        make(folder, options.members, options.width, options.shard)
-        out["entries"] = sum(t.numel for t in _large(_spec(folder)))
-        found = {side: [] for side in SIDES}
-        spawn = get_context("spawn")
+    o = options()
+    batch = o.batch or 2 * o.k
+    with tempfile.TemporaryDirectory(dir=o.folder) as name:
+        folder, spawn, start = Path(name), get_context("spawn"), time.perf_counter()
+        need = 1.3 * 4 * o.members * 11.2e6 * (o.width / 64) ** 2
+        if shutil.disk_usage(folder).free < need:
+            raise SystemExit(f"{folder}: {need / 1e9:.0f} GB of free disk are needed")
         with ProcessPoolExecutor(1, spawn, max_tasks_per_child=1) as pool:
-            for _ in range(options.rounds):
-                for side in SIDES:
-                    found[side].append(pool.submit(run, side, folder, options.k).result())
-    for side, results in found.items():
-        seconds = [s for s, _, _ in results]
-        out[side] = {
-            "seconds": dict(
-                zip(
-                    ("median", "min", "max"),
-                    (round(f(seconds), 3) for f in (statistics.median, min, max)),
-                    strict=True,
-                )
-            ),
-            "peak_gib": round(max(p for _, p, _ in results), 2),
-            "error": results[0][2],
-        }
-    for other in ("incremental", "read_twice"):
-        ratios = [b[0] / a[0] for a, b in zip(found["gram"], found[other], strict=True)]
-        out[f"{other}_over_gram"] = round(statistics.median(ratios), 2)
+            pool.submit(make, folder, o.members, o.width, o.shard).result()
+            print(f"made: {time.perf_counter() - start:.1f} s", flush=True)
+            tensors = large(open_zoo(folder).spec)
+            out = {
+                "machine": f"{platform.machine()}, {os.cpu_count()} cores, {THREADS} threads",
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "sklearn": sklearn.__version__,
+                "unit": "seconds: median, min and max of n runs",
+                "members": o.members,
+                "tensors": len(tensors),
+                "entries": sum(t.numel for t in tensors),
+                "k": o.k,
+                "incremental_batch": batch,
+            }
+            rounds = dict.fromkeys(SIDES, o.rounds) | {"incremental": o.slow_rounds}
+            out["all_tensors"] = compare(pool, folder, (), rounds, o.k, batch)
+            if o.subset_rounds:
+                rounds = dict.fromkeys(SIDES, o.subset_rounds)
+                some = compare(pool, folder, SUBSET, rounds, o.k, batch)
+                out["some_tensors"] = {"names": list(SUBSET), **some}
+        out["minutes"] = round((time.perf_counter() - start) / 60, 1)
     text = json.dumps(out, indent=2)
     print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    if o.out:
+        o.out.write_text(text + "\n")
 
 
 if __name__ == "__main__":

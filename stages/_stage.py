@@ -8,8 +8,10 @@ import json
 import os
 import resource
 import sys
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,17 +34,52 @@ def run(name: str, stage: Callable[[Params], None]) -> None:
     """Run a stage; log what it cost; an expected error is one line on stderr and exit code 2."""
     os.chdir(ROOT)
     prepare()
-    start = time.monotonic()
+    start, memory = time.monotonic(), Memory(daemon=True)
+    memory.start()
     try:
         stage(load_params("params.yaml"))
     except WeightspaceError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    usage = [
-        resource.getrusage(who).ru_maxrss
-        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    ]
-    cost = {"seconds": round(time.monotonic() - start, 1), "peak_mib": round(max(usage) / 1024)}
+    cost = {"seconds": round(time.monotonic() - start, 1), "peak_mib": round(memory.peak / 2**20)}
     folder = METRICS / "cost"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(cost, indent=2) + "\n")
+
+
+class Memory(threading.Thread):
+    """Watches how much memory this process and all that it started hold together.
+
+    The system knows the peak of this process and of its largest child alone; their sum is looked at
+    now and then. A page that processes share counts in each. Workers of other machines do not.
+    """
+
+    seen = 0  # bytes, largest sum so far
+
+    def run(self) -> None:
+        """Look until the process ends."""
+        while True:
+            self.seen = max(self.seen, resident(os.getpid()))
+            time.sleep(1)
+
+    @property
+    def peak(self) -> int:
+        """Peak so far, in bytes."""
+        each = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        return max(self.seen, *(1024 * resource.getrusage(who).ru_maxrss for who in each))
+
+
+def resident(process: int) -> int:
+    """Resident bytes of a process and its descendants together; 0 without /proc."""
+    parent, pages = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # a process may end at any time
+            after_name = (folder / "stat").read_text().rpartition(")")[2].split()
+            parent[int(folder.name)], pages[int(folder.name)] = (
+                int(after_name[1]),
+                int(after_name[21]),
+            )
+    family = {process}
+    while more := {p for p, of in parent.items() if of in family} - family:
+        family |= more
+    return sum(pages.get(p, 0) for p in family) * os.sysconf("SC_PAGE_SIZE")

@@ -1,12 +1,12 @@
 """Fit one principal component basis per tensor on train members; show what k costs on val."""
 
-from _stage import DATA, METRICS, run
+from _stage import DATA, METRICS, SCRATCH, run
 from weightspace.artifacts import write_csv, write_parquet
 from weightspace.data.dataset import Dataset
 from weightspace.evaluate.components import against_k
 from weightspace.networks import build_net
 from weightspace.params import Params
-from weightspace.pca import fit_pca
+from weightspace.pca import stream_pca
 from weightspace.zoo.store import Zoo
 
 
@@ -14,9 +14,10 @@ def main(params: Params) -> None:
     """Write data/pca and the plot data of explained variance and agreement against k."""
     zoo, dataset = Zoo.open(DATA / "zoo"), Dataset.load(DATA / "dataset")
     net = build_net(params.zoo.architecture, dataset.shape, dataset.classes.shape[1], params.nets)
-    pca = fit_pca(zoo.spec, zoo.weights(zoo.select("train")), params.pca)
-    members = zoo.select("val")
-    curve = against_k(pca, net, dataset, members, zoo.weights(members))
+    train = zoo.select("train")
+    SCRATCH.mkdir(exist_ok=True)
+    pca = stream_pca(zoo.spec, zoo.reader(train), len(train), params.pca, SCRATCH)
+    curve = against_k(pca, zoo, net, dataset, zoo.select("val"))
     pca.save(DATA / "pca" / "pca.safetensors")
     write_parquet(DATA / "pca" / "modes.parquet", pca.table())
     write_csv(METRICS / "plots" / "pca_against_k.csv", curve)

@@ -133,7 +133,7 @@ def test_agreement_against_k_ends_at_one_with_all_components(world):
     members = tiny.zoo.select("train")
     weights = tiny.zoo.weights(members)
     pca = fit_pca(tiny.zoo.spec, weights, PcaSettings(components=1000, identity_below=5))
-    curve = against_k(pca, tiny.net, tiny.dataset, members, weights)
+    curve = against_k(pca, tiny.zoo, tiny.net, tiny.dataset, members)
     assert curve["k"].tolist()[:4] == [1, 2, 4, 8]
     assert curve["k"].iloc[-1] == max(pca.sizes)
     assert curve["explained_variance"].is_monotonic_increasing

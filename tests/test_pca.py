@@ -9,7 +9,7 @@ import reference
 from cases import build, networks
 from weightspace.errors import WeightspaceError
 from weightspace.params import PcaSettings
-from weightspace.pca import TensorPca, fit_pca, principal_components, stream_components
+from weightspace.pca import TensorPca, fit_pca, fit_tensor, stream_pca
 from weightspace.spec import Axis, Spec, TensorSpec
 
 
@@ -23,75 +23,98 @@ def _rows(n, d, rng):
 BRANCHES = pytest.mark.parametrize(("n", "d"), [(40, 9), (10, 10), (9, 40), (2, 5), (41, 1)])
 
 
+def _reader(weights, reads=None):
+    """Networks in memory as a zoo on disk is read; notes what was asked for."""
+
+    def read(who, name, rows):
+        if reads is not None:
+            reads.append((who, name, rows))
+        return weights[name][who, rows]
+
+    return read
+
+
+def _fit(x, k, shape=None, reads=None):
+    """Basis of one tensor with the rows ``x``."""
+    t = TensorSpec("w", shape or (x.shape[1],), "parameter")
+    read = _reader({"w": x.view(len(x), *t.shape)}, reads)
+    return fit_tensor(t, read, len(x), PcaSettings(components=k, identity_below=0))
+
+
 @BRANCHES
 @pytest.mark.parametrize("k", [1, 3, 100])
-def test_components_equal_svd_up_to_sign(n, d, k, rng):
-    x = _rows(n, d, rng)
-    components, variance = principal_components(x, k)
-    rank = min(k, n - 1, d)
-    expected, expected_variance = (torch.from_numpy(v.copy()) for v in reference.principal(x, rank))
-    assert components.shape == (rank, d)
-    torch.testing.assert_close(variance, expected_variance)
-    torch.testing.assert_close((components * expected).sum(1).abs(), torch.ones_like(variance))
-    torch.testing.assert_close(components @ components.T, torch.eye(rank, dtype=x.dtype))
+@pytest.mark.parametrize("parts", ["whole", "many"])
+def test_components_equal_svd_up_to_sign(n, d, k, parts, rng, monkeypatch):
+    if parts == "many":
+        monkeypatch.setattr("weightspace.pca.PART_BYTES", 40 * n)
+        monkeypatch.setattr("weightspace.pca.BLOCK_BYTES", 1)
+        monkeypatch.setattr("weightspace.pca.MIN_COLUMNS", 3)
+    x = 5 + _rows(n, d, rng)
+    fit, rank = _fit(x, k), min(k, n - 1, d)
+    expected, variance = (torch.from_numpy(v.copy()) for v in reference.principal(x, rank))
+    components = fit.components.double()
+    assert (fit.mode, components.shape) == ("pca", (rank, d))
+    torch.testing.assert_close(fit.mean.double(), x.mean(0), rtol=1e-6, atol=0)
+    torch.testing.assert_close(fit.variance, variance, rtol=1e-9, atol=0)
+    torch.testing.assert_close(fit.total, x.var(0).sum(), rtol=1e-12, atol=0)
+    close = {"rtol": 0, "atol": 1e-6}
+    torch.testing.assert_close(
+        (components * expected).sum(1).abs(), torch.ones(rank).double(), **close
+    )
+    torch.testing.assert_close(components @ components.T, torch.eye(rank).double(), **close)
+
+
+def test_a_large_tensor_is_read_twice_by_its_rows_and_a_small_one_once_by_members(rng, monkeypatch):
+    monkeypatch.setattr("weightspace.pca.PART_BYTES", 4 * 9 * 4)  # two rows of two, of 9 members
+    for n, shape, columns in ((9, (20, 2), True), (30, (3, 2), False)):
+        reads, numel = [], torch.Size(shape).numel()
+        _fit(_rows(n, numel, rng), 2, shape, reads)
+        parts = [rows if columns else who for who, _, rows in reads]
+        every = [i for p in parts for i in range(*p.indices(20 if columns else n))]
+        assert every == 2 * list(range(20)) if columns else every == [0, *range(n)]
+        assert max(len(range(*p.indices(99))) for p in parts) <= 3
 
 
 @BRANCHES
 def test_full_rank_is_exact(n, d, rng):
     x = _rows(n, d, rng)
-    components, variance = principal_components(x, d)
-    torch.testing.assert_close(x @ components.T @ components, x, rtol=0, atol=1e-10)
-    torch.testing.assert_close(variance.sum(), x.square().sum() / (n - 1))
+    fit = _fit(x, d)
+    components = fit.components.double()
+    torch.testing.assert_close(x @ components.T @ components, x, rtol=0, atol=1e-5)
+    torch.testing.assert_close(fit.variance.sum(), fit.total)
 
 
 @BRANCHES
 def test_signs_do_not_depend_on_the_solver(n, d, rng):
     x = _rows(n, d, rng)
-    components, _ = principal_components(x, 2)
-    flipped, _ = principal_components(-x, 2)  # the same covariance
-    torch.testing.assert_close(flipped, components)
+    components = _fit(x, 2).components
+    torch.testing.assert_close(_fit(-x, 2).components, components)  # the same covariance
     largest = components.gather(1, components.abs().argmax(1, keepdim=True))
     assert (largest > 0).all()
 
 
-def test_low_rank_data_gives_an_orthonormal_basis(rng):
-    x = _rows(8, 2, rng) @ torch.randn(2, 30, generator=rng, dtype=torch.float64)
-    components, variance = principal_components(x, 6)
-    torch.testing.assert_close(components @ components.T, torch.eye(6, dtype=x.dtype))
-    assert variance[2:].max() < 1e-9 * variance[0]
+@pytest.mark.parametrize("n", [8, 40])
+def test_components_stop_at_the_rank(n, rng):
+    x = _rows(n, 2, rng) @ torch.randn(2, 30, generator=rng, dtype=torch.float64)
+    fit = _fit(x, 6)
+    assert fit.components.shape == (2, 30)
+    assert len(fit.variance) == 2
+    torch.testing.assert_close(fit.variance.sum(), fit.total)
 
 
-@BRANCHES
-@pytest.mark.parametrize("k", [1, 3, 100])
-def test_streamed_components_equal_those_in_memory(n, d, k, rng, monkeypatch):
-    shape = (d // 2, 2) if d % 2 == 0 else (d,)
-    x = 5 + _rows(n, d, rng).float()
-    reads = []
-
-    def read(rows):
-        reads.append(rows)
-        return x.view(n, *shape)[:, rows]
-
-    monkeypatch.setattr("weightspace.pca.PART_BYTES", 8 * n * 4)  # four columns
-    mean, components, variance = stream_components(read, n, shape, k)
-    rows = [(r.start, r.stop) for r in reads]
-    half = len(rows) // 2
-    assert rows[:half] == rows[half:]  # read twice, each time whole and in order
-    assert [a for a, _ in rows[1:half]] == [b for _, b in rows[: half - 1]]
-    assert (rows[0][0], rows[half - 1][1], max(b - a for a, b in rows) <= 4) == (0, shape[0], True)
-    centred = x.double() - x.double().mean(0)
-    expected, expected_variance = principal_components(centred, k)
-    torch.testing.assert_close(mean, x.double().mean(0).float())
-    torch.testing.assert_close(variance, expected_variance, rtol=1e-8, atol=0)
-    torch.testing.assert_close(components, expected.float(), rtol=0, atol=1e-5)
+def test_weak_directions_stay_orthonormal(rng):
+    basis = torch.linalg.qr(torch.randn(50, 6, generator=rng, dtype=torch.float64))[0]
+    x = torch.randn(9, 6, generator=rng, dtype=torch.float64) * 10.0 ** -torch.arange(6) @ basis.T
+    components = _fit(x, 6).components.double()
+    torch.testing.assert_close(components @ components.T, torch.eye(6).double(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(components @ basis @ basis.T, components, rtol=0, atol=1e-6)
 
 
-def test_streamed_components_stop_at_the_rank(rng):
-    x = _rows(8, 2, rng) @ torch.randn(2, 30, generator=rng, dtype=torch.float64)
-    _, components, variance = stream_components(lambda rows: x[:, rows], 8, (30,), 6)
-    assert components.shape == (2, 30)
-    assert len(variance) == 2
-    torch.testing.assert_close(components @ components.T, torch.eye(2), rtol=0, atol=1e-6)
+@pytest.mark.parametrize("n", [30, 12])
+def test_a_large_mean_costs_no_digits_of_the_variance(n, rng):
+    x = _rows(n, 20, rng).float().double()
+    shifted = x + 2.0**20  # as float64 exact
+    torch.testing.assert_close(_fit(shifted, 5).variance, _fit(x, 5).variance, rtol=1e-9, atol=0)
 
 
 def _toy():
@@ -192,6 +215,21 @@ def test_aligned_coefficients_ignore_the_order_of_hidden_units(rng):
     permuted = net.spec.permute(weights, order)
     torch.testing.assert_close(pca(permuted), pca(weights), atol=1e-5, rtol=1e-4)
     assert (plain(permuted) - plain(weights)).abs().max() > 0.1  # the control
+
+
+@pytest.mark.parametrize("align", [False, True])
+def test_a_zoo_on_disk_gives_what_networks_in_memory_give(align, world, tmp_path, monkeypatch):
+    zoo = world("cnn_bn").zoo  # buffers, and variances as logarithms
+    train, settings = zoo.select("train"), PcaSettings(components=6, align=align)
+    expected = fit_pca(zoo.spec, zoo.weights(train), settings)
+    for part in (4 * 7 * zoo.spec.numel, 1 << 27):  # seven networks, all
+        monkeypatch.setattr("weightspace.pca.PART_BYTES", part)
+        found = stream_pca(zoo.spec, zoo.reader(train), len(train), settings, tmp_path)
+        assert not list(tmp_path.iterdir())  # aligned copies are gone
+        assert found.meta() == expected.meta()
+        for name, value in found.state_dict().items():
+            torch.testing.assert_close(value, expected.state_dict()[name], rtol=1e-5, atol=1e-5)
+    assert all(torch.equal(v, expected.state_dict()[k]) for k, v in found.state_dict().items())
 
 
 def test_alignment_survives_a_file(tmp_path):

@@ -108,20 +108,17 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
         WeightspaceError: file missing, truncated, not safetensors, or of another kind.
 
     """
+    meta = load_meta(path, kind)
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118
+
+
+def load_meta(path: Path, kind: str) -> dict[str, Any]:
+    """Metadata of a file written by :func:`save_tensors`; errors as those of :func:`load_tensors`."""
     again = "run `dvc repro`, or `dvc checkout` to restore it from the cache"
     if not path.is_file():
         raise problem("file is missing", where=path, expected=f"a '{kind}' artefact", do=again)
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise problem(
-            f"not a complete safetensors file ({error})",
-            where=path,
-            expected=f"a '{kind}' artefact",
-            do=again,
-        ) from error
-    meta = read_meta(path)
+    meta = read_meta(path, again)
     if meta is None:
         raise problem(
             "no weightspace metadata",
@@ -137,17 +134,21 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
             expected=f"'{kind}'",
             do=again,
         )
-    return tensors, meta
+    return meta
 
 
-def read_meta(path: Path) -> dict[str, Any] | None:
+def read_meta(path: Path, do: str | None = None) -> dict[str, Any] | None:
     """Metadata of a safetensors file; None where another program wrote it."""
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(META_KEY)
         meta = None if text is None else json.loads(text)
     except (SafetensorError, OSError, ValueError) as error:
-        raise problem(f"not a complete safetensors file ({error})", where=path) from error
+        raise problem(
+            f"not a complete safetensors file ({error})",
+            where=path,
+            do=do,
+        ) from error
     if meta is not None and not isinstance(meta, dict):
         raise problem("metadata is not a table", where=path, found=type(meta).__name__)
     return meta
@@ -162,7 +163,7 @@ def load_part(path: Path, name: str, part: slice) -> Tensor:
         part: range of its rows, the second axis.
 
     Returns:
-        ``(N, part, ...)``.
+        ``(N, part, ...)``, a view of the file that is read where it is used.
 
     """
     try:

@@ -1,6 +1,7 @@
 """First compression: one exact principal component basis per named tensor.
 
-``w ≈ mean + C V`` with orthonormal rows of ``V`` ``(k, d)``, fitted in float64 on train members.
+``w ≈ mean + C V`` with orthonormal rows of ``V`` ``(k, d)``, fitted in float64 on train members,
+tensor by tensor and part by part from disk: the number of members is not bounded by memory.
 Variances of batch normalisation are compressed as logarithms (``Spec.unconstrain``), so that any
 coefficients give a network. On demand every network is aligned to one finished network first.
 Source: Pearson (1901); computed from the covariance or, where there are fewer members than
@@ -10,7 +11,9 @@ entries, from the Gram matrix (Kirby and Sirovich 1990, "snapshot PCA").
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -18,13 +21,19 @@ import torch
 from torch import Tensor, nn
 
 from weightspace.alignment import align_all
-from weightspace.artifacts import load_tensors, save_tensors
+from weightspace.artifacts import load_part, load_tensors, save_tensors
 from weightspace.errors import problem
 from weightspace.params import PcaSettings
-from weightspace.spec import Spec, TensorSpec, Weights, take
+from weightspace.spec import Spec, TensorSpec, Weights
 
 CONSTANT, IDENTITY, PCA = "constant", "identity", "pca"
-PART_BYTES = 1 << 26  # float64 bytes of all members that :func:`stream_components` holds at once
+PART_BYTES = 1 << 27  # weights read at once
+BLOCK_BYTES = 1 << 22  # of them, what is worked on at once, as float64
+STRIPS = 4  # of a Gram matrix: of 1, 2 and 4 the fastest for 256 members
+MIN_COLUMNS = 1024  # fewer would leave a large Gram matrix no work between its updates
+
+# A range of members, a tensor's name, a range of its rows -> values (N, rows, ...)
+Read = Callable[[slice, str, slice], Tensor]
 
 
 class TensorPca(nn.Module):
@@ -152,134 +161,211 @@ class TensorPca(nn.Module):
 
 
 def fit_pca(spec: Spec, weights: Weights, settings: PcaSettings) -> TensorPca:
-    """Fit a basis per tensor.
+    """Fit a basis per tensor to networks in memory ``(N, *shape)``: see :func:`stream_pca`."""
+    return stream_pca(
+        spec, lambda who, name, rows: weights[name][who, rows], spec.check(weights), settings
+    )
+
+
+def stream_pca(
+    spec: Spec, read: Read, members: int, settings: PcaSettings, scratch: Path | None = None
+) -> TensorPca:
+    """Fit a basis per tensor to networks that need not fit in memory.
+
+    Held at once: the result, ``min(N, d)^2`` numbers of the tensor at work, and some 100 MB. Every
+    tensor is read twice, with ``pca.align`` once more: whole networks are then aligned block by
+    block and the copies wait on disk.
 
     Args:
         spec: the architecture.
-        weights: train members ``(N, *shape)``; the last one is the reference of an alignment.
+        read: reads any part of the train members; the last one is the reference of an alignment.
+        members: their number N.
         settings: section ``pca`` of params.yaml.
+        scratch: folder for aligned copies of the train members, removed afterwards.
 
     Raises:
         WeightspaceError: fewer than two members.
 
     """
-    if spec.check(weights) < 2:
+    if members < 2:
         raise problem(
             "too few train members for PCA",
             where="params.yaml: zoo.runs",
-            found=spec.check(weights),
+            found=members,
             expected="at least 2",
         )
-    reference = take(weights, slice(-1, None))
-    if settings.align:
-        weights = align_all(spec, reference, weights)
-    free = spec.unconstrain(weights)
-    fits = {
-        t.name: _fit_tensor(t, free[t.name].flatten(1).double(), settings) for t in spec.tensors
+    reference = {name: read(slice(members - 1, members), name, slice(None)) for name in spec.names}
+    with TemporaryDirectory(dir=scratch, prefix="aligned-") as folder:
+        if settings.align:
+            read = _align_copies(spec, reference, read, members, Path(folder))
+        fits = {t.name: fit_tensor(t, read, members, settings) for t in spec.tensors}
+    sizes = {name: len(fit.variance) for name, fit in fits.items()}
+    modes = {name: fit.mode for name, fit in fits.items()}
+    state = {
+        f"{part}{i}": getattr(fit, part).float().contiguous()
+        for i, fit in enumerate(fits.values())
+        for part in ("mean", "components", "variance", "total")
     }
-    modes, counts = {n: f[0] for n, f in fits.items()}, {n: len(f[2]) for n, f in fits.items()}
-    pca = TensorPca(spec, modes, counts, align=settings.align)
-    if settings.align:
-        pca.reference.copy_(spec.flatten(reference))
-    for i, (_, mean, components, variance, total) in enumerate(fits.values()):
-        values = {"mean": mean, "components": components, "variance": variance, "total": total}
-        for name, value in values.items():
-            getattr(pca, f"{name}{i}").copy_(value)
+    state["reference"] = spec.flatten(reference) if settings.align else torch.zeros(1, 0)
+    with torch.device("meta"):  # no room: the tensors are taken as they are
+        pca = TensorPca(spec, modes, sizes, align=settings.align)
+    pca.load_state_dict(state, assign=True)
     return pca
 
 
-def _fit_tensor(
-    t: TensorSpec, x: Tensor, settings: PcaSettings
-) -> tuple[str, Tensor, Tensor, Tensor, Tensor]:
-    """Mode, mean ``(d,)``, components ``(k, d)``, variances ``(k,)`` and total of ``x`` (N, d)."""
-    mean = x.mean(0)
-    centred = x - mean
-    total = centred.square().sum() / (len(x) - 1)
-    if float((x.amax(0) - x.amin(0)).max()) == 0:
-        return CONSTANT, mean, x.new_zeros(0, t.numel), x.new_zeros(0), torch.zeros_like(total)
-    if t.numel < settings.identity_below:
-        return (
-            IDENTITY,
-            mean,
-            torch.eye(t.numel, dtype=x.dtype),
-            centred.square().sum(0) / (len(x) - 1),
-            total,
+def _align_copies(spec: Spec, reference: Weights, read: Read, members: int, folder: Path) -> Read:
+    """Align block after block of whole networks; reads the copies, one file per block."""
+    size = max(1, PART_BYTES // (4 * spec.numel))
+    for start in range(0, members, size):
+        here = slice(start, min(start + size, members))
+        block = {name: read(here, name, slice(None)) for name in spec.names}
+        save_tensors(
+            folder / f"{start}.safetensors", "aligned", align_all(spec, reference, block), {}
         )
-    components, variance = principal_components(centred, settings.components)
-    return PCA, mean, components, variance, total
+
+    def read_copies(who: slice, name: str, rows: slice) -> Tensor:
+        first, stop, _ = who.indices(members)
+        pieces = [
+            load_part(folder / f"{start}.safetensors", name, rows)[
+                max(first - start, 0) : stop - start
+            ]
+            for start in range(first // size * size, stop, size)
+        ]
+        return torch.cat(pieces)
+
+    return read_copies
 
 
-def principal_components(centred: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """First k principal components of centred rows, exact, with deterministic signs.
+@dataclass(frozen=True)
+class Fit:
+    """Basis of one tensor.
 
-    Args:
-        centred: ``(N, d)``, columns of zero mean, float64.
-        k: components asked for; no more than the rank ``min(N - 1, d)`` are returned.
-
-    Returns:
-        Orthonormal components ``(k, d)``, the largest entry of each positive, and their variances
-        ``(k,)``, falling.
+    Attributes:
+        mode: constant, identity or pca.
+        mean: ``(d,)``.
+        components: ``(k, d)``, orthonormal, the largest entry of each positive.
+        variance: ``(k,)``, of each coefficient; falling where the mode is pca.
+        total: variance of all entries together.
 
     """
-    n, d = centred.shape
-    k = min(k, n - 1, d)
-    if d <= n:
-        values, vectors = torch.linalg.eigh(centred.T @ centred)
-        components = vectors.flip(1)[:, :k].T
-    else:  # Gram matrix: n x n instead of d x d
-        values, vectors = torch.linalg.eigh(centred @ centred.T)
-        left = vectors.flip(1)[:, :k]
-        components = torch.linalg.qr(centred.T @ left)[0].T  # qr removes the rounding of small ones
-    variance = values.flip(0)[:k].clamp_min(0) / (n - 1)
-    largest = components.gather(1, components.abs().argmax(1, keepdim=True))
-    return components * largest.sign(), variance
+
+    mode: str
+    mean: Tensor
+    components: Tensor
+    variance: Tensor
+    total: Tensor
 
 
-def stream_components(
-    read: Callable[[slice], Tensor], members: int, shape: tuple[int, ...], k: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """First k principal components of a tensor that is larger than memory, exact, read twice.
+def fit_tensor(t: TensorSpec, read: Read, members: int, settings: PcaSettings) -> Fit:
+    """Fit one tensor; reads it twice, or once where it has no more entries than there are members."""
+    if t.numel > members and t.numel >= settings.identity_below:
+        return _fit_gram(t, read, members, settings.components)
+    mean, scatter = _scatter(t, read, members)
+    covariance = scatter / (members - 1)
+    total, own = covariance.trace(), covariance.diagonal()
+    if total == 0:
+        return Fit(CONSTANT, mean, mean.new_zeros(0, t.numel), own[:0], total)
+    if t.numel < settings.identity_below:
+        return Fit(IDENTITY, mean, torch.eye(t.numel, dtype=mean.dtype), own, total)
+    values, vectors = _eigen(covariance, min(settings.components, members - 1))
+    components = vectors.T
+    return Fit(PCA, mean, _signs(components)[:, None] * components, values, total)
 
-    The Gram matrix ``sum of X_b X_b^T`` over blocks of columns gives the left vectors ``U`` and the
-    variances, then ``V_b = diag(s)^-1 U^T X_b`` block by block.
 
-    Args:
-        read: some rows of the tensor, ``(N, rows, ...)``, of all members.
-        members: their number N.
-        shape: shape of the tensor, its rows first.
-        k: components asked for; no more than the rank of the centred members are returned.
+def _scatter(t: TensorSpec, read: Read, members: int) -> tuple[Tensor, Tensor]:
+    """Mean ``(d,)`` and ``sum of (x - mean)(x - mean)^T`` ``(d, d)``, from blocks of members.
 
-    Returns:
-        Mean ``(d,)`` and orthonormal components ``(k, d)``, float32, signs as those of
-        :func:`principal_components`; variances ``(k,)``, float64, falling.
+    The first member is subtracted, exactly: what never varies gives zeros, and a large mean costs
+    no digits.
+    """
+    origin = t.unconstrain(read(slice(0, 1), t.name, slice(None))).flatten().double()
+    first, second = torch.zeros_like(origin), origin.new_zeros(t.numel, t.numel)
+    size = max(1, PART_BYTES // (8 * t.numel))
+    for start in range(0, members, size):
+        part = read(slice(start, min(start + size, members)), t.name, slice(None))
+        x = t.unconstrain(part).flatten(1).double() - origin
+        first += x.sum(0)
+        second.addmm_(x.T, x)
+    shift = first / members
+    return origin + shift, second.sub_(members * torch.outer(shift, shift))
 
+
+def _fit_gram(t: TensorSpec, read: Read, members: int, k: int) -> Fit:
+    """A tensor with more entries than there are members, by the Gram matrix ``X X^T`` ``(N, N)``.
+
+    Summed over blocks of columns it gives the left vectors U and the variances; block by block
+    again, ``V = diag(s)^-1 U^T X``. As U is orthogonal to ones, X may be centred at any member.
+    Directions of small variance lose digits to the large ones; a Cholesky factor of ``V V^T``
+    makes them orthonormal again.
+    """
+    gram = _gram(t, read, members)
+    centred = gram - gram.mean(0)
+    centred -= centred.mean(1, keepdim=True)
+    total = centred.trace() / (members - 1)
+    if not gram.any():
+        mean = t.unconstrain(read(slice(0, 1), t.name, slice(None))).flatten()
+        return Fit(CONSTANT, mean, mean.new_zeros(0, t.numel), gram.new_zeros(0), total)
+    values, vectors = _eigen(centred, min(k, members - 1))
+    vectors -= vectors.mean(0)
+    left = torch.cat([(vectors / values.sqrt()).T, gram.new_full((1, members), 1 / members)])
+    mean, components = torch.empty(t.numel), torch.empty(len(values), t.numel)
+    inner, start = gram.new_zeros(len(values), len(values)), 0
+    for origin, x in _columns(t, read, members):
+        here, rows = slice(start, start + len(origin)), left @ x
+        mean[here], components[:, here] = origin + rows[-1], rows[:-1]
+        inner.addmm_(rows[:-1], rows[:-1].T)
+        start = here.stop
+    turn = torch.linalg.inv(torch.linalg.cholesky(inner))
+    turn *= _signs(components)[:, None]
+    for part in components.split(_block(len(values)), 1):
+        part.copy_(turn @ part.double())
+    return Fit(PCA, mean, components, values / (members - 1), total)
+
+
+def _gram(t: TensorSpec, read: Read, members: int) -> Tensor:
+    """Inner products ``(N, N)`` of members minus the first, strip by strip above the diagonal.
+
+    In float64: float32 products summed in float64 were 1.3 to 3.5 times as fast on a busy machine and
+    left the error of 32 components the same to 1e-12 of itself, but the product is off by 1e-8 to
+    7e-8 of its largest entry, which hides directions of less variance than that.
     """
     gram = torch.zeros(members, members, dtype=torch.float64)
-    for _, x in _centred_parts(read, members, shape):
-        gram.addmm_(x, x.T)
-    values, vectors = (v.flip(-1) for v in torch.linalg.eigh(gram))
-    tiny = values[0] * members * torch.finfo(values.dtype).eps
-    rank = min(k, members - 1, int((values > tiny).sum()))
-    left = (vectors[:, :rank] / values[:rank].sqrt()).T
-    numel = torch.Size(shape).numel()
-    mean, components = torch.empty(numel), torch.empty(rank, numel)
-    place = 0
-    for average, x in _centred_parts(read, members, shape):
-        here = slice(place, place + len(average))
-        mean[here], components[:, here] = average, left @ x
-        place = here.stop
-    for row in components:  # one at a time: the largest entry is positive
-        row.mul_(row[row.abs().argmax()].sign())
-    return mean, components, values[:rank] / (members - 1)
+    height = -(-members // STRIPS)
+    for _, x in _columns(t, read, members):
+        for i in range(0, members, height):
+            gram[i : i + height, i:].addmm_(x[i : i + height], x[i:].T)
+    return gram.triu() + gram.triu(1).T
 
 
-def _centred_parts(
-    read: Callable[[slice], Tensor], members: int, shape: tuple[int, ...]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Mean ``(b,)`` and centred entries ``(N, b)`` of block after block, float64."""
-    per_row = torch.Size(shape[1:]).numel()
-    step = max(1, PART_BYTES // (8 * members * per_row))
-    for start in range(0, shape[0], step):
-        x = read(slice(start, min(start + step, shape[0]))).flatten(1).double()
-        average = x.mean(0)
-        yield average, x.sub_(average)
+def _columns(t: TensorSpec, read: Read, members: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """First member ``(b,)`` and all members minus the first ``(N, b)``, block after block, float64.
+
+    A block is small enough for a processor's cache, where it is converted; it is valid until the
+    next one.
+    """
+    per_row = torch.Size(t.shape[1:]).numel()
+    step = max(1, PART_BYTES // (4 * members * per_row))
+    for start in range(0, t.shape[0], step):
+        rows = slice(start, min(start + step, t.shape[0]))
+        part = t.unconstrain(read(slice(0, members), t.name, rows)).flatten(1)
+        for piece in part.split(_block(members), 1):
+            origin = piece[0].double()
+            yield origin, piece.double() - origin
+
+
+def _block(rows: int) -> int:
+    """Columns of a block of so many rows."""
+    return max(MIN_COLUMNS, BLOCK_BYTES // (8 * rows))
+
+
+def _eigen(symmetric: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """First k eigenvalues, falling, and eigenvectors ``(n, k)``; fewer where the rank is lower."""
+    values, vectors = (v.flip(-1) for v in torch.linalg.eigh(symmetric))
+    tiny = values[0] * len(values) * torch.finfo(values.dtype).eps
+    rank = min(k, int((values > tiny).sum()))
+    return values[:rank], vectors[:, :rank].contiguous()
+
+
+def _signs(components: Tensor) -> Tensor:
+    """Sign of the largest entry of each row ``(k,)``, so that bases do not depend on the solver."""
+    return torch.stack([row[row.abs().argmax()].sign() for row in components]).double()

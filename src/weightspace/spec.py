@@ -53,6 +53,10 @@ class TensorSpec:
         """Number of entries."""
         return int(torch.Size(self.shape).numel())
 
+    def unconstrain(self, values: Tensor) -> Tensor:
+        """Values of this tensor in the coordinates of :meth:`Spec.unconstrain`."""
+        return (values + EPSILON).log() if self.role == "variance" else values
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -160,7 +164,7 @@ class Spec:
         Whatever moves networks linearly, PCA or noise, works in these coordinates, so that no
         variance becomes negative. Parameters and other buffers stay as they are.
         """
-        return dict(weights) | {v: (weights[v] + EPSILON).log() for v in self._variances}
+        return {t.name: t.unconstrain(weights[t.name]) for t in self.tensors}
 
     def constrain(self, free: Mapping[str, Tensor]) -> Weights:
         """Inverse of :meth:`unconstrain`; variances are never negative."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from weightspace.data.dataset import Dataset
 from weightspace.networks import Net
 from weightspace.pca import TensorPca
 from weightspace.registry import resolve
-from weightspace.spec import Spec, Weights, blocks, reorder_outputs
+from weightspace.spec import Spec, Weights, reorder_outputs, take
 
 BLOCK = 500  # networks encoded or decoded at once
 
@@ -87,17 +87,34 @@ def load_codec(path: Path) -> Codec:
 @torch.no_grad()
 def encode_members(codec: Codec, weights: Weights) -> Tensor:
     """Latents ``(N, L)`` of N networks, in fixed blocks."""
-    return torch.cat([codec.encode(block) for block in blocks(weights, BLOCK)])
+    return _in_blocks(codec, weights, (codec.latent,), codec.encode)
 
 
 @torch.no_grad()
 def encode_orders(codec: Codec, weights: Weights, orders: Tensor) -> Tensor:
     """Latents ``(N, O, L)`` of N networks for each order of their outputs, in fixed blocks."""
-    return torch.cat([codec.encode_orders(block, orders) for block in blocks(weights, BLOCK)])
+    shape = len(orders), codec.latent
+    return _in_blocks(codec, weights, shape, lambda block: codec.encode_orders(block, orders))
+
+
+def _in_blocks(
+    codec: Codec, weights: Weights, shape: tuple[int, ...], encode: Callable[[Weights], Tensor]
+) -> Tensor:
+    """Results ``(N, *shape)`` block by block, allocated first: see outputs.outputs_by_task."""
+    count = codec.spec.check(weights)
+    out = weights[codec.spec.names[0]].new_empty(count, *shape)
+    for start in range(0, count, BLOCK):
+        here = slice(start, start + BLOCK)
+        out[here] = encode(take(weights, here))
+    return out
 
 
 @torch.no_grad()
 def decode_latents(codec: Codec, z: Tensor) -> Weights:
     """Weights ``(N, *shape)`` of N latents, in fixed blocks."""
-    decoded = [codec.decode(block) for block in z.split(BLOCK)]
-    return {name: torch.cat([d[name] for d in decoded]) for name in decoded[0]}
+    out = {t.name: z.new_empty(len(z), *t.shape) for t in codec.spec.tensors}
+    for start in range(0, len(z), BLOCK):
+        here = slice(start, start + BLOCK)
+        for name, w in codec.decode(z[here]).items():
+            out[name][here] = w
+    return out

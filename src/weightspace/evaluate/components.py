@@ -3,40 +3,49 @@
 from __future__ import annotations
 
 import pandas as pd
+import torch
+from torch import Tensor
 
 from weightspace.data.dataset import Dataset
 from weightspace.evaluate.metrics import agreement, cosine
 from weightspace.networks import Net
-from weightspace.outputs import real_outputs
+from weightspace.outputs import BLOCK, real_outputs
 from weightspace.pca import TensorPca
-from weightspace.spec import Weights
+from weightspace.zoo.store import Zoo
 
 MEMBERS = 300  # val members are enough for a curve
+BLOCK_BYTES = 1 << 28  # weights of the networks that are read at once
 
 
 def against_k(
-    pca: TensorPca, net: Net, dataset: Dataset, members: pd.DataFrame, weights: Weights
+    pca: TensorPca, zoo: Zoo, net: Net, dataset: Dataset, members: pd.DataFrame
 ) -> pd.DataFrame:
     """Curve over k = 1, 2, 4, ... up to all: columns ``k``, ``explained_variance``, ``agreement``, ``cosine``.
 
-    Measured on val members and val images: k is a choice.
+    Measured on val members and val images: k is a choice. Members are read block by block.
     """
-    members = members.iloc[:MEMBERS]
-    weights = {name: w[:MEMBERS] for name, w in weights.items()}
-    tasks = members["task"].to_numpy()
-    original = real_outputs(net, dataset, tasks, weights, "val")
-    coefficients = pca(weights)
-    most = max(pca.sizes)
+    members, most = members.iloc[:MEMBERS], max(pca.sizes)
     ks = sorted({min(2**i, most) for i in range(most.bit_length() + 1)})
+    size = max(1, min(BLOCK, BLOCK_BYTES // (4 * zoo.spec.numel)))
+    scores = torch.empty(len(ks), 2, len(members), dtype=torch.float64)
+    for start in range(0, len(members), size):
+        here = slice(start, start + size)
+        scores[..., here] = _scores(pca, zoo, net, dataset, members.iloc[here], ks)
+    means = scores.mean(2).tolist()
+    return pd.DataFrame(
+        {"k": k, "explained_variance": pca.explained(k), "agreement": a, "cosine": c}
+        for k, (a, c) in zip(ks, means, strict=True)
+    )
+
+
+def _scores(
+    pca: TensorPca, zoo: Zoo, net: Net, dataset: Dataset, members: pd.DataFrame, ks: list[int]
+) -> Tensor:
+    """Agreement and cosine ``(len(ks), 2, M)`` of M members with their truncations."""
+    weights, tasks = zoo.weights(members), members["task"].to_numpy()
+    original, coefficients = real_outputs(net, dataset, tasks, weights, "val"), pca(weights)
     rows = []
     for k in ks:
         outputs = real_outputs(net, dataset, tasks, pca.inverse(coefficients, k), "val")
-        rows.append(
-            {
-                "k": k,
-                "explained_variance": pca.explained(k),
-                "agreement": float(agreement(original, outputs).mean()),
-                "cosine": float(cosine(original, outputs).mean()),
-            }
-        )
-    return pd.DataFrame(rows)
+        rows.append(torch.stack([agreement(original, outputs), cosine(original, outputs)]))
+    return torch.stack(rows)

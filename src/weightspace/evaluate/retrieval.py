@@ -13,7 +13,7 @@ from weightspace.networks import Net
 from weightspace.outputs import BLOCK
 from weightspace.sample import Sampler
 from weightspace.shared.base import results_of
-from weightspace.spec import Weights, blocks
+from weightspace.spec import Weights, take
 
 
 @torch.no_grad()
@@ -61,12 +61,13 @@ def task_losses(net: Net, dataset: Dataset, weights: Weights, tasks: Tensor) -> 
     classes, place = of_task.unique(return_inverse=True)
     images = dataset.images["train"][classes]  # (K, n, C, H, W)
     width = of_task.shape[1]
-    out = []
-    for block in blocks(weights, BLOCK):
-        log_p = net.run(block, images.flatten(0, 1)).log_softmax(-1)
+    out = images.new_empty(net.spec.check(weights), len(tasks))
+    for start in range(0, len(out), BLOCK):
+        here = slice(start, start + BLOCK)
+        log_p = net.run(take(weights, here), images.flatten(0, 1)).log_softmax(-1)
         per_class = log_p.reshape(len(log_p), *images.shape[:2], width).mean(2)  # (N, K, c)
-        out.append(-per_class[:, place, torch.arange(width)].mean(2))
-    return torch.cat(out)
+        out[here] = -per_class[:, place, torch.arange(width)].mean(2)
+    return out
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +23,8 @@ def shard_name(shard: int) -> str:
     return f"weights-{shard:05d}.safetensors"
 
 
-def check_shard(path: Path, table: pd.DataFrame, spec: Spec | None = None) -> tuple[Weights, Spec]:
-    """Read a shard strictly: all tensors, right shapes, finite unless marked as diverged."""
+def open_shard(path: Path, table: pd.DataFrame, spec: Spec | None = None) -> tuple[Weights, Spec]:
+    """Open a shard strictly: all tensors, right shapes. Values are read where they are used."""
     weights, meta = load_tensors(path, "zoo-shard")
     found = Spec.from_json(meta["spec"])
     if spec is not None and spec != found:
@@ -38,6 +39,12 @@ def check_shard(path: Path, table: pd.DataFrame, spec: Spec | None = None) -> tu
         raise problem(
             "shard has fewer members than its table", where=path, found=count, expected=len(table)
         )
+    return weights, found
+
+
+def check_shard(path: Path, table: pd.DataFrame, spec: Spec | None = None) -> tuple[Weights, Spec]:
+    """Read a shard strictly: as :func:`open_shard`, and finite unless marked as diverged."""
+    weights, found = open_shard(path, table, spec)
     healthy = torch.tensor(~table["diverged"].to_numpy(bool))
     for name, tensor in weights.items():
         if not tensor[: len(table)][healthy].isfinite().all():
@@ -47,6 +54,20 @@ def check_shard(path: Path, table: pd.DataFrame, spec: Spec | None = None) -> tu
                 do="delete the file and run `dvc repro`",
             )
     return weights, found
+
+
+def _copy_rows(out: Tensor, to: np.ndarray, piece: Tensor, rows: np.ndarray) -> None:
+    """``out[to] = piece[rows]``; ranges are copied at once."""
+    steps = np.arange(len(to))
+    if (to == to[0] + steps).all() and (rows == rows[0] + steps).all():
+        out[to[0] : to[-1] + 1] = piece[rows[0] : rows[-1] + 1]
+    else:
+        out[torch.from_numpy(to)] = piece[torch.from_numpy(rows)]
+
+
+def _finite(x: Tensor) -> bool:
+    """False where a value is not finite; rarely also where the sum is too large."""
+    return bool(x.sum().isfinite())
 
 
 @dataclass(frozen=True)
@@ -70,7 +91,7 @@ class Zoo:
         folder = Path(folder)
         members = read_parquet(folder / "members.parquet", COLUMNS)
         first = int(members["shard"].iloc[0])
-        _, spec = check_shard(folder / shard_name(first), members[members["shard"] == first])
+        _, spec = open_shard(folder / shard_name(first), members[members["shard"] == first])
         return cls(folder, members, spec)
 
     def select(self, split: str, *, last_only: bool = False) -> pd.DataFrame:
@@ -84,19 +105,28 @@ class Zoo:
         """Some rows of one tensor of N members ``(N, rows, ...)``, for zoos larger than memory."""
         shape = next(t.shape for t in self.spec.tensors if t.name == name)
         out = torch.empty(len(members), len(range(shape[0])[rows]), *shape[1:])
-        shards = members["shard"].to_numpy()
+        shards, places = members["shard"].to_numpy(), members["row"].to_numpy()
         for shard in np.unique(shards):
             path = self.folder / shard_name(shard)
             here = np.flatnonzero(shards == shard)
-            piece = load_part(path, name, rows)[members["row"].to_numpy()[here]]
-            if not piece.isfinite().all():
+            _copy_rows(out, here, load_part(path, name, rows), places[here])
+            if not _finite(out[here[0] : here[-1] + 1]) and not out[here].isfinite().all():
                 raise problem(
                     f"tensor '{name}' has NaN or infinity",
                     where=path,
                     do="delete the file and run `dvc repro`",
                 )
-            out[torch.from_numpy(here)] = piece
         return out
+
+    def reader(self, members: pd.DataFrame) -> Callable[[slice, str, slice], Tensor]:
+        """Function that reads a range of N members, one tensor by name, a range of its rows.
+
+        Their shards are verified first, all but the values, which :meth:`part` verifies.
+        """
+        for shard in members["shard"].unique():
+            table = self.members[self.members["shard"] == shard]
+            open_shard(self.folder / shard_name(shard), table, self.spec)
+        return lambda who, name, rows: self.part(members.iloc[who], name, rows)
 
     def weights(self, members: pd.DataFrame) -> Weights:
         """Weights ``(N, *shape)`` of N rows of the members' table, in their order."""
