@@ -364,6 +364,9 @@ class RuntimeSettings(Settings):
         "auto", description="auto takes a GPU where there is one"
     )
     workers: CountOrAuto = Field("auto", description="processes that train zoo shards")
+    executor: Literal["local", "ray"] = Field(
+        "local", description="shards on this machine, or on Ray: RAY_ADDRESS, else started here"
+    )
 
 
 class Params(Settings):
