@@ -68,7 +68,7 @@ def test_a_worker_killed_in_the_middle_of_a_shard_changes_nothing(world, tmp_pat
 def test_no_cluster_is_one_line(world, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     params = tiny(runtime={"executor": "ray"})
-    with pytest.raises(WeightspaceError, match="RAY_ADDRESS=127.0.0.1:1: no Ray") as error:
+    with pytest.raises(WeightspaceError, match=r"RAY_ADDRESS=127\.0\.0\.1:1: no Ray") as error:
         generate(params, world().folder / "dataset", tmp_path / "zoo", tmp_path / "scratch")
     assert "\n" not in str(error.value)
 
