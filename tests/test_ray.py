@@ -37,7 +37,7 @@ def observed(notes, killed, train=executor._shard):
         earlier = len(list(notes.glob(f"{job.shard}-*")))
         (notes / f"{job.shard}-{earlier}").write_text(f"{os.getpid()} {shards.__file__}")
         if job.shard == killed and not earlier:
-            shards.save_tensors = write_and_die
+            shards.save_shard = write_and_die
         return train(job, dataset)
 
     return shard

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +11,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from weightspace.artifacts import load_part, load_tensors, read_parquet
+from weightspace.artifacts import load_part, load_tensors, read_parquet, save_tensors
 from weightspace.errors import problem
 from weightspace.spec import Spec, Weights
 
 COLUMNS = ("member", "run", "snapshot", "task", "split", "diverged", "shard", "row")
+AGAIN = "delete the file and run `dvc repro`"
 
 
 def shard_name(shard: int) -> str:
@@ -22,8 +24,22 @@ def shard_name(shard: int) -> str:
     return f"weights-{shard:05d}.safetensors"
 
 
+def save_shard(path: Path, weights: Weights, spec: Spec, shard: int) -> None:
+    """Write the weights ``(M, *shape)`` of a shard with a checksum that :func:`check_shard` tests."""
+    meta = {"spec": spec.to_json(), "shard": shard, "sha256": checksum(weights)}
+    save_tensors(path, "zoo-shard", weights, meta)
+
+
+def checksum(weights: Weights) -> str:
+    """SHA-256 of all numbers, tensor by tensor in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(weights[name].detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
 def check_shard(path: Path, table: pd.DataFrame, spec: Spec | None = None) -> tuple[Weights, Spec]:
-    """Read a shard strictly: all tensors, right shapes, finite unless marked as diverged."""
+    """Read a shard strictly: all tensors, right shapes, finite unless diverged, as it was written."""
     weights, meta = load_tensors(path, "zoo-shard")
     found = Spec.from_json(meta["spec"])
     if spec is not None and spec != found:
@@ -44,8 +60,10 @@ def check_shard(path: Path, table: pd.DataFrame, spec: Spec | None = None) -> tu
             raise problem(
                 f"tensor '{name}' has NaN or infinity in a member not marked as diverged",
                 where=path,
-                do="delete the file and run `dvc repro`",
+                do=AGAIN,
             )
+    if "sha256" in meta and checksum(weights) != meta["sha256"]:  # earlier versions wrote none
+        raise problem("numbers changed after the shard was written", where=path, do=AGAIN)
     return weights, found
 
 
@@ -93,7 +111,7 @@ class Zoo:
                 raise problem(
                     f"tensor '{name}' has NaN or infinity",
                     where=path,
-                    do="delete the file and run `dvc repro`",
+                    do=AGAIN,
                 )
             out[torch.from_numpy(here)] = piece
         return out
