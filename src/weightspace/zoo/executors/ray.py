@@ -77,7 +77,7 @@ def _cluster(runtime: RuntimeSettings) -> Iterator[None]:
     import ray
 
     address = os.environ.get("RAY_ADDRESS")
-    here = {"num_cpus": workers(runtime), "include_dashboard": False}
+    here: dict[str, Any] = {"num_cpus": workers(runtime), "include_dashboard": False}
     environment = {
         "py_modules": [str(Path(weightspace.__file__).parent)],  # and never an installed copy
         "env_vars": {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"},
