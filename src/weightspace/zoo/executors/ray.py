@@ -7,6 +7,7 @@ that the driver runs, the dataset and the finished shards all travel through Ray
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import socket
 from collections import deque
@@ -88,7 +89,7 @@ def _cluster(runtime: RuntimeSettings) -> Iterator[None]:
             address or "local",
             runtime_env=environment,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             **({} if address else here),
         )
     except (ray.exceptions.RayError, ConnectionError, OSError, RuntimeError) as error:
