@@ -73,7 +73,7 @@ def train(jobs: list[ShardJob], runtime: RuntimeSettings) -> Iterator[int]:
 
 @contextmanager
 def _cluster(runtime: RuntimeSettings) -> Iterator[None]:
-    """Connect to ``RAY_ADDRESS``, or start a Ray without dashboard; no usage report either way."""
+    """Connect to ``RAY_ADDRESS``, or start a Ray without dashboard and usage reports."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
 
