@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from closure import NEUTRAL, closure
-from workspace import ROOT, TINY, finished_clone
+from workspace import ROOT, TINY, Workspace, finished_clone
 
 pytestmark = pytest.mark.slow
 STAGES = sorted(f.stem for f in (ROOT / "stages").glob("[!_]*.py"))
@@ -269,6 +269,66 @@ def found(workspace, folder):
     """Finished shards in a folder: name -> inode and time of its last change."""
     stats = {f.name: f.stat() for f in workspace.root.glob(f"{folder}/weights-*.safetensors")}
     return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in stats.items()}
+
+
+def test_a_second_clone_gets_the_zoo_without_training(finished, copied, tmp_path):
+    """By a remote, here a folder, with the commit that has its dvc.lock."""
+    copied.dvc("remote", "add", "--default", "store", str(tmp_path / "store"))
+    copied.dvc("push", "--run-cache")
+    copied.commit("a remote")
+    copied.run("git", "clone", "--quiet", ".", str(tmp_path / "second"))
+    second = Workspace(tmp_path / "second")
+    second.dvc("pull", "--run-cache")
+    assert "Running stage" not in second.dvc("repro").text
+    assert second.hashes("data") == finished.hashes("data")
+    (second.root / "dvc.lock").unlink()  # the run cache knows what an earlier run made
+    shutil.rmtree(second.root / "data" / "dataset")
+    done = second.dvc("repro", "dataset")
+    assert "Stage 'dataset' is cached - skipping run" in done.text
+    assert second.hashes("data") == finished.hashes("data")
+    second.restore()
+    second.set({"zoo.batch_size": 9})  # the control
+    assert "zoo" in planned(second)
+
+
+def test_queued_experiments_link_the_zoo(copied, tmp_path):
+    """They run after the zoo and see its files by another name, not as copies."""
+    notes = tmp_path / "notes"
+    script = copied.read("stages/shared.py")
+    note = f"""
+    weights = sorted((DATA / "zoo").glob("weights-*"))
+    with open({str(notes)!r}, "a") as file:
+        print(*(w.stat().st_ino for w in weights), file=file)
+"""
+    head, doc, body = script.partition('"""Write data/shared')
+    rest, line, tail = body.partition("\n")
+    copied.write("stages/shared.py", head + doc + rest + line + note + tail)
+    copied.dvc("exp", "run", "--queue", "-S", "shared.temperature=0.2,0.3", "shared")
+    copied.dvc("exp", "run", "--run-all")
+    inodes = {f.stat().st_ino for f in (copied.root / ".dvc/cache/files").rglob("*")}
+    seen = [set(map(int, line.split())) for line in notes.read_text().splitlines()]
+    assert len(seen) == 2
+    assert seen[0] == seen[1]
+    assert len(seen[0]) == -(-TINY["zoo.runs"] // TINY["zoo.runs_per_shard"])
+    assert seen[0] <= inodes
+
+
+def test_two_repros_at_once_are_one_line(copied):
+    """DVC's lock; that of the zoo is tested in test_zoo.py."""
+    forget(copied, "zoo", "data/zoo")
+    first = copied.start("dvc", "repro", "zoo")
+    end = time.monotonic() + 60
+    while not list(copied.root.glob(".work/zoo/*")) and time.monotonic() < end:
+        assert first.poll() is None, first.communicate()[0]
+        time.sleep(0.01)
+    second = copied.dvc("repro", "zoo", ok=False)
+    text, _ = first.communicate()
+    assert first.returncode == 0, text
+    assert second.code != 0
+    errors = [line for line in second.text.splitlines() if line.startswith("ERROR: ")]
+    assert len(errors) == 1
+    assert "is busy" in errors[0]
+    assert "Traceback" not in second.text
 
 
 METRIC = "sampling.val.w_to_d_recall_at_5"

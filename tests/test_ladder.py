@@ -66,6 +66,15 @@ def test_every_distinct_row_runs_once_for_each_seed(definition, experiments, tmp
     assert experiments == expected
 
 
+def test_settings_of_the_caller_replace_those_of_the_base(definition, experiments, tmp_path):
+    ladder.run_ladder(definition, tmp_path / "r.md", ["zoo.runs=7", "sources.path=/a=b"])
+    assert experiments[1] == ("seed=0", "zoo.runs=7", "sources.path=/a=b")
+    assert "`sources.path=/a=b`" in (tmp_path / "r.md").read_text()
+    for wrong in ("zoo.runs", "=7", "zoo.runs="):
+        with pytest.raises(WeightspaceError, match="not a setting"):
+            ladder.run_ladder(definition, tmp_path / "r.md", [wrong])
+
+
 def test_table_has_means_intervals_and_published_figures(definition, experiments, tmp_path):
     ladder.run_ladder(definition, tmp_path / "results.md")
     raw = pd.read_csv(tmp_path / "results.csv")
@@ -105,7 +114,7 @@ def test_bad_definitions_are_one_line(change, tmp_path):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["ladder", "glyphs"])
+@pytest.mark.parametrize("name", ["ladder", "glyphs", "deck", "deck_small"])
 def test_the_tables_of_the_project_are_valid(name):
     """Their settings are those of params.yaml and their figures those of the metric files."""
     from pathlib import Path

@@ -54,6 +54,7 @@ FAMILIES = {
     "weightspace.encoders": "ENCODERS",
     "weightspace.shared": "SHARED",
     "weightspace.data.sources": "SOURCES",
+    "weightspace.zoo.executors": "EXECUTORS",
 }
 MODULES = sorted(
     ".".join(f.relative_to(SRC).with_suffix("").parts).removesuffix(".__init__")

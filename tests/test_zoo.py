@@ -1,6 +1,8 @@
 """Many runs at once equal one by one; bytes depend on nothing but settings; bad shards refused."""
 
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,19 +14,22 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 
 import reference
 from cases import NETS, build, networks, tiny
-from conftest import train_zoo
+from conftest import _here, train_zoo
 from weightspace.artifacts import load_tensors, save_tensors, write_parquet
 from weightspace.data.dataset import PARTS, make_dataset, task_batch
-from weightspace.errors import WeightspaceError
+from weightspace.errors import WeightspaceError, problem
 from weightspace.nets import NETS as ARCHITECTURES
 from weightspace.params import ZooSettings
-from weightspace.zoo.generate import generate, summarise
+from weightspace.zoo import generate as generator
+from weightspace.zoo.executors import local
+from weightspace.zoo.generate import generate, summarise, work_key
 from weightspace.zoo.plan import Run, plan_run
 from weightspace.zoo.shards import ShardJob, train_shard
-from weightspace.zoo.store import Zoo
+from weightspace.zoo.store import Zoo, checksum
 from weightspace.zoo.train import train_runs
 
 ROOT = Path(__file__).parent.parent
@@ -123,6 +128,26 @@ def test_plans_use_the_whole_ranges():
     assert max(p.weight_decay for p in plans) > 8e-3
 
 
+def test_the_decks_run_lengths():
+    """Last epoch N(100, 15) clipped to [50, 150], first snapshot at epoch U(5, 10)."""
+    deck = yaml.safe_load((ROOT / "benchmarks" / "deck.yaml").read_text())["base"]
+    keys = {k.removeprefix("zoo."): v for k, v in deck.items() if k.startswith("zoo.")}
+    keys |= {k: yaml.safe_load(v) for k, v in keys.items() if isinstance(v, str)}
+    plans = [plan_run(r, ZooSettings.model_validate(keys), 50, 18, 0) for r in range(1000)]
+    last = np.array([p.epochs for p in plans])
+    assert {p.steps for p in plans} == {(p.steps[0], p.epochs * 18) for p in plans}
+    assert {p.steps[0] for p in plans} == {18 * e for e in range(5, 11)}
+    assert last.min() >= 50
+    assert last.max() <= 150
+    assert abs(last.mean() - 100) < 2
+    assert abs(last.std() - 15) < 1.5
+    inside = np.abs(last - 100) < 15.5
+    assert 0.65 < inside.mean() < 0.75  # normal: .70; uniform over the range: .31
+    narrow = ZooSettings.model_validate(keys | {"epochs": [95, 105]})
+    ends = [plan_run(r, narrow, 50, 18, 0).epochs for r in range(200)]
+    assert (ends.count(95) > 40, ends.count(105) > 40) == (True, True)  # clipped, not drawn again
+
+
 def test_more_snapshots_than_steps_is_one_line():
     settings = ZooSettings.model_validate({"epochs": [1, 1], "snapshots": 6})
     with pytest.raises(WeightspaceError, match=r"zoo.snapshots.*5 steps, 6 snapshots"):
@@ -201,7 +226,7 @@ def test_nan_in_a_healthy_member_is_refused_by_file_and_tensor(value, world, tmp
     path = _copy(world().zoo, tmp_path / "zoo")
     tensors, meta = load_tensors(path, "zoo-shard")
     tensors["convs.1.weight"][7, 0, 0, 0, 0] = value
-    save_tensors(path, "zoo-shard", tensors, meta)
+    save_tensors(path, "zoo-shard", tensors, meta | {"sha256": checksum(tensors)})
     zoo = Zoo.open(path.parent)
     row = zoo.members[(zoo.members["shard"] == 1) & (zoo.members["row"] == 7)].index
     with pytest.raises(WeightspaceError, match=r"weights-00001.*'convs.1.weight'") as error:
@@ -226,6 +251,19 @@ def _foreign(path):
 
 def _kind(path):
     save_tensors(path, "pca", *load_tensors(path, "zoo-shard")[:1], {})
+
+
+def _finite_change(path):
+    """One number of one network is another one, and nothing else tells."""
+    tensors, meta = load_tensors(path, "zoo-shard")
+    tensors["head.bias"][7, 0] += 1e-3
+    save_tensors(path, "zoo-shard", tensors, meta)
+
+
+def _flipped_bit(path):
+    data = bytearray(path.read_bytes())
+    data[-41] ^= 4
+    path.write_bytes(data)
 
 
 def _short(path):
@@ -255,6 +293,8 @@ def _other(path):
         (Path.unlink, "file is missing"),
         (_kind, "found 'pca', expected 'zoo-shard'"),
         (_short, "fewer members"),
+        (_finite_change, "numbers changed after the shard was written"),
+        (_flipped_bit, "numbers changed after the shard was written"),
         (_without, "head.bias"),
         (_other, "another architecture"),
     ],
@@ -377,6 +417,95 @@ def test_a_killed_generation_continues_from_its_finished_shards(world, tmp_path)
     undisturbed = train_zoo(tiny(zoo={"runs": 120}), tmp_path / "whole")
     assert found == _bytes(undisturbed)
     assert not list((tmp_path / "scratch").iterdir())
+
+
+def test_a_full_disk_is_one_line_and_continues(world, tmp_path, monkeypatch):
+    """The disk fills in the second shard; later there is room again."""
+    dataset, real, full = world().folder / "dataset", os.fsync, [True]
+    monkeypatch.setattr(generator, "_train", _here)
+
+    def fsync(handle):
+        done = list(tmp_path.glob("scratch/*/weights-00000.safetensors"))
+        if full[0] and done:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    arguments = (tiny(), dataset, tmp_path / "zoo", tmp_path / "scratch")
+    with pytest.raises(WeightspaceError, match=r"cannot write: No space left.*free space") as error:
+        generate(*arguments)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "zoo").exists()
+    (kept,) = tmp_path.glob("scratch/*/*.safetensors")
+    assert not list(tmp_path.glob("scratch/*/.*"))  # no half-written file
+    before = kept.stat()
+    full[0] = False
+    generate(*arguments)
+    after = (tmp_path / "zoo" / kept.name).stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert _bytes(tmp_path / "zoo") == _bytes(world().zoo.folder)
+
+
+def test_a_disk_that_fills_at_the_end_leaves_no_partial_zoo(world, tmp_path, monkeypatch):
+    def fail(path, table):
+        raise problem("cannot write: No space left on device", where=path)
+
+    monkeypatch.setattr(generator, "write_parquet", fail)
+    with pytest.raises(WeightspaceError, match="No space left"):
+        train_zoo(tiny(), tmp_path)
+    assert not list((tmp_path / "zoo").iterdir())
+    monkeypatch.undo()
+    assert _bytes(train_zoo(tiny(), tmp_path)) == _bytes(world().zoo.folder)
+
+
+def test_two_at_once_do_not_share_a_folder(world, tmp_path, monkeypatch):
+    """The second stops with one line and disturbs nothing; the control: other settings may run."""
+    dataset, scratch = world().folder / "dataset", tmp_path / "scratch"
+
+    def train(jobs, runtime):
+        with pytest.raises(WeightspaceError, match="another process trains this zoo") as error:
+            generate(tiny(), dataset, tmp_path / "second", scratch)
+        assert "\n" not in str(error.value)
+        assert not (tmp_path / "second").exists()
+        monkeypatch.setattr(generator, "_train", _here)
+        generate(tiny(seed=4, zoo={"runs": 20}), dataset, tmp_path / "other", scratch)
+        return _here(jobs, runtime)
+
+    monkeypatch.setattr(generator, "_train", train)
+    generate(tiny(), dataset, tmp_path / "zoo", scratch)
+    assert _bytes(tmp_path / "zoo") == _bytes(world().zoo.folder)
+    assert (tmp_path / "other" / "members.parquet").exists()
+    generate(tiny(), dataset, tmp_path / "second", scratch)  # the lock went with its holder
+
+
+def test_old_shards_are_left_alone_when_settings_change(world, tmp_path, monkeypatch):
+    """Finished shards of other settings, inputs or code lie in a folder of another name."""
+    dataset = world().folder / "dataset"
+    keys = {work_key(tiny(zoo=zoo), dataset) for zoo in ({}, {"batch_size": 8}, {"epochs": [1, 3]})}
+    keys.add(work_key(tiny(seed=4), dataset))
+    copy = shutil.copytree(dataset, tmp_path / "dataset")
+    assert work_key(tiny(), copy) in keys  # the control: the same inputs elsewhere
+    (copy / "tasks.parquet").write_bytes(b"others")
+    keys.add(work_key(tiny(), copy))
+    code = tmp_path / "train.py"
+    code.write_text("edited")
+    monkeypatch.setattr(sys.modules["weightspace.zoo.train"], "__file__", str(code))
+    keys.add(work_key(tiny(), dataset))
+    assert len(keys) == 6
+    same = {work_key(tiny(zoo={"runs": 80}, runtime={"executor": "ray"}), dataset)}
+    assert same <= keys
+
+
+class _Deadly:
+    """A job that kills the process which receives it."""
+
+    def __reduce__(self):
+        return signal.raise_signal, (signal.SIGKILL,)
+
+
+def test_a_killed_worker_is_one_line():
+    with pytest.raises(WeightspaceError, match="a worker that trained shards was killed"):
+        list(local.train([_Deadly()], tiny().runtime))
 
 
 def test_a_failed_generation_leaves_the_earlier_zoo(world, tmp_path):

@@ -10,6 +10,7 @@ from weightspace.networks import build_net
 from weightspace.params import Params
 from weightspace.registry import resolve
 from weightspace.shared import SHARED
+from weightspace.zoo.executors import EXECUTORS
 from weightspace.zoo.plan import plan_run
 from weightspace.zoo.shards import steps_per_epoch
 
@@ -24,6 +25,7 @@ def check(params: Params) -> Dataset:
     """
     resolve(CODECS, params.autoencoder.codec, "autoencoder.codec")
     resolve(SHARED, params.shared.model, "shared.model")
+    resolve(EXECUTORS, params.runtime.executor, "runtime.executor").verify()
     resolve(ENCODERS, params.shared.encoder, "shared.encoder")
     dataset = make_dataset(params.dataset, params.sources, params.seed)
     build_net(params.zoo.architecture, dataset.shape, dataset.classes.shape[1], params.nets)

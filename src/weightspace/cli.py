@@ -246,11 +246,14 @@ def ladder(
     out: Annotated[Path, typer.Option(help="Markdown file; raw figures beside it")] = Path(
         "docs/results.md"
     ),
+    set: Annotated[
+        list[str] | None, typer.Option("-S", help="key=value: a setting of every row")
+    ] = None,
 ) -> None:
     """Run a table of experiments over several seeds: mean and interval of every figure."""
     from weightspace.ladder import run_ladder
 
-    run_ladder(definition, out)
+    run_ladder(definition, out, set or [])
 
 
 @app.command()

@@ -7,6 +7,7 @@ that each mean can be checked.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -88,17 +89,31 @@ def load_ladder(path: Path) -> Ladder:
         raise problem(f"not a table of experiments ({first})", where=path) from error
 
 
-def run_ladder(path: Path, out: Path) -> None:
+def run_ladder(path: Path, out: Path, sets: Sequence[str] = ()) -> None:
     """Run all rows for all seeds and write ``out`` (Markdown) and the raw figures beside it.
+
+    Args:
+        path: the definition.
+        out: file to write.
+        sets: further settings of every row, ``key=value``; they replace those of ``base``.
 
     Raises:
         WeightspaceError: an experiment failed; nothing is written.
 
     """
     ladder = load_ladder(path)
+    ladder = ladder.model_copy(update={"base": ladder.base | _settings(sets)})
     figures = pd.DataFrame(_measure(ladder))
     write_csv(out.with_suffix(".csv"), figures)
     write_bytes(out, markdown(ladder, figures, path).encode())
+
+
+def _settings(sets: Sequence[str]) -> dict[str, str]:
+    """``key=value`` items as a table."""
+    for item in sets:
+        if not all(item.partition("=")):
+            raise problem("not a setting", where=f"-S {item}", expected="key=value")
+    return dict(item.split("=", 1) for item in sets)
 
 
 def _measure(ladder: Ladder) -> list[dict[str, Any]]:

@@ -58,16 +58,28 @@ def _label_range(value: Any) -> Any:
     raise ValueError("expected the first and the last label, such as [0, 9], or 'auto'")
 
 
+def _moments(value: Any) -> Any:
+    """Validate mean and standard deviation of a normal distribution, or ``uniform``."""
+    if value == "uniform":
+        return value
+    numbers = isinstance(value, list | tuple) and [type(v) in (int, float) for v in value]
+    if numbers == [True, True] and all(0 < v < float("inf") for v in value):
+        return tuple(value)
+    raise ValueError("expected mean and spread, such as [100, 15], or 'uniform'")
+
+
 def _either(kind: dict[str, Any], word: str) -> WithJsonSchema:
     """Schema of a value of some kind, or one word."""
     return WithJsonSchema({"anyOf": [kind, {"const": word}]})
 
 
 COUNT = {"type": "integer", "minimum": 1}
+MOMENTS = {"type": "array", "prefixItems": [{"type": "number", "exclusiveMinimum": 0}] * 2}
 LABELS = {"type": "array", "prefixItems": [{"type": "integer", "minimum": 0}] * 2}
 CountOrAll = Annotated[Any, AfterValidator(_count_or("all")), _either(COUNT, "all")]
 CountOrAuto = Annotated[Any, AfterValidator(_count_or("auto")), _either(COUNT, "auto")]
 CountOrOriginal = Annotated[Any, AfterValidator(_count_or("original")), _either(COUNT, "original")]
+MomentsOrUniform = Annotated[Any, AfterValidator(_moments), _either(MOMENTS, "uniform")]
 LabelRange = Annotated[Any, AfterValidator(_label_range), _either(LABELS, "auto")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -194,9 +206,13 @@ class ZooSettings(Settings):
     sgd_lr: PositiveRange = Field((1e-2, 2e-1), description="SGD learning rate, log-uniform")
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="momentum of SGD")
     weight_decay: PositiveRange = Field((1e-5, 1e-2), description="L2 penalty, log-uniform")
-    epochs: IntRange = Field((12, 24), description="epochs of a run, uniform")
+    epochs: IntRange = Field((12, 24), description="fewest and most epochs of a run")
+    epochs_drawn: MomentsOrUniform = Field(
+        "uniform", description="uniform, or mean and spread of a normal one, clipped to epochs"
+    )
     snapshots: int = Field(6, ge=2, description="members kept of each run, spread over its steps")
     first_step: IntRange = Field((2, 8), description="step of the first snapshot, uniform")
+    first_unit: Literal["steps", "epochs"] = Field("steps", description="unit of first_step")
 
 
 class CnnSettings(Settings):
@@ -348,6 +364,9 @@ class RuntimeSettings(Settings):
         "auto", description="auto takes a GPU where there is one"
     )
     workers: CountOrAuto = Field("auto", description="processes that train zoo shards")
+    executor: Literal["local", "ray"] = Field(
+        "local", description="shards on this machine, or on Ray: RAY_ADDRESS, else started here"
+    )
 
 
 class Params(Settings):

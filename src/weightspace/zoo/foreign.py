@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from weightspace.artifacts import new_folder, read_parquet, save_tensors, write_parquet
+from weightspace.artifacts import new_folder, read_parquet, write_parquet
 from weightspace.checkpoints import find, fit_state, read_state
 from weightspace.data.dataset import PARTS, Dataset
 from weightspace.errors import nearest, problem
@@ -21,7 +21,7 @@ from weightspace.networks import Net
 from weightspace.progress import progress
 from weightspace.spec import Spec, Weights, stack
 from weightspace.zoo.shards import DIVERGED_FACTOR, measure_members
-from weightspace.zoo.store import Zoo, shard_name
+from weightspace.zoo.store import Zoo, save_shard, shard_name
 
 PER_SHARD = 2000
 # Settings of a run that a table may leave out. A constant predicts nothing, and its log is 0.
@@ -223,8 +223,7 @@ def _write(folder: Path, members: pd.DataFrame, weights: Weights, spec: Spec) ->
     for shard, rows in members.groupby("shard"):
         index = torch.tensor(rows.index.to_numpy())
         part = {name: value[index] for name, value in weights.items()}
-        meta = {"spec": spec.to_json(), "shard": int(str(shard))}
-        save_tensors(folder / shard_name(int(str(shard))), "zoo-shard", part, meta)
+        save_shard(folder / shard_name(int(str(shard))), part, spec, int(str(shard)))
     write_parquet(folder / "members.parquet", members)
 
 

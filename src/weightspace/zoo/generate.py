@@ -2,41 +2,45 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
-import multiprocessing
 import os
 import shutil
 import sys
-import threading
-import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from weightspace.artifacts import canonical, read_parquet, write_parquet
+from weightspace.artifacts import canonical, read_parquet, write_bytes, write_parquet
 from weightspace.data.dataset import Dataset
+from weightspace.errors import WeightspaceError, problem
 from weightspace.nets import NETS
-from weightspace.params import Params
+from weightspace.params import Params, RuntimeSettings
 from weightspace.progress import progress
 from weightspace.registry import resolve
-from weightspace.runtime import device, prepare, workers
-from weightspace.zoo.shards import ShardJob, train_shard
+from weightspace.runtime import device
+from weightspace.zoo.executors import EXECUTORS
+from weightspace.zoo.shards import ShardJob
+
+EXECUTORS_PACKAGE = "weightspace.zoo.executors"
 
 
 def work_key(params: Params, dataset: Path) -> str:
     """Name of the work folder: a hash of the code, the settings and the inputs of the zoo.
 
     Finished shards are only ever reused under the same hash, so old and new never mix. The number
-    of runs is left out: a longer zoo continues from a shorter, interrupted one.
+    of runs is left out: a longer zoo continues from a shorter, interrupted one. So are executors,
+    which change no byte.
     """
     digest = hashlib.sha256()
     zoo = params.zoo.model_dump(mode="json", exclude={"runs"})
     nets = getattr(params.nets, params.zoo.architecture).model_dump(mode="json")
     digest.update(canonical([params.seed, zoo, nets]).encode())
-    for name in sorted(n for n in sys.modules if n.split(".")[0] == "weightspace"):
+    loaded = (n for n in sys.modules if n.split(".")[0] == "weightspace")
+    for name in sorted(n for n in loaded if not n.startswith(EXECUTORS_PACKAGE)):
         file = sys.modules[name].__file__
         digest.update(name.encode() + (Path(file).read_bytes() if file else b""))
     for path in sorted(dataset.glob("*")):
@@ -65,43 +69,54 @@ def generate(params: Params, dataset_folder: Path, out: Path, scratch: Path) -> 
         ShardJob(dataset_folder, params.zoo, params.nets, params.seed, folder, shard, where)
         for shard in range(shards)
     ]
-    todo = [job for job in jobs if not job.is_done()]
-    with progress("zoo", len(jobs)) as bar:
-        bar.advance(len(jobs) - len(todo), note="shards")
-        for _ in _train(todo, 1 if where == "cuda" else workers(params.runtime)):
-            bar.advance(note="shards")
-    table = _collect(jobs, params, Dataset.load(dataset_folder), out)
-    shutil.rmtree(folder)
+    with _alone(folder):
+        todo = [job for job in jobs if not job.is_done()]
+        with progress("zoo", len(jobs)) as bar:
+            bar.advance(len(jobs) - len(todo), note="shards")
+            for _ in _train(todo, params.runtime):
+                bar.advance(note="shards")
+        table = _collect(jobs, params, Dataset.load(dataset_folder), out)
+        shutil.rmtree(folder)
     return table
 
 
-def _train(jobs: list[ShardJob], processes: int) -> Iterator[int]:
-    """Train shards, yielding each as it finishes.
+def _train(jobs: list[ShardJob], runtime: RuntimeSettings) -> Iterator[int]:
+    """Train shards on the chosen executor, yielding each as it finishes."""
+    executor = resolve(EXECUTORS, runtime.executor, "runtime.executor")
+    shards: Iterator[int] = executor.train(jobs, runtime)
+    return shards
 
-    One thread per shard, whatever the number of workers, so that it never changes a byte.
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the work folder; a lock on the folder itself ends with the process, however it ends.
+
+    Raises:
+        WeightspaceError: another process holds it.
+
     """
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        max(1, min(processes, len(jobs))), context, _start_worker, (os.getpid(),)
-    ) as pool:
-        futures = [pool.submit(train_shard, job) for job in jobs]
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
         try:
-            for future in as_completed(futures):
-                yield future.result()
+            _lock(handle, folder)
+            # the one that held it before may have removed the folder in between
+            if folder.exists() and os.path.samestat(os.fstat(handle), folder.stat()):
+                yield
+                return
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            os.close(handle)
 
 
-def _start_worker(parent: int) -> None:
-    """One thread, and no life after the parent's: a killed stage leaves no process behind."""
-    prepare(threads=1)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+def _lock(handle: int, folder: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise problem(
+            "another process trains this zoo",
+            where=folder,
+            do="wait until it has finished, then run again",
+        ) from error
 
 
 def _collect(jobs: list[ShardJob], params: Params, dataset: Dataset, out: Path) -> pd.DataFrame:
@@ -109,16 +124,28 @@ def _collect(jobs: list[ShardJob], params: Params, dataset: Dataset, out: Path) 
     table = pd.concat([read_parquet(job.table_path) for job in jobs])
     table = _with_splits(table[table["run"] < params.zoo.runs], dataset)
     out.mkdir(parents=True, exist_ok=True)
-    for old in out.iterdir():
-        old.unlink()
-    for job in jobs:
-        target = out / job.weights_path.name
-        try:
-            os.link(job.weights_path, target)
-        except OSError:  # another file system
-            shutil.copyfile(job.weights_path, target)
-    write_parquet(out / "members.parquet", table)
+    _empty(out)
+    try:
+        for job in jobs:
+            _link(job.weights_path, out / job.weights_path.name)
+        write_parquet(out / "members.parquet", table)
+    except WeightspaceError:
+        _empty(out)
+        raise
     return table
+
+
+def _empty(folder: Path) -> None:
+    for file in folder.iterdir():
+        file.unlink()
+
+
+def _link(source: Path, target: Path) -> None:
+    """Hard link, or copy to another file system."""
+    try:
+        os.link(source, target)
+    except OSError:
+        write_bytes(target, source.read_bytes())
 
 
 def _with_splits(table: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:

@@ -44,8 +44,8 @@ def plan_run(run: int, settings: ZooSettings, tasks: int, steps_per_epoch: int, 
     optimizer = str(rng.choice(settings.optimizers))
     lr = _log_uniform(settings.adam_lr if optimizer == "adam" else settings.sgd_lr, rng)
     weight_decay = _log_uniform(settings.weight_decay, rng)
-    epochs = int(rng.integers(settings.epochs[0], settings.epochs[1], endpoint=True))
-    steps = _snapshot_steps(epochs * steps_per_epoch, settings, rng)
+    epochs = _epochs(settings, rng)
+    steps = _snapshot_steps(epochs * steps_per_epoch, steps_per_epoch, settings, rng)
     return Run(run, task, optimizer, lr, weight_decay, epochs, steps)
 
 
@@ -54,7 +54,17 @@ def _log_uniform(bounds: tuple[float, float], rng: np.random.Generator) -> float
     return float(np.exp(rng.uniform(low, high)))
 
 
-def _snapshot_steps(last: int, settings: ZooSettings, rng: np.random.Generator) -> tuple[int, ...]:
+def _epochs(settings: ZooSettings, rng: np.random.Generator) -> int:
+    """Length of a run: uniform over a range, or normal and clipped to it."""
+    low, high = settings.epochs
+    if settings.epochs_drawn == "uniform":
+        return int(rng.integers(low, high, endpoint=True))
+    return int(np.clip(np.round(rng.normal(*settings.epochs_drawn)), low, high))
+
+
+def _snapshot_steps(
+    last: int, steps_per_epoch: int, settings: ZooSettings, rng: np.random.Generator
+) -> tuple[int, ...]:
     """First snapshot early, last at the end, the others between them on a jittered log scale.
 
     Accuracy rises with the logarithm of the steps, so this spreads the members over its range.
@@ -69,6 +79,8 @@ def _snapshot_steps(last: int, settings: ZooSettings, rng: np.random.Generator) 
             do="raise zoo.epochs or lower zoo.snapshots or zoo.batch_size",
         )
     first = int(rng.integers(settings.first_step[0], settings.first_step[1], endpoint=True))
+    if settings.first_unit == "epochs":
+        first *= steps_per_epoch
     place = np.arange(count) / (count - 1)
     place[1:-1] += rng.uniform(-0.4, 0.4, count - 2) / (count - 1)
     steps = np.round(first * (last / first) ** place).astype(int).tolist()

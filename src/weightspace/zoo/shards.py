@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from weightspace.artifacts import read_parquet, save_tensors, write_parquet
+from weightspace.artifacts import read_parquet, write_parquet
 from weightspace.data.dataset import PARTS, Dataset, task_batch
 from weightspace.errors import problem
 from weightspace.networks import Net, build_net
@@ -23,7 +23,7 @@ from weightspace.params import NetsSettings, ZooSettings
 from weightspace.rng import stream, torch_stream
 from weightspace.spec import Weights, stack, take
 from weightspace.zoo.plan import Run, plan_run
-from weightspace.zoo.store import check_shard, shard_name
+from weightspace.zoo.store import check_shard, save_shard, shard_name
 from weightspace.zoo.train import measure, train_runs
 
 DIVERGED_FACTOR = 2.0  # a final train loss above this many times log(classes) counts as diverged
@@ -83,9 +83,7 @@ def train_shard(job: ShardJob) -> int:
     flat = {k: w.flatten(0, 1).cpu() for k, w in weights.items()}  # (R * S, *shape)
     table = _table(net, dataset, runs, flat, job)
     write_parquet(job.table_path, table)
-    save_tensors(
-        job.weights_path, "zoo-shard", flat, {"spec": net.spec.to_json(), "shard": job.shard}
-    )
+    save_shard(job.weights_path, flat, net.spec, job.shard)
     _verify(net, dataset, job)
     return job.shard
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +12,31 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from weightspace.artifacts import load_part, load_tensors, read_parquet
+from weightspace.artifacts import load_part, load_tensors, read_meta, read_parquet, save_tensors
 from weightspace.errors import problem
 from weightspace.spec import Spec, Weights
 
 COLUMNS = ("member", "run", "snapshot", "task", "split", "diverged", "shard", "row")
+AGAIN = "delete the file and run `dvc repro`"
 
 
 def shard_name(shard: int) -> str:
     """File name of a shard's weights."""
     return f"weights-{shard:05d}.safetensors"
+
+
+def save_shard(path: Path, weights: Weights, spec: Spec, shard: int) -> None:
+    """Write the weights ``(M, *shape)`` of a shard with a checksum that :func:`check_shard` tests."""
+    meta = {"spec": spec.to_json(), "shard": shard, "sha256": checksum(weights)}
+    save_tensors(path, "zoo-shard", weights, meta)
+
+
+def checksum(weights: Weights) -> str:
+    """SHA-256 of all numbers, tensor by tensor in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(weights[name].detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def open_shard(path: Path, table: pd.DataFrame, spec: Spec | None = None) -> tuple[Weights, Spec]:
@@ -43,7 +59,7 @@ def open_shard(path: Path, table: pd.DataFrame, spec: Spec | None = None) -> tup
 
 
 def check_shard(path: Path, table: pd.DataFrame, spec: Spec | None = None) -> tuple[Weights, Spec]:
-    """Read a shard strictly: as :func:`open_shard`, and finite unless marked as diverged."""
+    """Read a shard strictly: as :func:`open_shard`, finite unless diverged, as it was written."""
     weights, found = open_shard(path, table, spec)
     healthy = torch.tensor(~table["diverged"].to_numpy(bool))
     for name, tensor in weights.items():
@@ -51,8 +67,11 @@ def check_shard(path: Path, table: pd.DataFrame, spec: Spec | None = None) -> tu
             raise problem(
                 f"tensor '{name}' has NaN or infinity in a member not marked as diverged",
                 where=path,
-                do="delete the file and run `dvc repro`",
+                do=AGAIN,
             )
+    written = (read_meta(path) or {}).get("sha256")  # earlier versions wrote none
+    if written is not None and checksum(weights) != written:
+        raise problem("numbers changed after the shard was written", where=path, do=AGAIN)
     return weights, found
 
 
@@ -114,7 +133,7 @@ class Zoo:
                 raise problem(
                     f"tensor '{name}' has NaN or infinity",
                     where=path,
-                    do="delete the file and run `dvc repro`",
+                    do=AGAIN,
                 )
         return out
 
