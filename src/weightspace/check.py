@@ -18,11 +18,19 @@ def check(params: Params) -> Dataset:
     """Verify that every stage can start with these settings.
 
     Raises:
-        WeightspaceError: unknown member of a family, too few classes or images, a network that
+        WeightspaceError: unknown member of a family, settings that undo each other, too few classes or images, a network that
             does not fit the images, runs too short for their snapshots, or no run in a split.
 
     """
     resolve(CODECS, params.autoencoder.codec, "autoencoder.codec")
+    if params.pca.align == "matching" and params.autoencoder.augment_permutations:
+        raise problem(
+            "pca.align undoes what autoencoder.augment_permutations does",
+            where="params.yaml",
+            found="matching and true",
+            expected="one of them at most",
+            do="set pca.align=none or autoencoder.augment_permutations=false",
+        )
     resolve(SHARED, params.shared.model, "shared.model")
     resolve(ENCODERS, params.shared.encoder, "shared.encoder")
     dataset = make_dataset(params.dataset, params.sources, params.seed)

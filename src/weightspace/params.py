@@ -244,7 +244,9 @@ class PcaSettings(Settings):
     identity_below: int = Field(
         17, ge=0, description="tensors with fewer entries are kept as they are"
     )
-    align: bool = Field(False, description="weight matching to one finished network before PCA")
+    align: Literal["none", "matching"] = Field(
+        "none", description="weight matching to one finished network before PCA, or none"
+    )
 
 
 class FitSettings(Settings):
@@ -262,6 +264,11 @@ class AutoencoderSettings(FitSettings):
 
     codec: str = Field("mlp", description="a file in src/weightspace/codecs")
     latent: int = Field(128, ge=2, description="numbers in the latent z")
+    augment_permutations: bool = Field(
+        False,
+        description="codecs that read weights: a new order of hidden units for each train member "
+        "in each step",
+    )
     hidden: Widths = Field((256,), description="mlp: units of the encoder's hidden layers")
     reads: Literal["outputs", "coefficients", "both"] = Field(
         "outputs", description="functional: outputs on probe inputs, PCA coefficients, or both"

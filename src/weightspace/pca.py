@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from weightspace.alignment import align_all
+from weightspace.alignment import align
 from weightspace.artifacts import load_tensors, save_tensors
 from weightspace.errors import problem
 from weightspace.params import PcaSettings
@@ -68,7 +68,7 @@ class TensorPca(nn.Module):
     def forward(self, weights: Mapping[str, Tensor]) -> Tensor:
         """Coefficients ``(N, features)`` of N networks."""
         if self.align:
-            weights = align_all(self.spec, self.spec.unflatten(self.reference), weights)
+            weights = align(self.spec, self.spec.unflatten(self.reference), weights)
         free = self.spec.unconstrain(weights)
         parts = [
             (free[t.name].flatten(1) - self._part("mean", i)) @ self._part("components", i).T
@@ -170,16 +170,16 @@ def fit_pca(spec: Spec, weights: Weights, settings: PcaSettings) -> TensorPca:
             found=spec.check(weights),
             expected="at least 2",
         )
-    reference = take(weights, slice(-1, None))
-    if settings.align:
-        weights = align_all(spec, reference, weights)
+    reference, matching = take(weights, slice(-1, None)), settings.align == "matching"
+    if matching:
+        weights = align(spec, reference, weights)
     free = spec.unconstrain(weights)
     fits = {
         t.name: _fit_tensor(t, free[t.name].flatten(1).double(), settings) for t in spec.tensors
     }
     modes, counts = {n: f[0] for n, f in fits.items()}, {n: len(f[2]) for n, f in fits.items()}
-    pca = TensorPca(spec, modes, counts, align=settings.align)
-    if settings.align:
+    pca = TensorPca(spec, modes, counts, align=matching)
+    if matching:
         pca.reference.copy_(spec.flatten(reference))
     for i, (_, mean, components, variance, total) in enumerate(fits.values()):
         values = {"mean": mean, "components": components, "variance": variance, "total": total}
