@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS = 1
 
-.PHONY: repro test lint results report sweep ladder glyphs pictures clean
+.PHONY: repro test lint results report sweep ladder compare glyphs pictures clean
 
 repro: $(READY)  ## run every stage whose inputs changed, then show the results
 	python -m weightspace validate
@@ -31,7 +31,10 @@ sweep: $(READY)  ## make sweep SET="pca.components=8,32,128" METRIC=reconstructi
 ladder: $(READY)  ## the ablation ladder over three seeds, as DVC experiments: docs/results.md
 	python -m weightspace ladder benchmarks/ladder.yaml
 
-.PHONY: repro test lint results report sweep ladder glyphs pictures clean
+.PHONY: repro test lint results report sweep ladder compare glyphs pictures clean
+
+compare: $(READY)  ## every codec, encoder and alignment over three seeds: docs/comparison.md
+	python -m weightspace ladder benchmarks/compare.yaml --out docs/comparison.md
 
 pictures: $(READY)  ## draw docs/pictures from the plot data in metrics/plots
 	python -m weightspace pictures

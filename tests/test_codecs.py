@@ -245,5 +245,5 @@ def test_permutation_augmentation_makes_the_mlp_codec_less_sensitive_to_order(wo
         )
         codec, _ = resolve(CODECS, "mlp", "codec").fit(tiny.data, settings, 3)
         moved = shuffled(codec.spec, weights, torch.Generator().manual_seed(1))
-        costs[augment] = float(codec.loss(tiny.pca(moved) / codec.scale))
+        costs[augment] = codec.loss(tiny.pca(moved) / codec.scale).item()
     assert costs[True] < costs[False]

@@ -1,5 +1,7 @@
 """Tables of experiments: definitions, jobs, means and intervals. Experiments themselves: test_dvc."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +11,7 @@ from weightspace import ladder
 from weightspace.artifacts import read_json
 from weightspace.errors import WeightspaceError
 
+FILES = ("reconstruction", "sampling", "properties", "novelty")
 DEFINITION = {
     "title": "A table",
     "seeds": [0, 1, 2],
@@ -105,7 +108,7 @@ def test_bad_definitions_are_one_line(change, tmp_path):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["ladder", "glyphs"])
+@pytest.mark.parametrize("name", ["ladder", "glyphs", "compare"])
 def test_the_tables_of_the_project_are_valid(name):
     """Their settings are those of params.yaml and their figures those of the metric files."""
     from pathlib import Path
@@ -124,10 +127,13 @@ def test_the_tables_of_the_project_are_valid(name):
             assert last in place, key
             place[last] = yaml.safe_load(setting) if isinstance(setting, str) else setting
         validate_params(params)
-    metrics = {f: read_json(root / "metrics" / f"{f}.json") for f in ("reconstruction", "sampling")}
+    metrics = {f: read_json(root / "metrics" / f"{f}.json") for f in FILES}
     for row in found.rows:
         for metric in (row.columns or found.columns).values():
-            file, key = metric.split(".")
+            file, key = re.split(r"[.:]", metric)
+            if ":" in metric:  # a file without splits
+                assert key in read_json(root / "metrics" / f"{file}.json"), (row.name, metric)
+                continue
             assert key in metrics[file]["test_sets"], (row.name, metric)
         for file, prefix in row.read.items():  # some figures have no variant, never all of them
             keys = [m.split(".")[1] for m in found.columns.values() if m.startswith(file)]

@@ -318,6 +318,44 @@ class SharedSettings(FitSettings):
     )
 
 
+class StatisticsSettings(Settings):
+    """Mean and spread of each pixel: nothing to set."""
+
+
+class DeepsetsSettings(Settings):
+    """Learned set encoder."""
+
+    width: int = Field(256, ge=1, description="units of each hidden layer")
+    features: int = Field(128, ge=1, description="numbers in the embedding of a class")
+
+
+class DistillationSettings(Settings):
+    """Images learned for each class by gradient matching."""
+
+    images: int = Field(2, ge=1, description="images learned for each class")
+    steps: int = Field(60, ge=0, description="steps, each with a new random network")
+    lr: Positive = Field(0.02, description="size of the first step, in units of the images' spread")
+    width: int = Field(16, ge=1, description="channels of the random networks")
+
+
+class ClipSettings(Settings):
+    """Features of a pre-trained CLIP model; needs the extra ``clip``."""
+
+    model: str = Field("ViT-B-32", description="name of the model in open_clip")
+    pretrained: str = Field(
+        "laion2b_s34b_b79k", description="name of its weights in open_clip, or a local file"
+    )
+
+
+class EncodersSettings(Settings):
+    """Settings of each dataset encoder; only the selected one's are a dependency."""
+
+    statistics: StatisticsSettings = StatisticsSettings()
+    deepsets: DeepsetsSettings = DeepsetsSettings()
+    distillation: DistillationSettings = DistillationSettings()
+    clip: ClipSettings = ClipSettings()
+
+
 class GuidanceSettings(Settings):
     """Gradient steps on latents through the frozen decoder, on train images; 0 steps switch it off."""
 
@@ -368,6 +406,7 @@ class Params(Settings):
     pca: PcaSettings = PcaSettings()
     autoencoder: AutoencoderSettings = AutoencoderSettings()
     shared: SharedSettings = SharedSettings()
+    encoders: EncodersSettings = EncodersSettings()
     guidance: GuidanceSettings = GuidanceSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     runtime: RuntimeSettings = RuntimeSettings()

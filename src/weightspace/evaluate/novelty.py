@@ -49,7 +49,7 @@ class Nearest:
 def weight_distances(spec: Spec, one: Weights, others: Weights) -> np.ndarray:
     """Relative distances ``(N,)`` of a network ``(1, *shape)`` to N others, which are aligned to it."""
     x, y = spec.flatten(one), spec.flatten(align(spec, one, others))
-    return ((x - y).norm(dim=1) / x.norm()).double().numpy()
+    return np.asarray((x - y).norm(dim=1) / x.norm(), dtype=float)
 
 
 def predictions(net: Net, dataset: Dataset, weights: Weights) -> Tensor:
