@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS = 1
 
-.PHONY: repro test lint results report sweep ladder deck glyphs pictures clean
+.PHONY: repro test lint results report sweep ladder compare deck glyphs pictures clean
 
 repro: $(READY)  ## run every stage whose inputs changed, then show the results
 	python -m weightspace validate
@@ -31,14 +31,15 @@ sweep: $(READY)  ## make sweep SET="pca.components=8,32,128" METRIC=reconstructi
 ladder: $(READY)  ## the ablation ladder over three seeds, as DVC experiments: docs/results.md
 	python -m weightspace ladder benchmarks/ladder.yaml
 
+compare: $(READY)  ## every codec, encoder and alignment over three seeds: docs/comparison.md
+	python -m weightspace ladder benchmarks/compare.yaml --out docs/comparison.md
+
 # IMAGES: a folder of class folders, absolute. DECK=deck_small is the setting for 2 cores.
 DECK ?= deck
 RUNS ?=
 WIDTH ?=
 deck: $(READY)  ## the deck's own setting: make deck IMAGES=/path/to/classes RUNS=1000 WIDTH=64
 	python -m weightspace ladder benchmarks/$(DECK).yaml --out docs/$(DECK).md -S sources.path=$(IMAGES) $(if $(RUNS),-S zoo.runs=$(RUNS)) $(if $(WIDTH),-S nets.resnet18.width=$(WIDTH))
-
-.PHONY: repro test lint results report sweep ladder deck glyphs pictures clean
 
 pictures: $(READY)  ## draw docs/pictures from the plot data in metrics/plots
 	python -m weightspace pictures

@@ -1,9 +1,12 @@
 """Predict properties of held-out networks from the latent and from every baseline."""
 
+import torch
+
 from _stage import DATA, METRICS, run
 from weightspace.artifacts import write_json
 from weightspace.baselines import weight_statistics
 from weightspace.codecs.base import encode_members, load_codec
+from weightspace.data.dataset import Dataset
 from weightspace.evaluate.properties import Features, evaluate, hyper_parameters
 from weightspace.params import Params
 from weightspace.zoo.store import Zoo
@@ -25,7 +28,14 @@ def main(params: Params) -> None:
         },
         "hyperparameters": {s: hyper_parameters(t) for s, t in members.items()},
     }
-    write_json(METRICS / "properties.json", evaluate(Features(members, readings), params.seed))
+    classes = Dataset.load(DATA / "dataset").classes
+    known = torch.arange(int(classes.max()) + 1)
+    present = {
+        s: (classes[t["task"].to_numpy()][..., None] == known).any(1).numpy()
+        for s, t in members.items()
+    }
+    found = evaluate(Features(members, readings, present), params.seed)
+    write_json(METRICS / "properties.json", found)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def main(params: Params) -> None:
         split: make_pairs(table, zoo.weights(table), codec, dataset, params.shared.result)
         for split, table in members.items()
     }
-    data = SharedData(dataset, codec, net, pairs["train"], pairs["val"])
+    data = SharedData(dataset, codec, net, pairs["train"], pairs["val"], params.encoders)
     family = resolve(SHARED, params.shared.model, "shared.model")
     model, history = family.fit(data, params.shared, params.seed)
     if params.shared.calibrate:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from weightspace.alignment import shuffled
 from weightspace.codecs import CODECS
 from weightspace.codecs.base import decode_latents, encode_members, load_codec
 from weightspace.errors import WeightspaceError
@@ -231,3 +232,18 @@ def test_every_order_of_the_outputs_is_encoded(name, architecture, fitted):
             single = codec.encode(reorder_outputs(codec.spec, weights, order))
             torch.testing.assert_close(found[:, place], single, atol=2e-3, rtol=2e-3)
     assert (found[:, 0] - found[:, 1]).abs().max() > 0.05
+
+
+def test_permutation_augmentation_makes_the_mlp_codec_less_sensitive_to_order(world):
+    """Reordered copies of members cost less after a fit that has seen other orders."""
+    tiny = world()
+    weights = tiny.data.weights["val"]
+    costs = {}
+    for augment in (False, True):
+        settings = tiny.params.autoencoder.model_copy(
+            update={"augment_permutations": augment, "epochs": 30, "lr": 3e-3}
+        )
+        codec, _ = resolve(CODECS, "mlp", "codec").fit(tiny.data, settings, 3)
+        moved = shuffled(codec.spec, weights, torch.Generator().manual_seed(1))
+        costs[augment] = codec.loss(tiny.pca(moved) / codec.scale).item()
+    assert costs[True] < costs[False]

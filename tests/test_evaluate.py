@@ -420,3 +420,21 @@ def test_targets_and_hyper_parameters():
     assert found.shape == (4, 4)
     assert np.exp(found[:, 0]) == pytest.approx(table["lr"])
     assert found[:, 3].tolist() == (table["optimizer"] == "adam").astype(float).tolist()
+
+
+def test_classes_of_a_task_are_read_where_they_are_written_and_not_elsewhere():
+    rng = np.random.default_rng(0)
+
+    def split(count):
+        chosen = np.argsort(rng.random((count, 6)), axis=1)[:, :2]
+        return np.eye(6, dtype=bool)[chosen].any(1)
+
+    present = {s: split(n) for s, n in (("train", 300), ("val", 60), ("test_sets", 200))}
+    clear = {s: p + 0.1 * rng.normal(size=p.shape) for s, p in present.items()}
+    noise = {s: rng.normal(size=p.shape) for s, p in present.items()}
+    features = properties.Features({}, {"latent": clear, "noise": noise}, present)
+    found = properties.class_set_figures(features, "test_sets", 0)
+    assert found["latent_classes_exact"] == 1
+    assert found["chance_classes_recall"] == pytest.approx(1 / 3)
+    assert found["chance_classes_exact"] == pytest.approx(1 / 15)
+    assert found["noise_classes_recall"] == pytest.approx(1 / 3, abs=0.1)

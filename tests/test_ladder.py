@@ -1,5 +1,7 @@
 """Tables of experiments: definitions, jobs, means and intervals. Experiments themselves: test_dvc."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,7 +10,10 @@ import yaml
 from weightspace import ladder
 from weightspace.artifacts import read_json
 from weightspace.errors import WeightspaceError
+from weightspace.evaluate.generation import FIGURES, KINDS
 
+FILES = ("reconstruction", "sampling", "properties", "novelty")
+GENERATION = {"latent", "parameters"} | {f"{k}_{f}" for k in KINDS for f in FIGURES}
 DEFINITION = {
     "title": "A table",
     "seeds": [0, 1, 2],
@@ -114,7 +119,7 @@ def test_bad_definitions_are_one_line(change, tmp_path):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["ladder", "glyphs", "deck", "deck_small"])
+@pytest.mark.parametrize("name", ["ladder", "glyphs", "compare", "deck", "deck_small"])
 def test_the_tables_of_the_project_are_valid(name):
     """Their settings are those of params.yaml and their figures those of the metric files."""
     from pathlib import Path
@@ -133,10 +138,14 @@ def test_the_tables_of_the_project_are_valid(name):
             assert last in place, key
             place[last] = yaml.safe_load(setting) if isinstance(setting, str) else setting
         validate_params(params)
-    metrics = {f: read_json(root / "metrics" / f"{f}.json") for f in ("reconstruction", "sampling")}
+    metrics = {f: read_json(root / "metrics" / f"{f}.json") for f in FILES}
     for row in found.rows:
         for metric in (row.columns or found.columns).values():
-            file, key = metric.split(".")
+            file, key = re.split(r"[.:]", metric)
+            if ":" in metric:  # a file without splits
+                known = GENERATION if file == "generation" else {"seconds"}
+                assert key in known, (row.name, metric)
+                continue
             assert key in metrics[file]["test_sets"], (row.name, metric)
         for file, prefix in row.read.items():  # some figures have no variant, never all of them
             keys = [m.split(".")[1] for m in found.columns.values() if m.startswith(file)]

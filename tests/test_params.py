@@ -185,7 +185,7 @@ def test_the_reference_has_every_key_with_its_meaning():
             "zoo.momentum": "number, 0 or more, below 1",
             "sources.idx.labels": "[whole number, 0 or more, whole number, 0 or more]; or `auto`",
             "nets.cnn.channels": "list, each a whole number, 1 or more",
-            "pca.align": "`true`, `false`",
+            "pca.align": "`none`, `matching`",
             "shared.dropout": "number from 0 to 1",
         }
         == kinds

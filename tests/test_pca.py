@@ -209,7 +209,7 @@ def test_one_member_is_refused(rng):
 def test_aligned_coefficients_ignore_the_order_of_hidden_units(rng):
     net = build("cnn-one-layer")  # one group, for which weight matching is exact
     weights = networks(net, 12)
-    pca = fit_pca(net.spec, weights, PcaSettings(components=6, align=True))
+    pca = fit_pca(net.spec, weights, PcaSettings(components=6, align="matching"))
     plain = fit_pca(net.spec, weights, PcaSettings(components=6))
     order = {g: torch.randperm(n, generator=rng) for g, n in net.spec.groups.items()}
     permuted = net.spec.permute(weights, order)
@@ -235,7 +235,7 @@ def test_a_zoo_on_disk_gives_what_networks_in_memory_give(align, world, tmp_path
 def test_alignment_survives_a_file(tmp_path):
     net = build("cnn")
     weights = networks(net, 12)
-    pca = fit_pca(net.spec, weights, PcaSettings(components=6, align=True))
+    pca = fit_pca(net.spec, weights, PcaSettings(components=6, align="matching"))
     pca.save(tmp_path / "pca.safetensors")
     again = TensorPca.load(tmp_path / "pca.safetensors")
     assert torch.equal(again(weights), pca(weights))

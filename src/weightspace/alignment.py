@@ -1,7 +1,7 @@
-"""Alignment of networks: reorder hidden units so that two networks' weights match best.
+"""Order of hidden units: bring networks to that of a reference, or draw another order for each.
 
-Source: Ainsworth, Hayase, Srinivasa (2022), Git Re-Basin, arXiv 2209.04836, algorithm 1 (weight
-matching).
+Source of the matching: Ainsworth, Hayase, Srinivasa (2022), Git Re-Basin, arXiv 2209.04836,
+algorithm 1 (weight matching).
 """
 
 from __future__ import annotations
@@ -12,15 +12,43 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from weightspace.spec import Spec, Weights, blocks
+from weightspace.spec import Spec, TensorSpec, Weights, blocks, take
 
 SWEEPS = 20  # over all groups; matching stops earlier when nothing changes
+BLOCK_ENTRIES = 1 << 22  # entries of the networks matched at once: 32 MiB in float64
+
+
+def permute_each(
+    spec: Spec, weights: Mapping[str, Tensor], permutations: Mapping[str, Tensor]
+) -> Weights:
+    """Reorder the hidden units of each network on its own: the outputs stay the same.
+
+    Args:
+        spec: the architecture.
+        weights: tensors ``(N, *shape)``.
+        permutations: group -> index tensor ``(N, size)``; groups not named stay as they are.
+
+    """
+    return dict(weights) | {
+        t.name: _permute(t, weights[t.name], permutations) for t in spec.tensors
+    }
+
+
+def random_permutations(spec: Spec, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Uniform orders of every group for ``count`` networks: group -> index tensor ``(count, size)``."""
+    return {g: torch.rand(count, n, generator=generator).argsort(1) for g, n in spec.groups.items()}
+
+
+def shuffled(spec: Spec, weights: Mapping[str, Tensor], generator: torch.Generator) -> Weights:
+    """The same N networks ``(N, *shape)``, each with its hidden units in a random order."""
+    count = len(next(iter(weights.values())))
+    return permute_each(spec, weights, random_permutations(spec, count, generator))
 
 
 def match_weights(
     spec: Spec, reference: Mapping[str, Tensor], weights: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Permutations that bring one network closest to another, by coordinate descent.
+    """Permutations that bring each of N networks closest to another, by coordinate descent.
 
     Each group in turn gets its best permutation given the others, a linear assignment problem;
     the squared distance falls in every step.
@@ -28,49 +56,88 @@ def match_weights(
     Args:
         spec: the architecture.
         reference: one network, tensors ``(1, *shape)``.
-        weights: the network to be reordered, tensors ``(1, *shape)``.
+        weights: the networks to be reordered, tensors ``(N, *shape)``.
 
     Returns:
-        Group -> index tensor, for :meth:`Spec.permute`.
+        Group -> index tensor ``(N, size)``, for :func:`permute_each`.
 
     """
-    chosen = {group: torch.arange(size) for group, size in spec.groups.items()}
+    size = max(1, BLOCK_ENTRIES // spec.numel)
+    found = [_match_block(spec, reference, part) for part in blocks(weights, size)]
+    return {group: torch.cat([f[group] for f in found]) for group in spec.groups}
+
+
+def align(spec: Spec, reference: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Weights:
+    """Reorder each of N networks ``(N, *shape)`` to match one ``(1, *shape)``; outputs stay the same."""
+    return permute_each(spec, weights, match_weights(spec, reference, weights))
+
+
+def _match_block(
+    spec: Spec, reference: Mapping[str, Tensor], weights: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Match some networks at once; those where a sweep changes nothing are finished."""
+    a, b = ({k: w[k].double() for k in spec.names} for w in (reference, weights))
+    count = len(b[spec.names[0]])
+    chosen = {g: torch.arange(n).repeat(count, 1) for g, n in spec.groups.items()}
+    active = torch.arange(count)
     for _ in range(SWEEPS):
-        changed = False
+        now, changed = take(b, active), torch.zeros(len(active), dtype=torch.bool)
         for group in chosen:
-            others = {g: p for g, p in chosen.items() if g != group}
-            gain = _similarity(spec, reference, spec.permute(weights, others), group)
-            best = torch.from_numpy(linear_sum_assignment(gain.numpy(), maximize=True)[1])
-            if float(_total(gain, best)) > float(_total(gain, chosen[group])) + 1e-9:
-                chosen[group], changed = best, True
-        if not changed:
+            others = {g: p[active] for g, p in chosen.items() if g != group}
+            gain = _similarity(spec, a, now, others, group)
+            best = _assign(gain)
+            better = _total(gain, best) > _total(gain, chosen[group][active]) + 1e-9
+            chosen[group][active[better]] = best[better]
+            changed |= better
+        active = active[changed]
+        if not len(active):
             break
     return chosen
 
 
-def align(spec: Spec, reference: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Weights:
-    """Reorder one network to match another; its outputs stay the same."""
-    return spec.permute(weights, match_weights(spec, reference, weights))
+def _assign(gain: Tensor) -> Tensor:
+    """Best assignment ``(N, n)`` of gains ``(N, n, n)``."""
+    found = [torch.from_numpy(linear_sum_assignment(g, maximize=True)[1]) for g in gain.numpy()]
+    return torch.stack(found)
 
 
-def align_all(
-    spec: Spec, reference: Mapping[str, Tensor], weights: Mapping[str, Tensor]
-) -> Weights:
-    """Reorder each of N networks ``(N, *shape)`` on its own to match one ``(1, *shape)``."""
-    aligned = [align(spec, reference, one) for one in blocks(weights, 1)]
-    return {name: torch.cat([one[name] for one in aligned]) for name in spec.names}
+def _similarity(
+    spec: Spec,
+    a: Mapping[str, Tensor],
+    b: Mapping[str, Tensor],
+    others: Mapping[str, Tensor],
+    group: str,
+) -> Tensor:
+    """Inner products of the units of a group, reference by candidate: ``(N, n, n)``.
 
-
-def _similarity(spec: Spec, a: Mapping[str, Tensor], b: Mapping[str, Tensor], group: str) -> Tensor:
-    """Inner products of the units of a group: ``(n, n)``, reference by candidate."""
-    gain = torch.zeros(spec.groups[group], spec.groups[group], dtype=torch.float64)
+    The other groups of the candidates ``b`` are reordered by ``others`` first, in the tensors that
+    count.
+    """
+    n, count = spec.groups[group], len(b[spec.names[0]])
+    gain = torch.zeros(count, n, n, dtype=torch.float64)
     for t in spec.tensors:
-        for dim, axis in enumerate(t.axes):
+        if not any(axis is not None and axis.group == group for axis in t.axes):
+            continue
+        moved = _permute(t, b[t.name], others)
+        for dim, axis in enumerate(t.axes, start=1):
             if axis is not None and axis.group == group:
-                x, y = (w[t.name][0].double().movedim(dim, 0) for w in (a, b))
-                gain += x.reshape(len(gain), -1) @ y.reshape(len(gain), -1).T
+                x, y = (w.movedim(dim, 1).reshape(len(w), n, -1) for w in (a[t.name], moved))
+                gain += x @ y.mT
     return gain
 
 
+def _permute(t: TensorSpec, w: Tensor, permutations: Mapping[str, Tensor]) -> Tensor:
+    """One tensor ``(N, *shape)`` of N networks in their new orders."""
+    for dim, axis in enumerate(t.axes, start=1):
+        if axis is not None and axis.group in permutations:
+            index = permutations[axis.group]  # (N, n)
+            if axis.block > 1:
+                index = (index[..., None] * axis.block + torch.arange(axis.block)).flatten(1)
+            rows = torch.arange(len(w))[:, None]
+            w = w.movedim(dim, 1)[rows, index].movedim(1, dim)
+    return w
+
+
 def _total(gain: Tensor, order: Tensor) -> Tensor:
-    return gain[torch.arange(len(order)), order].sum()
+    """Sum ``(N,)`` of the gains ``(N, n, n)`` of orders ``(N, n)``."""
+    return gain.gather(2, order[..., None]).sum((1, 2))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from weightspace.codecs import CODECS
 from weightspace.data.dataset import Dataset, make_dataset
 from weightspace.encoders import ENCODERS
@@ -19,15 +21,24 @@ def check(params: Params) -> Dataset:
     """Verify that every stage can start with these settings.
 
     Raises:
-        WeightspaceError: unknown member of a family, too few classes or images, a network that
+        WeightspaceError: unknown member of a family or one that cannot start, settings that undo each other, too few classes or images, a network that
             does not fit the images, runs too short for their snapshots, or no run in a split.
 
     """
     resolve(CODECS, params.autoencoder.codec, "autoencoder.codec")
+    if params.pca.align == "matching" and params.autoencoder.augment_permutations:
+        raise problem(
+            "pca.align undoes what autoencoder.augment_permutations does",
+            where="params.yaml",
+            found="matching and true",
+            expected="one of them at most",
+            do="set pca.align=none or autoencoder.augment_permutations=false",
+        )
     resolve(SHARED, params.shared.model, "shared.model")
     resolve(EXECUTORS, params.runtime.executor, "runtime.executor").verify()
-    resolve(ENCODERS, params.shared.encoder, "shared.encoder")
+    encoder = resolve(ENCODERS, params.shared.encoder, "shared.encoder")
     dataset = make_dataset(params.dataset, params.sources, params.seed)
+    encoder.build(dataset.shape, params.encoders, torch.Generator())
     build_net(params.zoo.architecture, dataset.shape, dataset.classes.shape[1], params.nets)
     per_epoch = steps_per_epoch(dataset, params.zoo)
     shortest = params.zoo.model_copy(update={"epochs": (params.zoo.epochs[0],) * 2})

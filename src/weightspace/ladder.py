@@ -31,7 +31,7 @@ class Row(Settings):
         name: what the row is.
         set: settings of its experiment; None for that of the row above.
         read: metric file -> prefix of the figures, None for no figure of that file.
-        columns: column -> ``file.key``, where they differ from those of the table; others are empty.
+        columns: column -> ``file.key``, or ``file:key`` where the file has no splits, where they differ from those of the table; others are empty.
         split: where it differs from that of the table.
         published: figures from elsewhere; no experiment.
 
@@ -64,10 +64,12 @@ class Ladder(Settings):
         )
 
     def metric(self, row: Row, column: str) -> str | None:
-        """Name of a row's metric, ``file.split.key``; None where the row has no such figure."""
+        """Name of a row's metric, ``file.split.key`` or ``file.key``; None where the row has no such figure."""
         columns = self.columns if row.columns is None else row.columns
         if column not in columns:
             return None
+        if ":" in columns[column]:
+            return columns[column].replace(":", ".", 1)
         file, key = columns[column].split(".", 1)
         prefix = row.read.get(file, "")
         return None if prefix is None else f"{file}.{row.split or self.split}.{prefix}{key}"

@@ -260,7 +260,9 @@ class PcaSettings(Settings):
     identity_below: int = Field(
         17, ge=0, description="tensors with fewer entries are kept as they are"
     )
-    align: bool = Field(False, description="weight matching to one finished network before PCA")
+    align: Literal["none", "matching"] = Field(
+        "none", description="weight matching to one finished network before PCA, or none"
+    )
 
 
 class FitSettings(Settings):
@@ -278,6 +280,11 @@ class AutoencoderSettings(FitSettings):
 
     codec: str = Field("mlp", description="a file in src/weightspace/codecs")
     latent: int = Field(128, ge=2, description="numbers in the latent z")
+    augment_permutations: bool = Field(
+        False,
+        description="codecs that read weights: a new order of hidden units for each train member "
+        "in each step",
+    )
     hidden: Widths = Field((256,), description="mlp: units of the encoder's hidden layers")
     reads: Literal["outputs", "coefficients", "both"] = Field(
         "outputs", description="functional: outputs on probe inputs, PCA coefficients, or both"
@@ -325,6 +332,44 @@ class SharedSettings(FitSettings):
     precision: Literal["float32", "bf16"] = Field(
         "bf16", description="generator: of the linear layers"
     )
+
+
+class StatisticsSettings(Settings):
+    """Mean and spread of each pixel: nothing to set."""
+
+
+class DeepsetsSettings(Settings):
+    """Learned set encoder."""
+
+    width: int = Field(256, ge=1, description="units of each hidden layer")
+    features: int = Field(128, ge=1, description="numbers in the embedding of a class")
+
+
+class DistillationSettings(Settings):
+    """Images learned for each class by gradient matching."""
+
+    images: int = Field(2, ge=1, description="images learned for each class")
+    steps: int = Field(60, ge=0, description="steps, each with a new random network")
+    lr: Positive = Field(0.02, description="size of the first step, in units of the images' spread")
+    width: int = Field(16, ge=1, description="channels of the random networks")
+
+
+class ClipSettings(Settings):
+    """Features of a pre-trained CLIP model; needs the extra ``clip``."""
+
+    model: str = Field("ViT-B-32", description="name of the model in open_clip")
+    pretrained: str = Field(
+        "laion2b_s34b_b79k", description="name of its weights in open_clip, or a local file"
+    )
+
+
+class EncodersSettings(Settings):
+    """Settings of each dataset encoder; only the selected one's are a dependency."""
+
+    statistics: StatisticsSettings = StatisticsSettings()
+    deepsets: DeepsetsSettings = DeepsetsSettings()
+    distillation: DistillationSettings = DistillationSettings()
+    clip: ClipSettings = ClipSettings()
 
 
 class GuidanceSettings(Settings):
@@ -380,6 +425,7 @@ class Params(Settings):
     pca: PcaSettings = PcaSettings()
     autoencoder: AutoencoderSettings = AutoencoderSettings()
     shared: SharedSettings = SharedSettings()
+    encoders: EncodersSettings = EncodersSettings()
     guidance: GuidanceSettings = GuidanceSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     runtime: RuntimeSettings = RuntimeSettings()

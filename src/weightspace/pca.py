@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from weightspace.alignment import align_all
+from weightspace.alignment import align
 from weightspace.artifacts import load_part, load_tensors, save_tensors
 from weightspace.errors import problem
 from weightspace.params import PcaSettings
@@ -77,7 +77,7 @@ class TensorPca(nn.Module):
     def forward(self, weights: Mapping[str, Tensor]) -> Tensor:
         """Coefficients ``(N, features)`` of N networks."""
         if self.align:
-            weights = align_all(self.spec, self.spec.unflatten(self.reference), weights)
+            weights = align(self.spec, self.spec.unflatten(self.reference), weights)
         free = self.spec.unconstrain(weights)
         parts = [
             (free[t.name].flatten(1) - self._part("mean", i)) @ self._part("components", i).T
@@ -194,9 +194,10 @@ def stream_pca(
             found=members,
             expected="at least 2",
         )
+    matching = settings.align == "matching"
     reference = {name: read(slice(members - 1, members), name, slice(None)) for name in spec.names}
     with TemporaryDirectory(dir=scratch, prefix="aligned-") as folder:
-        if settings.align:
+        if matching:
             read = _align_copies(spec, reference, read, members, Path(folder))
         fits = {t.name: fit_tensor(t, read, members, settings) for t in spec.tensors}
     sizes = {name: len(fit.variance) for name, fit in fits.items()}
@@ -206,9 +207,9 @@ def stream_pca(
         for i, fit in enumerate(fits.values())
         for part in ("mean", "components", "variance", "total")
     }
-    state["reference"] = spec.flatten(reference) if settings.align else torch.zeros(1, 0)
+    state["reference"] = spec.flatten(reference) if matching else torch.zeros(1, 0)
     with torch.device("meta"):  # no room: the tensors are taken as they are
-        pca = TensorPca(spec, modes, sizes, align=settings.align)
+        pca = TensorPca(spec, modes, sizes, align=matching)
     pca.load_state_dict(state, assign=True)
     return pca
 
@@ -220,7 +221,7 @@ def _align_copies(spec: Spec, reference: Weights, read: Read, members: int, fold
         here = slice(start, min(start + size, members))
         block = {name: read(here, name, slice(None)) for name in spec.names}
         save_tensors(
-            folder / f"{start}.safetensors", "aligned", align_all(spec, reference, block), {}
+            folder / f"{start}.safetensors", "aligned", align(spec, reference, block), {}
         )
 
     def read_copies(who: slice, name: str, rows: slice) -> Tensor:

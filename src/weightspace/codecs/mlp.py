@@ -15,11 +15,12 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from weightspace.alignment import shuffled
 from weightspace.codecs.base import Codec, CodecData
 from weightspace.params import AutoencoderSettings
 from weightspace.pca import TensorPca
 from weightspace.rng import torch_stream
-from weightspace.spec import Weights
+from weightspace.spec import Weights, take
 from weightspace.training import fit as run_fit
 from weightspace.training import mlp
 
@@ -101,7 +102,10 @@ def fit(data: CodecData, settings: AutoencoderSettings, seed: int) -> tuple[MlpC
     codec = MlpCodec(data.pca, settings.latent, settings.hidden, generator)
     scaled = {split: data.pca(weights) / codec.scale for split, weights in data.weights.items()}
 
-    def loss(rows: Tensor, split: str, _: torch.Generator) -> dict[str, Tensor]:
+    def loss(rows: Tensor, split: str, rng: torch.Generator) -> dict[str, Tensor]:
+        if settings.augment_permutations and split == "train":
+            moved = shuffled(codec.spec, take(data.weights[split], rows), rng)
+            return {"loss": codec.loss(data.pca(moved) / codec.scale)}
         return {"loss": codec.loss(scaled[split][rows])}
 
     counts = {split: len(x) for split, x in scaled.items()}

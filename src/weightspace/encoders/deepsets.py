@@ -8,28 +8,30 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from weightspace.params import SharedSettings
+from weightspace.encoders.base import Encoder
+from weightspace.params import DeepsetsSettings, EncodersSettings
 from weightspace.training import mlp
 
-WIDTH, FEATURES = 256, 128
 
-
-class DeepSets(nn.Module):
+class DeepSets(Encoder):
     """Order-invariant set encoder.
 
     Args:
         shape: channels, height, width of an image.
+        settings: section ``encoders.deepsets`` of params.yaml.
         generator: source of the initial weights.
 
     """
 
-    def __init__(self, shape: tuple[int, int, int], generator: torch.Generator) -> None:
+    def __init__(
+        self, shape: tuple[int, int, int], settings: DeepsetsSettings, generator: torch.Generator
+    ) -> None:
         super().__init__()
-        self.features = FEATURES
-        self.each = mlp([math.prod(shape), WIDTH, WIDTH], generator)
-        self.pooled = mlp([2 * WIDTH, WIDTH, FEATURES], generator)
+        self.features, width = settings.features, settings.width
+        self.each = mlp([math.prod(shape), width, width], generator)
+        self.pooled = mlp([2 * width, width, self.features], generator)
 
     def prepare(self, images: Tensor) -> None:
         """Nothing to fit beforehand."""
@@ -42,7 +44,7 @@ class DeepSets(nn.Module):
 
 
 def build(
-    shape: tuple[int, int, int], settings: SharedSettings, generator: torch.Generator
+    shape: tuple[int, int, int], settings: EncodersSettings, generator: torch.Generator
 ) -> DeepSets:
     """Encoder for images of ``shape``."""
-    return DeepSets(shape, generator)
+    return DeepSets(shape, settings.deepsets, generator)

@@ -46,10 +46,10 @@ class Nearest:
     function: np.ndarray
 
 
-def weight_distance(spec: Spec, one: Weights, other: Weights) -> float:
-    """Relative distance of two networks ``(1, *shape)`` after alignment of the second."""
-    x, y = spec.flatten(one), spec.flatten(align(spec, one, other))
-    return float((x - y).norm() / x.norm())
+def weight_distances(spec: Spec, one: Weights, others: Weights) -> np.ndarray:
+    """Relative distances ``(N,)`` of a network ``(1, *shape)`` to N others, which are aligned to it."""
+    x, y = spec.flatten(one), spec.flatten(align(spec, one, others))
+    return np.asarray((x - y).norm(dim=1) / x.norm(), dtype=float)
 
 
 def predictions(net: Net, dataset: Dataset, weights: Weights) -> Tensor:
@@ -80,8 +80,8 @@ def nearest(
     with progress("alignment", len(function)) as bar:
         for i in range(len(function)):
             one = take(weights, slice(i, i + 1))
-            for j in np.flatnonzero(~mask[i]):
-                weight[i, j] = weight_distance(spec, one, take(others, slice(j, j + 1)))
+            counted = torch.from_numpy(~mask[i])
+            weight[i, ~mask[i]] = weight_distances(spec, one, take(others, counted))
             bar.advance()
     function[mask] = np.inf
     return Nearest(weight.argmin(1), weight.min(1), function.min(1))

@@ -1,17 +1,23 @@
 """What can be read off a network: the latent against raw weights, weight statistics and settings.
 
 Every feature set gets the same two predictors, a linear one and gradient-boosted trees; the better
-one on val is reported on the test splits.
+one on val is reported on the test splits. The class set is read as the presence of each class: no test
+class set was seen in training, but its classes were.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau
-from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from sklearn.ensemble import (
+    ExtraTreesRegressor,
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+)
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -37,11 +43,13 @@ class Features:
     Attributes:
         members: split -> table.
         x: name of the reading -> split -> matrix.
+        present: split -> bool ``(N, K)``, the classes of each member's task; empty to leave it out.
 
     """
 
     members: dict[str, pd.DataFrame]
     x: dict[str, dict[str, np.ndarray]]
+    present: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def hyper_parameters(members: pd.DataFrame) -> np.ndarray:
@@ -102,9 +110,41 @@ def evaluate(features: Features, seed: int) -> dict[str, dict[str, float]]:
                 out[split] |= {f"{reading}_{k}": v for k, v in found.items()}
             bar.advance(note=f"{reading}: {name}")
     for split in splits:
+        if features.present:
+            out[split] |= class_set_figures(features, split, seed)
         out[split] |= _mean_predictor(features, split)
         out[split]["members"] = len(features.members[split])
     return out
+
+
+def class_set_figures(features: Features, split: str, seed: int) -> dict[str, float]:
+    """Share of the classes found, ``<reading>_classes_recall``, and of exact sets, ``_classes_exact``.
+
+    The c classes of the highest score are predicted. ``chance``: any c of the classes that train
+    tasks have.
+    """
+    y = features.present
+    out: dict[str, float] = {}
+    for reading, x in features.x.items():
+        models = (
+            make_pipeline(StandardScaler(), RidgeCV(np.logspace(-2, 5, 8))),
+            ExtraTreesRegressor(50, min_samples_leaf=3, max_features="sqrt", random_state=seed),
+        )
+        fitted = [m.fit(x["train"], y["train"].astype(float)) for m in models]
+        best = max(fitted, key=lambda m: set_scores(y["val"], m.predict(x["val"]))[0])
+        recall, exact = set_scores(y[split], best.predict(x[split]))
+        out |= {f"{reading}_classes_recall": recall, f"{reading}_classes_exact": exact}
+    classes, seen = int(y["train"][0].sum()), int(y["train"].any(0).sum())
+    chance = {"recall": classes / seen, "exact": 1 / math.comb(seen, classes)}
+    return out | {f"chance_classes_{k}": v for k, v in chance.items()}
+
+
+def set_scores(present: np.ndarray, score: np.ndarray) -> tuple[float, float]:
+    """Share of classes found and of exact sets: bool and scores ``(N, K)``, as many as present."""
+    count = int(present[0].sum())
+    chosen = np.argsort(-score, axis=1, kind="stable")[:, :count]
+    found = np.take_along_axis(present, chosen, 1).mean(1)
+    return float(found.mean()), float((found == 1).mean())
 
 
 def _varying(train: pd.DataFrame) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +20,9 @@ from weightspace.artifacts import load_tensors, save_tensors
 from weightspace.codecs.base import Codec, encode_orders
 from weightspace.data.dataset import Dataset
 from weightspace.encoders import ENCODERS
+from weightspace.encoders.base import Encoder
 from weightspace.networks import Net
-from weightspace.params import SharedSettings
+from weightspace.params import EncodersSettings, SharedSettings
 from weightspace.registry import resolve
 from weightspace.shared import SHARED
 from weightspace.spec import Weights, output_orders
@@ -38,17 +39,20 @@ class Sizes:
         dataset_shape: channels, height, width of an image.
         classes: classes of a task.
         latent: features of z.
+        encoders: settings of the dataset encoders.
 
     """
 
     dataset_shape: tuple[int, int, int]
     classes: int
     latent: int
+    encoders: EncodersSettings = field(default_factory=EncodersSettings)
 
     @classmethod
     def of(cls, data: SharedData) -> Sizes:
         """Sizes that fit the data."""
-        return cls(data.dataset.shape, data.dataset.classes.shape[1], data.train.z.shape[2])
+        classes, latent = data.dataset.classes.shape[1], data.train.z.shape[2]
+        return cls(data.dataset.shape, classes, latent, data.encoders)
 
 
 class SharedModel(nn.Module, ABC):
@@ -69,7 +73,7 @@ class SharedModel(nn.Module, ABC):
         super().__init__()
         self.sizes, self.settings = sizes, settings
         family = resolve(ENCODERS, settings.encoder, "shared.encoder")
-        self.encoder = family.build(sizes.dataset_shape, settings, generator)
+        self.encoder: Encoder = family.build(sizes.dataset_shape, sizes.encoders, generator)
         self.features = sizes.classes * self.encoder.features
         self.no_dataset = nn.Parameter(torch.zeros(self.features))
         self.no_result = nn.Parameter(torch.zeros(1 + 2 * settings.fourier))
@@ -139,7 +143,10 @@ class SharedModel(nn.Module, ABC):
 
     def save(self, path: Path) -> None:
         """Write one safetensors file."""
-        meta = {"sizes": asdict(self.sizes), "settings": self.settings.model_dump(mode="json")}
+        sizes = {k: getattr(self.sizes, k) for k in ("dataset_shape", "classes", "latent")}
+        encoders = self.sizes.encoders.model_dump(mode="json", include={self.settings.encoder})
+        settings = self.settings.model_dump(mode="json")
+        meta = {"sizes": sizes, "settings": settings, "encoders": encoders}
         save_tensors(path, "shared", self.state_dict(), meta)
 
 
@@ -147,7 +154,9 @@ def load_shared(path: Path) -> SharedModel:
     """Read what :meth:`SharedModel.save` wrote."""
     tensors, meta = load_tensors(path, "shared")
     settings = SharedSettings.model_validate(meta["settings"])
-    sizes = Sizes(**meta["sizes"] | {"dataset_shape": tuple(meta["sizes"]["dataset_shape"])})
+    encoders = EncodersSettings.model_validate(meta["encoders"])
+    shape = tuple(meta["sizes"]["dataset_shape"])
+    sizes = Sizes(**meta["sizes"] | {"dataset_shape": shape, "encoders": encoders})
     family = resolve(SHARED, settings.model, "shared.model")
     model: SharedModel = family.build(sizes, settings, torch.Generator())
     model.load_state_dict(tensors)
@@ -183,6 +192,7 @@ class SharedData:
     net: Net
     train: Pairs
     val: Pairs
+    encoders: EncodersSettings = field(default_factory=EncodersSettings)
 
 
 def results_of(members: pd.DataFrame, dataset: Dataset, result: str) -> np.ndarray:

@@ -130,9 +130,9 @@ class GeneratorLoss:
         return {"loss": total, **parts}
 
     def _class_embeddings(self, split: str, rng: torch.Generator) -> Tensor:
-        """Embeddings of all classes; in training from a random part of their images."""
+        """Embeddings of all classes; in training, unless dear, from a random part of their images."""
         images = self.data.dataset.images["train"]
-        if split == "train":
+        if split == "train" and not self.model.encoder.whole:
             count = min(self.model.settings.images_per_class, images.shape[1])
             images = images[:, torch.randperm(images.shape[1], generator=rng)[:count]]
         out: Tensor = self.model.encoder(images)

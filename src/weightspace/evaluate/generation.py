@@ -1,0 +1,148 @@
+"""Networks without a condition: drawn from the latents of train members alone.
+
+* ``prior``: a Gaussian with the mean and the full covariance of the train latents;
+* ``kde``: every entry from its own kernel density over good members, independent of the others;
+* ``neighbourhood``: a good member's latent plus noise in every entry, which is a kernel density too.
+
+Good members are finished ones in the upper 30 % by their result. The bandwidth, as a share of an
+entry's spread, is the one of the highest likelihood of good val members. All latents are projected by
+``codec.valid``. A network is judged on the test images of one task: that of the member it came from,
+or else the train task of the lowest loss on train images. The same choice is made for the control
+``random`` (untrained networks), so that the figure shows what the choice alone gives.
+
+Source: Schuerholt et al. (2022), Hyper-Representations as Generative Models, arXiv 2209.14733.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from weightspace.codecs.base import Codec, decode_latents, encode_members
+from weightspace.data.dataset import Dataset
+from weightspace.evaluate.novelty import at_distance, midpoints, nearest, predictions
+from weightspace.evaluate.retrieval import task_losses
+from weightspace.networks import Net
+from weightspace.outputs import accuracies, real_outputs
+from weightspace.rng import stream, torch_stream
+from weightspace.shared.base import results_of
+from weightspace.spec import Weights, stack
+from weightspace.zoo.store import Zoo
+
+GOOD = 0.7  # quantile of the result from which a member is good
+BANDWIDTHS = (0.05, 0.1, 0.2, 0.4, 0.8)
+KINDS = ("prior", "kde", "neighbourhood", "members", "noised", "average", "random")
+FIGURES = ("accuracy", "agreement", "weight_distance", "function_distance")
+
+
+def gaussian(z: Tensor, count: int, rng: torch.Generator) -> Tensor:
+    """Draws ``(count, L)`` of the normal with the mean and covariance of latents ``(N, L)``."""
+    noise = torch.randn(count, len(z), generator=rng) / math.sqrt(len(z) - 1)
+    return z.mean(0) + noise @ (z - z.mean(0))
+
+
+def independent(z: Tensor, count: int, width: Tensor, rng: torch.Generator) -> Tensor:
+    """Draws ``(count, L)`` whose entries come from own kernel densities of width ``(L,)``."""
+    rows = torch.randint(len(z), (count, z.shape[1]), generator=rng)
+    return z.gather(0, rows) + width * torch.randn(rows.shape, generator=rng)
+
+
+def bandwidth(z: Tensor, val: Tensor, *, jointly: bool) -> float:
+    """Share of the spread, of those tried, with the highest likelihood of val latents ``(M, L)``."""
+    scale = z.std(0).clamp_min(1e-6)
+    square = ((val[:, None] - z[None]) / scale).square()  # (M, N, L)
+    square = square.sum(2, keepdim=True) if jointly else square
+    size = z.shape[1] if jointly else 1
+    found = [
+        ((-square / (2 * h * h)).logsumexp(1) - size * math.log(h)).mean().item()
+        for h in BANDWIDTHS
+    ]
+    return BANDWIDTHS[int(np.argmax(found))]
+
+
+def good_members(zoo: Zoo, dataset: Dataset, split: str, limit: int, seed: int) -> pd.DataFrame:
+    """At most ``limit`` good members of a split, drawn at random."""
+    members = zoo.select(split, last_only=True)
+    result = results_of(members, dataset, "accuracy")
+    rows = np.flatnonzero(result >= np.quantile(result, GOOD))
+    rng = stream(seed, "generation", split)
+    return members.iloc[np.sort(rng.permutation(rows)[:limit])].reset_index(drop=True)
+
+
+def agreement_between(labels: Tensor) -> float:
+    """Mean share of images ``(N, Q)`` on which two different networks predict the same."""
+    same = (labels[:, None] == labels[None]).double().mean(2)
+    upper = torch.triu(torch.ones_like(same), 1).bool()
+    return float(same[upper].mean())
+
+
+@torch.no_grad()
+def evaluate_generation(
+    zoo: Zoo, codec: Codec, net: Net, dataset: Dataset, limit: int, seed: int
+) -> dict[str, float]:
+    """Figures ``<kind>_<figure>`` of generated networks and of the controls.
+
+    ``accuracy``: mean over networks. ``agreement``: of predictions between networks; low is diverse.
+    ``weight_distance`` and ``function_distance``: median distance to the nearest good train member;
+    for ``members`` leave-one-out.
+
+    Args:
+        zoo: the population.
+        codec: weights <-> latent.
+        net: the architecture.
+        dataset: images and tasks.
+        limit: networks of each kind, and good train members, at most.
+        seed: root seed.
+
+    """
+    rng = torch_stream(seed, "generation")
+    good = good_members(zoo, dataset, "train", limit, seed)
+    members, own = zoo.weights(good), good["task"].to_numpy()
+    known = (members, predictions(net, dataset, members))
+    z = encode_members(codec, members)
+    val = zoo.weights(good_members(zoo, dataset, "val", limit, seed))
+    z_val, scale, count = encode_members(codec, val), z.std(0), len(good)
+    joint, single = (bandwidth(z, z_val, jointly=j) for j in (True, False))
+    latents = {
+        "prior": gaussian(encode_members(codec, zoo.weights(zoo.select("train"))), count, rng),
+        "kde": independent(z, count, single * scale, rng),
+        "neighbourhood": z + joint * scale * torch.randn(z.shape, generator=rng),
+    }
+    made: dict[str, Weights] = {
+        kind: decode_latents(codec, codec.valid(latent)) for kind, latent in latents.items()
+    }
+    around = made["neighbourhood"]
+    near = nearest(net.spec, (around, predictions(net, dataset, around)), known)
+    made["members"] = members
+    made["noised"] = at_distance(net.spec, members, near.weight, rng)
+    made["average"] = midpoints(net.spec, members, {k: w.roll(1, 0) for k, w in members.items()})
+    made["random"] = stack([net.init(rng) for _ in range(count)])
+    runs = good["run"].to_numpy()
+    out = {"networks": count, "bandwidth_joint": joint, "bandwidth_single": single}
+    for kind in KINDS:
+        weights = made[kind]
+        origin = kind in ("neighbourhood", "members", "noised")
+        tasks = own if origin else best_tasks(zoo, net, dataset, weights)
+        labels = predictions(net, dataset, weights)
+        excluded = runs[:, None] == runs[None] if kind == "members" else None
+        found = nearest(net.spec, (weights, labels), known, excluded)
+        score = accuracies(real_outputs(net, dataset, tasks, weights, "test"))
+        figures = (
+            score.mean(),
+            agreement_between(labels),
+            np.median(found.weight),
+            np.median(found.function),
+        )
+        out |= {f"{kind}_{k}": float(v) for k, v in zip(FIGURES, figures, strict=True)}
+    sizes = [p.numel() for p in codec.parameters()]
+    return out | {"latent": codec.latent, "parameters": sum(sizes)}
+
+
+def best_tasks(zoo: Zoo, net: Net, dataset: Dataset, weights: Weights) -> np.ndarray:
+    """Train task ``(N,)`` of the lowest loss of each network on train images."""
+    tasks = torch.from_numpy(np.unique(zoo.select("train")["task"]))
+    return tasks[task_losses(net, dataset, weights, tasks).argmin(1)].numpy()

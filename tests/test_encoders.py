@@ -1,0 +1,183 @@
+"""Dataset encoders: one contract for all, and what each embedding means."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from weightspace.encoders import ENCODERS
+from weightspace.encoders import distillation as distil
+from weightspace.errors import WeightspaceError
+from weightspace.params import DistillationSettings, EncodersSettings
+from weightspace.registry import resolve
+from weightspace.shared import SHARED
+from weightspace.shared.base import SharedData, load_shared, make_pairs
+
+SETTINGS = EncodersSettings.model_validate(
+    {"distillation": {"images": 2, "steps": 15, "width": 4}, "deepsets": {"width": 8}}
+)
+
+
+class TinyClip:
+    """A model with the calls of open_clip's: its features are the mean of each colour and a one."""
+
+    visual = SimpleNamespace(output_dim=4)
+
+    def eval(self):
+        return self
+
+    def requires_grad_(self, _):
+        return self
+
+    def encode_image(self, x):
+        assert x.shape[1:] == (3, 16, 16)
+        return torch.cat([x.mean((2, 3)), torch.ones(len(x), 1)], 1)
+
+
+@pytest.fixture
+def open_clip(monkeypatch):
+    """The package `open_clip`, tiny."""
+    reads = {"size": 16, "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+    package = SimpleNamespace(
+        create_model=lambda name, pretrained: TinyClip(),
+        get_model_preprocess_cfg=lambda model: reads,
+    )
+    monkeypatch.setitem(sys.modules, "open_clip", package)
+    return package
+
+
+def made(name, shape=(1, 8, 8), seed=0):
+    """An encoder of some name."""
+    rng = torch.Generator().manual_seed(seed)
+    return resolve(ENCODERS, name, "shared.encoder").build(shape, SETTINGS, rng)
+
+
+def pictures(shape=(1, 8, 8), classes=4, count=9, seed=0):
+    """Images of classes: a pattern for each, and noise."""
+    rng = torch.Generator().manual_seed(seed)
+    patterns = torch.randn(classes, 1, *shape, generator=torch.Generator().manual_seed(7))
+    return patterns + 0.5 * torch.randn(classes, count, *shape, generator=rng)
+
+
+@pytest.fixture(params=sorted(ENCODERS))
+def encoder(request, open_clip):
+    """Each encoder, prepared."""
+    found = made(request.param)
+    found.prepare(pictures())
+    return found
+
+
+@torch.no_grad()
+def test_embedding_ignores_the_order_of_images_and_the_other_classes(encoder):
+    images = pictures(seed=1)
+    e = encoder(images)
+    assert e.shape == (4, encoder.features)
+    order = torch.randperm(images.shape[1], generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(encoder(images[:, order]), e, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(encoder(images[[2, 0]]), e[[2, 0]], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(encoder(images), e, atol=0, rtol=0)
+    assert (e[0] - e[1]).norm() > 0.05  # the control
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["distillation", "statistics"])
+def test_embedding_knows_a_class_by_other_images_of_it(name):
+    encoder = made(name)
+    encoder.prepare(pictures(count=40))
+    a, b = encoder(pictures(count=40, seed=1)), encoder(pictures(count=40, seed=2))
+    assert torch.cdist(a, b).argmin(1).tolist() == [0, 1, 2, 3]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["distillation", "clip"])
+def test_saved_and_loaded_it_embeds_new_images_alike(name, open_clip):
+    encoder, again = made(name), made(name, seed=1)
+    encoder.prepare(pictures())
+    again.load_state_dict(encoder.state_dict())
+    torch.testing.assert_close(again(pictures(seed=3)), encoder(pictures(seed=3)), rtol=0, atol=0)
+    assert all("model" not in key for key in encoder.state_dict())
+
+
+def gradient_distance(learned, real, seed=11, networks=8):
+    """Mean mismatch of gradients on networks that no step has seen."""
+    rng, found = torch.Generator().manual_seed(seed), []
+    for _ in range(networks):
+        layers = distil.random_network(real.shape[1], 4, rng)
+        slope = torch.func.grad(distil.class_loss)
+        found.append(distil.distance(slope(layers, real.double()), slope(layers, learned.double())))
+    return float(torch.stack(found).mean())
+
+
+def test_distilled_images_match_the_gradients_of_new_networks():
+    """Better than what they start from; the images of another class are worse."""
+    images, encoder = pictures(count=40), made("distillation")
+    encoder.settings = DistillationSettings(steps=60, lr=0.05)
+    learned = encoder.distil(images)
+    encoder.settings = encoder.settings.model_copy(update={"steps": 0})
+    start = encoder.distil(images)
+    own, before, other = (
+        sum(gradient_distance(found[(c + shift) % 4], images[c]) for c in range(4))
+        for found, shift in ((learned, 0), (start, 0), (learned, 1))
+    )
+    assert own < 0.9 * before
+    assert own < 0.7 * other
+
+
+def test_dear_embeddings_are_made_once(monkeypatch):
+    encoder, images, calls = made("distillation"), pictures(), []
+    real = type(encoder).distil
+    monkeypatch.setattr(type(encoder), "distil", lambda s, x: calls.append(len(x)) or real(s, x))
+    first = encoder(images)
+    assert torch.equal(encoder(images), first)
+    assert calls == [4]
+    encoder(images.clone())  # other images, as far as anybody knows
+    assert calls == [4, 4]
+
+
+@pytest.mark.parametrize("model", sorted(SHARED))
+def test_a_shared_encoder_is_fitted_on_distilled_images(model, world, tmp_path):
+    tiny = world()
+    codec, _ = resolve({"mlp": "weightspace.codecs.mlp"}, "mlp", "codec").fit(
+        tiny.data, tiny.params.autoencoder, 3
+    )
+    pairs = [
+        make_pairs(tiny.data.members[s], tiny.data.weights[s], codec, tiny.dataset, "accuracy")
+        for s in ("train", "val")
+    ]
+    settings = tiny.params.shared.model_copy(
+        update={"model": model, "encoder": "distillation", "decoded": 4, "epochs": 1}
+    )
+    data = SharedData(tiny.dataset, codec, tiny.net, *pairs, SETTINGS)
+    fitted, _ = resolve(SHARED, model, "model").fit(data, settings, 3)
+    fitted.save(tmp_path / "a.safetensors")
+    again, tasks = load_shared(tmp_path / "a.safetensors"), torch.arange(3)
+    assert again.sizes.encoders.distillation == SETTINGS.distillation
+    assert torch.equal(again.embed(tiny.dataset, tasks), fitted.embed(tiny.dataset, tasks))
+
+
+def test_clip_reads_images_in_its_own_scale(open_clip):
+    encoder = made("clip", (1, 8, 8))
+    images = torch.linspace(-2, 3, 64).reshape(1, 1, 1, 8, 8).repeat(2, 3, 1, 1, 1)
+    encoder.prepare(images)
+    x = encoder.pixels(images[0])
+    assert x.shape == (3, 3, 16, 16)
+    assert float(x.min()) == pytest.approx(-2, abs=0.1)  # (0 - 0.5) / 0.25
+    assert float(x.max()) == pytest.approx(2, abs=0.1)
+
+
+def test_without_its_package_clip_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    with pytest.raises(WeightspaceError, match=r"open_clip_torch.*weightspace\[clip\]") as error:
+        made("clip")
+    assert "\n" not in str(error.value)
+
+
+def test_weights_that_cannot_be_had_are_one_line(open_clip, monkeypatch):
+    def offline(name, pretrained):
+        raise OSError("no connection\nto anywhere")
+
+    monkeypatch.setattr(open_clip, "create_model", offline)
+    with pytest.raises(WeightspaceError, match=r"cannot be had.*no connection to") as error:
+        made("clip")
+    assert "\n" not in str(error.value)

@@ -1,0 +1,52 @@
+"""Networks drawn without a condition: densities, the choice of a bandwidth, and all figures."""
+
+import pytest
+import torch
+
+from weightspace.codecs import CODECS
+from weightspace.evaluate import generation as g
+from weightspace.registry import resolve
+
+
+def test_the_prior_has_the_mean_and_covariance_of_the_latents(rng):
+    z = torch.randn(50, 3, generator=rng) @ torch.tensor([[2.0, 1, 0], [0, 1, 0], [0, 0, 0.1]]) + 5
+    drawn = g.gaussian(z, 40_000, rng)
+    torch.testing.assert_close(drawn.mean(0), z.mean(0), atol=0.05, rtol=0)
+    torch.testing.assert_close(drawn.T.cov(), z.T.cov(), atol=0.15, rtol=0)
+
+
+def test_independent_entries_keep_each_spread_and_lose_correlation(rng):
+    x = torch.randn(500, 1, generator=rng)
+    drawn = g.independent(torch.cat([x, x], 1), 20_000, torch.tensor([0.0, 0.0]), rng)
+    assert float(drawn.std(0)[0]) == pytest.approx(float(x.std()), abs=0.05)
+    assert abs(float(drawn.T.corrcoef()[0, 1])) < 0.05  # it was 1
+
+
+@pytest.mark.parametrize("jointly", [True, False])
+def test_bandwidth_is_narrow_only_where_val_is_near_train(jointly, rng):
+    z = torch.randn(200, 2, generator=rng)
+    near = z + 0.01 * torch.randn(z.shape, generator=rng)
+    far = torch.randn(z.shape, generator=rng)
+    assert g.bandwidth(z, near, jointly=jointly) <= g.bandwidth(z, far, jointly=jointly)
+    assert g.bandwidth(z[:8], far, jointly=True) > g.bandwidth(z, near, jointly=True)
+
+
+def test_agreement_of_equal_and_of_opposite_networks():
+    same = torch.tensor([[0, 1, 2], [0, 1, 2]])
+    assert g.agreement_between(same) == 1
+    assert g.agreement_between(torch.tensor([[0, 1], [1, 0]])) == 0
+
+
+def test_figures_of_a_tiny_zoo(world):
+    tiny = world()
+    codec, _ = resolve(CODECS, "mlp", "codec").fit(tiny.data, tiny.params.autoencoder, 3)
+    jobs = (tiny.zoo, codec, tiny.net, tiny.dataset, 6, 3)
+    found = g.evaluate_generation(*jobs)
+    assert {f"{k}_{f}" for k in g.KINDS for f in g.FIGURES} <= set(found)
+    assert found == g.evaluate_generation(*jobs)
+    assert found["members_weight_distance"] > 0.01  # leave-one-out: a member is not its own
+    assert found["members_accuracy"] > found["random_accuracy"] - 0.1
+    near, noised = (found[f"{k}_weight_distance"] for k in ("neighbourhood", "noised"))
+    # noise of d times the member's norm makes the network sqrt(1 + d^2) times as long
+    assert noised == pytest.approx(near / (1 + near**2) ** 0.5, rel=0.3)
+    assert found["networks"] <= 6
