@@ -96,6 +96,10 @@ class TensorPca(nn.Module):
                 parts.append((rms if rms > 0 else torch.ones(())).expand(count))
         return torch.cat(parts)
 
+    def variances(self) -> Tensor:
+        """Variance of every coefficient over the members that were fitted, ``(features,)``."""
+        return torch.cat([self._part("variance", i) for i in range(len(self.spec.tensors))])
+
     def table(self) -> pd.DataFrame:
         """One row per tensor: mode, entries, coefficients, share of variance explained."""
         rows = []
@@ -149,6 +153,44 @@ class TensorPca(nn.Module):
         pca = cls.from_meta(meta)
         pca.load_state_dict(tensors)
         return pca
+
+
+class FeaturePca(nn.Module):
+    """Exact PCA of any features ``(N, d)``; latents have a root mean square of 1.
+
+    Args:
+        features: d.
+        latent: components; those beyond the rank of the features stay zero.
+
+    """
+
+    mean: Tensor
+    components: Tensor
+    scale: Tensor
+
+    def __init__(self, features: int, latent: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("components", torch.zeros(latent, features))
+        self.register_buffer("scale", torch.ones(()))
+
+    @torch.no_grad()
+    def fit(self, x: Tensor) -> None:
+        """Set mean, components and scale from ``(N, d)``, computed in float64."""
+        x = x.double()
+        mean = x.mean(0)
+        components, variance = principal_components(x - mean, len(self.components))
+        self.mean.copy_(mean)
+        self.components.zero_()[: len(components)].copy_(components)
+        self.scale.copy_((variance.sum() / len(self.components)).sqrt().clamp_min(1e-12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Latents ``(N, latent)``."""
+        return (x - self.mean) @ self.components.T / self.scale
+
+    def inverse(self, z: Tensor, part: slice = slice(None)) -> Tensor:
+        """Features ``(N, d)``, or some of them."""
+        return self.mean[part] + self.scale * z @ self.components[:, part]
 
 
 def fit_pca(spec: Spec, weights: Weights, settings: PcaSettings) -> TensorPca:
