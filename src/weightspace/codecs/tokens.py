@@ -238,8 +238,8 @@ class TokensCodec(PooledCodec):
         self.register_buffer("scale", torch.ones(count))
         self.encoder = Stage(size, settings.features, sizes, settings, generator)
         self.decoder = Stage(settings.features, size, sizes, settings, generator)
-        if settings.linear:  # both linear paths together start as a projection
-            with torch.no_grad():
+        if self.encoder.linear is not None and self.decoder.linear is not None:
+            with torch.no_grad():  # both linear paths together start as a projection
                 self.decoder.linear.copy_(self.encoder.linear.T)
         self.head = mlp([settings.features, settings.width, settings.width], generator)
         self.pool = FeaturePca(count * settings.features, latent)
