@@ -22,7 +22,7 @@ def main(params: Params) -> None:
         net, TensorPca.load(DATA / "pca" / "pca.safetensors"), weights, members, dataset
     )
     family = resolve(CODECS, params.autoencoder.codec, "autoencoder.codec")
-    codec, history = family.fit(data, params.autoencoder, params.seed)
+    codec, history = family.fit(data, params.autoencoder, params.codecs, params.seed)
     codec.save(DATA / "autoencoder" / "codec.safetensors")
     write_csv(METRICS / "plots" / "autoencoder_loss.csv", history)
 

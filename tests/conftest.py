@@ -105,7 +105,9 @@ def finish(tiny, root, **shared):
     for part in ("dataset", "zoo"):
         shutil.copytree(tiny.folder / part, root / "data" / part)
     write_bytes(root / "params.yaml", yaml.safe_dump(params.model_dump(mode="json")).encode())
-    codec, _ = resolve(CODECS, "mlp", "codec").fit(tiny.data, params.autoencoder, params.seed)
+    codec, _ = resolve(CODECS, "mlp", "codec").fit(
+        tiny.data, params.autoencoder, params.codecs, params.seed
+    )
     pairs = {
         s: make_pairs(tiny.data.members[s], w, codec, tiny.dataset, params.shared.result)
         for s, w in tiny.data.weights.items()

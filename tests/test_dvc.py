@@ -134,6 +134,8 @@ def planned(workspace):
         ({"shared.result": "loss"}, {"check", "shared", "evaluate_sampling", "evaluate_novelty"}),
         ({"evaluate.draws": 3}, {"check", "evaluate_sampling"}),
         ({"nets.mlp.hidden": [7]}, {"check"}),
+        ({"codecs.mlp.hidden": [7]}, {"check"}),
+        ({"codecs.functional.depth": 2}, {"check", "autoencoder"}),
         ({"sources.glyphs.noise": 0.2, "sources.folder.size": 9}, {"check"}),
         ({"runtime.workers": 1, "runtime.device": "cpu"}, {"check"}),
         ({"pca.identity_below": 3}, {"check", "pca"}),

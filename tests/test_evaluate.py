@@ -31,7 +31,7 @@ class Identity(Codec):
         super().__init__()
         self.spec, self.latent, self.shift = spec, spec.numel, shift
 
-    def encode(self, weights):
+    def _encode(self, weights):
         return self.spec.flatten(weights).roll(self.shift, 0)
 
     def decode(self, z):

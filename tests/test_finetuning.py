@@ -22,7 +22,9 @@ from weightspace.spec import stack, take
 def sampler(world):
     """Sampler of the tiny world."""
     tiny = world()
-    codec, _ = resolve(CODECS, "functional", "codec").fit(tiny.data, tiny.params.autoencoder, 3)
+    codec, _ = resolve(CODECS, "functional", "codec").fit(
+        tiny.data, tiny.params.autoencoder, tiny.params.codecs, 3
+    )
     pairs = {
         s: make_pairs(tiny.data.members[s], tiny.data.weights[s], codec, tiny.dataset, "accuracy")
         for s in ("train", "val")

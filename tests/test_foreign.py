@@ -89,7 +89,9 @@ def test_later_stages_accept_it(folder, world, project_root):
     pca = fit_pca(zoo.spec, weights["train"], tiny.params.pca)
     data = CodecData(tiny.net, pca, weights, members, tiny.dataset)
     for name in CODECS:
-        codec, _ = resolve(CODECS, name, "codec").fit(data, tiny.params.autoencoder, 0)
+        codec, _ = resolve(CODECS, name, "codec").fit(
+            data, tiny.params.autoencoder, tiny.params.codecs, 0
+        )
         assert codec.latent == tiny.params.autoencoder.latent
     readings = {"raw_weights": {s: zoo.spec.flatten(w).numpy() for s, w in weights.items()}}
     assert evaluate(Features(members, readings), 0)["test_sets"]["members"] == len(

@@ -21,7 +21,7 @@ class Plain(Codec):
         super().__init__()
         self.spec, self.latent = spec, spec.numel
 
-    def encode(self, weights):
+    def _encode(self, weights):
         return self.spec.flatten(weights)
 
     def decode(self, z):

@@ -24,8 +24,9 @@ LAYERS = (
         "pca",
         "contrastive",
         "alignment",
+        "outputs",
     },
-    {"zoo", "checkpoints", "codecs", "encoders", "outputs"},
+    {"zoo", "checkpoints", "codecs", "encoders"},
     {"shared", "sample", "baselines", "guidance"},
     {"evaluate"},
     {

@@ -26,7 +26,9 @@ from weightspace.spec import output_orders, reorder_outputs
 def codec(world):
     """Codec of the tiny zoo."""
     tiny = world()
-    return resolve(CODECS, "mlp", "codec").fit(tiny.data, tiny.params.autoencoder, 3)[0]
+    return resolve(CODECS, "mlp", "codec").fit(
+        tiny.data, tiny.params.autoencoder, tiny.params.codecs, 3
+    )[0]
 
 
 @pytest.fixture(scope="module")

@@ -149,9 +149,7 @@ class _BatchNorm(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         mean = x.mean(-1)
         centred = x - mean[..., None]
         variance = torch.linalg.vecdot(centred, centred) / x.shape[-1]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -122,11 +122,9 @@ class Net:
 
     def _call_many(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
         if hasattr(self.module, "batched"):  # isinstance takes as long as the smallest products
-            out: Tensor = self.module.batched(weights, images)
-            return out
+            return cast(Tensor, self.module.batched(weights, images))
         own = 0 if images.ndim == 5 else None
-        out = vmap(self._call, in_dims=(0, own))(dict(weights), images)
-        return out
+        return cast(Tensor, vmap(self._call, in_dims=(0, own))(dict(weights), images))
 
     def init(self, generator: torch.Generator) -> Weights:
         """Draw one network as PyTorch initialises linear, convolutional and batch norm layers.

@@ -276,36 +276,119 @@ class FitSettings(Settings):
 
 
 class AutoencoderSettings(FitSettings):
-    """Second compression: the codec between PCA coefficients and the latent."""
+    """Second compression, the codec: what all codecs share, images of a behavioural loss included."""
 
     codec: str = Field("mlp", description="a file in src/weightspace/codecs")
     latent: int = Field(128, ge=2, description="numbers in the latent z")
     augment_permutations: bool = Field(
         False,
-        description="codecs that read weights: a new order of hidden units for each train member "
+        description="mlp, variational, residual: a new order of hidden units for each train member "
         "in each step",
     )
-    hidden: Widths = Field((256,), description="mlp: units of the encoder's hidden layers")
+    own_queries: int = Field(
+        32, ge=1, description="behavioural loss: images of the own task per step"
+    )
+    other_queries: int = Field(16, ge=0, description="behavioural loss: other images per step")
+    kl_weight: NonNegative = Field(
+        1.0, description="behavioural loss: weight of the KL of the softmax"
+    )
+    cosine_weight: NonNegative = Field(1.0, description="behavioural loss: weight of 1 - cosine")
+
+
+class CodecSettings(Settings):
+    """What every codec has of its own."""
+
+    behaviour_weight: NonNegative = Field(
+        0.0, description="weight of the behavioural loss; 0: loss on weights alone"
+    )
+
+
+class FunctionalCodecSettings(CodecSettings):
+    """Reads outputs on probe inputs, decodes to PCA coefficients."""
+
     reads: Literal["outputs", "coefficients", "both"] = Field(
-        "outputs", description="functional: outputs on probe inputs, PCA coefficients, or both"
+        "outputs", description="outputs on probe inputs, PCA coefficients, or both"
     )
-    width: int = Field(512, ge=1, description="functional: features inside encoder and decoder")
-    depth: int = Field(2, ge=0, description="functional: residual blocks of each")
-    probes: int = Field(256, ge=1, description="functional: probe inputs")
+    width: int = Field(512, ge=1, description="features inside encoder and decoder")
+    depth: int = Field(2, ge=0, description="residual blocks of each")
+    probes: int = Field(256, ge=1, description="probe inputs")
     learn_probes: bool = Field(
-        False, description="functional: fit the probes too; every step then runs all originals"
+        False, description="fit the probes too; every step then runs all originals"
     )
-    own_queries: int = Field(32, ge=1, description="functional: images of the own task per step")
-    other_queries: int = Field(16, ge=0, description="functional: other images per step")
-    latent_noise: NonNegative = Field(0.1, description="functional: noise on z while fitting")
-    kl_weight: NonNegative = Field(1.0, description="functional: weight of the KL of the softmax")
-    cosine_weight: NonNegative = Field(1.0, description="functional: weight of 1 - cosine")
-    structural_weight: NonNegative = Field(
-        0.0, description="functional: weight of the coefficient error"
+    latent_noise: NonNegative = Field(0.1, description="noise on z while fitting")
+    behaviour_weight: NonNegative = Field(
+        1.0, description="weight of the behavioural loss; 0: loss on weights alone"
     )
-    precision: Literal["float32", "bf16"] = Field(
-        "bf16", description="functional: of the linear layers"
+    structural_weight: NonNegative = Field(0.0, description="weight of the coefficient error")
+    precision: Literal["float32", "bf16"] = Field("bf16", description="of the linear layers")
+
+    @model_validator(mode="after")
+    def _some_loss(self) -> Self:
+        if not (self.behaviour_weight or self.structural_weight):
+            raise ValueError("behaviour_weight and structural_weight cannot both be 0")
+        return self
+
+
+class MlpCodecSettings(CodecSettings):
+    """Autoencoder on PCA coefficients, the deck's."""
+
+    hidden: Widths = Field((256,), description="units of the encoder's hidden layers")
+
+
+class VariationalCodecSettings(CodecSettings):
+    """Variational autoencoder on PCA coefficients."""
+
+    hidden: Widths = Field((256,), description="units of the encoder's hidden layers")
+    prior_weight: NonNegative = Field(0.001, description="weight of the KL from the prior, nats")
+    warm_up: Share = Field(0.3, description="share of the steps in which that weight rises from 0")
+
+
+class ResidualCodecSettings(CodecSettings):
+    """PCA coefficients as they are, and a learned stage that predicts what PCA lost."""
+
+    hidden: Widths = Field((256,), description="units of the hidden layers of the learned stage")
+    learned: Share = Field(0.25, description="share of the latent that the learned stage fills")
+
+
+class ReversePcaCodecSettings(CodecSettings):
+    """Non-linear stage on weights first, PCA of its features after it."""
+
+    hidden: Widths = Field((512,), description="units of the hidden layers")
+    features: int = Field(512, ge=1, description="features of the non-linear stage")
+    refit: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.5, description="share of the epochs, the last, that fit the decoder behind the PCA"
     )
+
+
+class TokensCodecSettings(CodecSettings):
+    """Transformer on tokens, one per output channel."""
+
+    token: int = Field(80, ge=1, description="numbers in a token; longer channels give several")
+    normalise: Literal["token", "layer", "none"] = Field(
+        "token", description="centre and scale per token, per layer, or raw weights"
+    )
+    features: int = Field(64, ge=1, description="numbers that a token is encoded to")
+    linear: bool = Field(True, description="a linear path beside each transformer")
+    width: int = Field(64, ge=1, description="features inside the transformers")
+    depth: int = Field(2, ge=0, description="blocks of each transformer")
+    heads: int = Field(4, ge=1, description="attention heads; a divisor of width")
+    window: int = Field(256, ge=1, description="tokens that attend to each other")
+    contrast_weight: NonNegative = Field(0.05, description="weight of NT-Xent of permuted views")
+    temperature: Positive = Field(0.1, description="temperature of NT-Xent")
+    refit: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.5, description="share of the epochs, the last, that fit the decoder behind the PCA"
+    )
+
+
+class CodecsSettings(Settings):
+    """Settings of each codec; only the selected one's are a dependency."""
+
+    functional: FunctionalCodecSettings = FunctionalCodecSettings()
+    mlp: MlpCodecSettings = MlpCodecSettings()
+    variational: VariationalCodecSettings = VariationalCodecSettings()
+    residual: ResidualCodecSettings = ResidualCodecSettings()
+    reverse_pca: ReversePcaCodecSettings = ReversePcaCodecSettings()
+    tokens: TokensCodecSettings = TokensCodecSettings()
 
 
 class SharedSettings(FitSettings):
@@ -424,6 +507,7 @@ class Params(Settings):
     nets: NetsSettings = NetsSettings()
     pca: PcaSettings = PcaSettings()
     autoencoder: AutoencoderSettings = AutoencoderSettings()
+    codecs: CodecsSettings = CodecsSettings()
     shared: SharedSettings = SharedSettings()
     encoders: EncodersSettings = EncodersSettings()
     guidance: GuidanceSettings = GuidanceSettings()

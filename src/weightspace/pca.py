@@ -105,6 +105,10 @@ class TensorPca(nn.Module):
                 parts.append((rms if rms > 0 else torch.ones(())).expand(count))
         return torch.cat(parts)
 
+    def variances(self) -> Tensor:
+        """Variance of every coefficient over the members that were fitted, ``(features,)``."""
+        return torch.cat([self._part("variance", i) for i in range(len(self.spec.tensors))])
+
     def table(self) -> pd.DataFrame:
         """One row per tensor: mode, entries, coefficients, share of variance explained."""
         rows = []
@@ -158,6 +162,44 @@ class TensorPca(nn.Module):
         pca = cls.from_meta(meta)
         pca.load_state_dict(tensors)
         return pca
+
+
+class FeaturePca(nn.Module):
+    """Exact PCA of any features ``(N, d)``; latents have a root mean square of 1.
+
+    Args:
+        features: d.
+        latent: components; those beyond the rank of the features stay zero.
+
+    """
+
+    mean: Tensor
+    components: Tensor
+    scale: Tensor
+
+    def __init__(self, features: int, latent: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("components", torch.zeros(latent, features))
+        self.register_buffer("scale", torch.ones(()))
+
+    @torch.no_grad()
+    def fit(self, x: Tensor) -> None:
+        """Set mean, components and scale from ``(N, d)``, computed in float64."""
+        features = TensorSpec("features", tuple(self.mean.shape), "parameter", (None,))
+        settings = PcaSettings(components=len(self.components), identity_below=0)
+        fit = fit_tensor(features, lambda who, _, rows: x[who, rows], len(x), settings)
+        self.mean.copy_(fit.mean)
+        self.components.zero_()[: len(fit.components)].copy_(fit.components)
+        self.scale.copy_((fit.variance.sum() / len(self.components)).sqrt().clamp_min(1e-12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Latents ``(N, latent)``."""
+        return (x - self.mean) @ self.components.T / self.scale
+
+    def inverse(self, z: Tensor, part: slice = slice(None)) -> Tensor:
+        """Features ``(N, d)``, or some of them."""
+        return self.mean[part] + self.scale * z @ self.components[:, part]
 
 
 def fit_pca(spec: Spec, weights: Weights, settings: PcaSettings) -> TensorPca:
@@ -220,9 +262,7 @@ def _align_copies(spec: Spec, reference: Weights, read: Read, members: int, fold
     for start in range(0, members, size):
         here = slice(start, min(start + size, members))
         block = {name: read(here, name, slice(None)) for name in spec.names}
-        save_tensors(
-            folder / f"{start}.safetensors", "aligned", align(spec, reference, block), {}
-        )
+        save_tensors(folder / f"{start}.safetensors", "aligned", align(spec, reference, block), {})
 
     def read_copies(who: slice, name: str, rows: slice) -> Tensor:
         first, stop, _ = who.indices(members)

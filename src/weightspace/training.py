@@ -148,6 +148,29 @@ def mlp(sizes: list[int], generator: torch.Generator) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
+class SkipMlp(nn.Module):
+    """MLP plus a linear map from input to output; the MLP starts small.
+
+    Args:
+        sizes: features of input, hidden layers and output.
+        generator: source of the initial weights.
+
+    """
+
+    def __init__(self, sizes: list[int], generator: torch.Generator) -> None:
+        super().__init__()
+        self.mlp = mlp(sizes, generator)
+        self.linear = mlp([sizes[0], sizes[-1]], generator)
+        with torch.no_grad():
+            for value in list(self.mlp.parameters())[-2:]:
+                value.mul_(0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(N, inputs)`` to ``(N, outputs)``."""
+        out: Tensor = self.linear(x) + self.mlp(x)
+        return out
+
+
 class ResidualMlp(nn.Module):
     """MLP with pre-normalised residual blocks: the shape that deep fits here are made of.
 

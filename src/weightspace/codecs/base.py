@@ -12,15 +12,21 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from weightspace.alignment import shuffled
 from weightspace.artifacts import load_tensors, save_tensors
+from weightspace.behaviour import BehaviouralLoss, Originals, choose_images, read_originals
 from weightspace.codecs import CODECS
 from weightspace.data.dataset import Dataset
+from weightspace.errors import problem
 from weightspace.networks import Net
-from weightspace.pca import TensorPca
+from weightspace.params import AutoencoderSettings
+from weightspace.pca import FeaturePca, TensorPca
 from weightspace.registry import resolve
-from weightspace.spec import Spec, Weights, reorder_outputs, take
+from weightspace.spec import Spec, Weights, blocks, reorder_outputs, take
+from weightspace.training import fit as run_fit
 
 BLOCK = 500  # networks encoded or decoded at once
+OTHER_IMAGES = 256  # images of any class for the behavioural loss of codecs without probes
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,20 @@ class CodecData:
     members: dict[str, pd.DataFrame]
     dataset: Dataset
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Members of each split."""
+        return {split: len(table) for split, table in self.members.items()}
+
+    def originals(self, images: Tensor) -> dict[str, Originals]:
+        """Outputs of all members, on images of their tasks and on some of any class."""
+        return {
+            split: read_originals(
+                self.net, self.dataset, images, self.members[split]["task"].to_numpy(), weights
+            )
+            for split, weights in self.weights.items()
+        }
+
 
 class Codec(nn.Module, ABC):
     """Weights <-> latent."""
@@ -50,13 +70,39 @@ class Codec(nn.Module, ABC):
     spec: Spec
     latent: int
 
-    @abstractmethod
     def encode(self, weights: Mapping[str, Tensor]) -> Tensor:
-        """Latents ``(N, latent)`` of weights ``(N, *shape)``."""
+        """Latents ``(N, latent)`` of weights ``(N, *shape)``.
+
+        Raises:
+            WeightspaceError: a tensor is missing, unknown, misshapen or not finite; named.
+
+        """
+        self.check(weights)
+        return self._encode(weights)
 
     def encode_orders(self, weights: Mapping[str, Tensor], orders: Tensor) -> Tensor:
         """Latents ``(N, O, latent)`` of N networks for each order ``(O, c)`` of their outputs."""
-        every = [self.encode(reorder_outputs(self.spec, weights, order)) for order in orders]
+        self.check(weights)
+        return self._encode_orders(weights, orders)
+
+    def check(self, weights: Mapping[str, Tensor]) -> None:
+        """Refuse networks of another architecture or size, and NaN or infinity, by tensor."""
+        self.spec.check(weights, f"codec '{self.name}'")
+        for name in self.spec.names:
+            if not weights[name].isfinite().all():
+                raise problem(
+                    f"tensor '{name}' has NaN or infinity",
+                    where=f"codec '{self.name}'",
+                    do="leave the network out",
+                )
+
+    @abstractmethod
+    def _encode(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """Latents ``(N, latent)`` of weights that were checked."""
+
+    def _encode_orders(self, weights: Mapping[str, Tensor], orders: Tensor) -> Tensor:
+        """Latents ``(N, O, latent)`` of weights that were checked."""
+        every = [self._encode(reorder_outputs(self.spec, weights, order)) for order in orders]
         return torch.stack(every, 1)
 
     @abstractmethod
@@ -74,6 +120,217 @@ class Codec(nn.Module, ABC):
     def save(self, path: Path) -> None:
         """Write one safetensors file that holds all that is needed to encode and decode."""
         save_tensors(path, "codec", self.state_dict(), {"codec": self.name, **self.meta()})
+
+
+class CoefficientCodec(Codec):
+    """Codec of PCA coefficients, each in units of its tensor's spread.
+
+    Args:
+        pca: first compression, kept inside the codec.
+        latent: features of z.
+
+    """
+
+    scale: Tensor
+
+    def __init__(self, pca: TensorPca, latent: int) -> None:
+        super().__init__()
+        self.pca, self.spec, self.latent = pca, pca.spec, latent
+        self.register_buffer("scale", pca.scale())
+
+    @abstractmethod
+    def compress(self, scaled: Tensor) -> Tensor:
+        """Latents ``(N, latent)`` of scaled coefficients ``(N, features)``."""
+
+    @abstractmethod
+    def expand(self, z: Tensor) -> Tensor:
+        """Scaled coefficients ``(N, features)`` of latents ``(N, latent)``."""
+
+    def rebuild(
+        self, scaled: Tensor, split: str, rng: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Rebuilt coefficients for the loss, and named penalties that are added to it."""
+        return self.expand(self.compress(scaled)), {}
+
+    def scaled(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """Scaled coefficients ``(N, features)`` of weights ``(N, *shape)``."""
+        out: Tensor = self.pca(weights) / self.scale
+        return out
+
+    def weights(self, scaled: Tensor) -> Weights:
+        """Inverse of :meth:`scaled`."""
+        return self.pca.inverse(scaled * self.scale)
+
+    def _encode(self, weights: Mapping[str, Tensor]) -> Tensor:
+        return self.compress(self.scaled(weights))
+
+    def decode(self, z: Tensor) -> Weights:
+        """Weights ``(N, *shape)`` of latents ``(N, latent)``."""
+        return self.weights(self.expand(z))
+
+
+def unexplained(error: Tensor, sizes: list[int]) -> Tensor:
+    """Share of each tensor's variance that is not rebuilt, averaged over the tensors.
+
+    So a large tensor does not drown a small one.
+
+    Args:
+        error: in units of each tensor's spread ``(N, features)``.
+        sizes: features of each tensor; those without any do not count.
+
+    """
+    parts = error.square().split([s for s in sizes if s], 1)
+    return torch.stack([part.mean() for part in parts]).mean()
+
+
+class FitLoss:
+    """A codec's loss on weights, and with a weight above 0 the behavioural loss beside it.
+
+    Args:
+        data: members and images.
+        settings: section ``autoencoder`` of params.yaml.
+        weight: of the behavioural loss.
+        seed: root seed.
+
+    """
+
+    def __init__(
+        self, data: CodecData, settings: AutoencoderSettings, weight: float, seed: int
+    ) -> None:
+        self.weight = weight
+        if weight:
+            images = choose_images(data.dataset, OTHER_IMAGES, seed)
+            self.behaviour = BehaviouralLoss(
+                data.net, data.dataset, images, data.originals(images), settings
+            )
+
+    def __call__(
+        self,
+        structural: Tensor,
+        penalties: dict[str, Tensor],
+        rebuilt: Callable[[], Weights],
+        rows: Tensor,
+        split: str,
+        rng: torch.Generator,
+    ) -> dict[str, Tensor]:
+        """Named losses; ``loss`` is their sum.
+
+        Args:
+            structural: loss on the weights.
+            penalties: further terms, weighted.
+            rebuilt: gives the decoded networks, where they are needed.
+            rows: numbers of the originals in the split.
+            split: "train" or "val".
+            rng: draws images.
+
+        """
+        total = sum(penalties.values(), structural)
+        if not self.weight:
+            return {"loss": total, **({"structural": structural, **penalties} if penalties else {})}
+        behavioural, parts = self.behaviour(rebuilt(), rows, split, rng)
+        total = total + self.weight * behavioural
+        return {"loss": total, "structural": structural, **penalties, **parts}
+
+
+def fit_coefficients(
+    codec: CoefficientCodec,
+    data: CodecData,
+    settings: AutoencoderSettings,
+    weight: float,
+    seed: int,
+) -> pd.DataFrame:
+    """Fit a codec of coefficients on train members; stop by the loss on val members."""
+    scaled = {split: codec.scaled(weights) for split, weights in data.weights.items()}
+    combine = FitLoss(data, settings, weight, seed)
+
+    def loss(rows: Tensor, split: str, rng: torch.Generator) -> dict[str, Tensor]:
+        if settings.augment_permutations and split == "train":
+            x = codec.scaled(shuffled(codec.spec, take(data.weights[split], rows), rng))
+        else:
+            x = scaled[split][rows]
+        rebuilt, penalties = codec.rebuild(x, split, rng)
+        structural = unexplained(rebuilt - x, codec.pca.sizes)
+        return combine(structural, penalties, lambda: codec.weights(rebuilt), rows, split, rng)
+
+    return run_fit("autoencoder", codec, loss, data.counts, settings, seed)
+
+
+class PooledCodec(Codec):
+    """Non-linear stage that gives features of a network, and exact PCA of them behind it.
+
+    The PCA is fitted to the features of the train members once the stage is; then the encoder stays
+    as it is, so the PCA remains exact, and the decoder is fitted on behind it.
+    """
+
+    encoder: nn.Module
+    pool: FeaturePca
+
+    @abstractmethod
+    def features(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """Features ``(N, d)`` of weights ``(N, *shape)``."""
+
+    @abstractmethod
+    def rebuild(self, features: Tensor) -> Weights:
+        """Weights ``(N, *shape)`` of features ``(N, d)``."""
+
+    def _encode(self, weights: Mapping[str, Tensor]) -> Tensor:
+        z: Tensor = self.pool(self.features(weights))
+        return z
+
+    def decode(self, z: Tensor) -> Weights:
+        """Weights ``(N, *shape)`` of latents ``(N, latent)``."""
+        return self.rebuild(self.pool.inverse(z))
+
+    @torch.no_grad()
+    def fit_pool(self, weights: Weights) -> None:
+        """Fit the PCA to the features of N networks."""
+        self.pool.fit(torch.cat([self.features(block) for block in blocks(weights, BLOCK)]))
+
+
+# loss(rows, split, generator, latents of the rows once the PCA is fitted) -> named losses
+PooledLoss = Callable[[Tensor, str, torch.Generator, Tensor | None], dict[str, Tensor]]
+
+
+def fit_pooled(
+    codec: PooledCodec,
+    loss: PooledLoss,
+    data: CodecData,
+    settings: AutoencoderSettings,
+    refit: float,
+    seed: int,
+) -> pd.DataFrame:
+    """Fit the non-linear stage, then the PCA, then the decoder behind it.
+
+    Args:
+        codec: fitted in place.
+        loss: of some rows of a split, through the whole codec.
+        data: members.
+        settings: section ``autoencoder`` of params.yaml.
+        refit: share of the epochs, the last, for the decoder.
+        seed: root seed.
+
+    """
+    last = round(refit * settings.epochs)
+    first = settings.model_copy(update={"epochs": max(1, settings.epochs - last)})
+
+    def without(rows: Tensor, split: str, rng: torch.Generator) -> dict[str, Tensor]:
+        return loss(rows, split, rng, None)
+
+    history = run_fit("autoencoder", codec, without, data.counts, first, seed)
+    codec.fit_pool(data.weights["train"])
+    if not last:
+        return history
+    z = {split: encode_members(codec, weights) for split, weights in data.weights.items()}
+    codec.encoder.requires_grad_(requires_grad=False)
+    second = settings.model_copy(update={"epochs": last})
+
+    def behind(rows: Tensor, split: str, rng: torch.Generator) -> dict[str, Tensor]:
+        return loss(rows, split, rng, z[split][rows])
+
+    more = run_fit("autoencoder", codec, behind, data.counts, second, seed)
+    codec.encoder.requires_grad_(requires_grad=True)
+    more["epoch"] += history["epoch"].iloc[-1]
+    return pd.concat([history, more], ignore_index=True)
 
 
 def load_codec(path: Path) -> Codec:

@@ -15,7 +15,6 @@ the robust error are this project's own.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -23,12 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weightspace.behaviour import behaviour
+from weightspace.behaviour import BehaviouralLoss, choose_images, reorder
 from weightspace.codecs.base import Codec, CodecData
-from weightspace.data.dataset import Dataset, task_batch
 from weightspace.networks import Net, net_from_meta
-from weightspace.outputs import real_outputs
-from weightspace.params import AutoencoderSettings
+from weightspace.params import AutoencoderSettings, CodecsSettings, FunctionalCodecSettings
 from weightspace.pca import TensorPca
 from weightspace.rng import torch_stream
 from weightspace.spec import Weights, output_orders, reorder_outputs, take
@@ -43,7 +40,8 @@ class FunctionalCodec(Codec):
         net: the architecture; its spec is the codec's.
         pca: first compression, whose coefficients are decoded to.
         probes: probe inputs ``(K, C, H, W)``.
-        settings: section ``autoencoder`` of params.yaml.
+        latent: features of z.
+        settings: section ``codecs.functional`` of params.yaml.
         generator: source of the initial weights.
 
     """
@@ -57,12 +55,13 @@ class FunctionalCodec(Codec):
         net: Net,
         pca: TensorPca,
         probes: Tensor,
-        settings: AutoencoderSettings,
+        latent: int,
+        settings: FunctionalCodecSettings,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
         self.net, self.pca, self.settings = net, pca, settings
-        self.spec, self.latent = net.spec, settings.latent
+        self.spec, self.latent = net.spec, latent
         if settings.learn_probes:
             self.probes = nn.Parameter(probes)
         else:
@@ -71,8 +70,8 @@ class FunctionalCodec(Codec):
         features = 2 * (len(probes) + 1) * net.meta["classes"] if self.reads("outputs") else 0
         features += pca.features if self.reads("coefficients") else 0
         width, depth = settings.width, settings.depth
-        self.encoder = ResidualMlp(features, width, depth, settings.latent, generator)
-        self.decoder = ResidualMlp(settings.latent, width, depth, pca.features, generator)
+        self.encoder = ResidualMlp(features, width, depth, latent, generator)
+        self.decoder = ResidualMlp(latent, width, depth, pca.features, generator)
         self.reference = nn.Parameter(torch.zeros(pca.features))
 
     def reads(self, what: str) -> bool:
@@ -109,12 +108,12 @@ class FunctionalCodec(Codec):
         """Latents ``(N, latent)`` of mean 0 and length ``sqrt(latent)``."""
         return F.layer_norm(z, (self.latent,))
 
-    def encode(self, weights: Mapping[str, Tensor]) -> Tensor:
+    def _encode(self, weights: Mapping[str, Tensor]) -> Tensor:
         """Latents ``(N, latent)`` of weights ``(N, *shape)``."""
         y = self.read(weights)
         return self.encode_read(y, self.pca(weights) if self.reads("coefficients") else y)
 
-    def encode_orders(self, weights: Mapping[str, Tensor], orders: Tensor) -> Tensor:
+    def _encode_orders(self, weights: Mapping[str, Tensor], orders: Tensor) -> Tensor:
         """Latents ``(N, O, latent)``; every network is read once."""
         y, c = self.read(weights), ordered_coefficients(self, weights, orders)
         every = [self.encode_read(y[..., order], c[:, i]) for i, order in enumerate(orders)]
@@ -141,6 +140,7 @@ class FunctionalCodec(Codec):
             "net": self.net.meta,
             "pca": self.pca.meta(),
             "probes": list(self.probes.shape),
+            "latent": self.latent,
             "settings": self.settings.model_dump(mode="json"),
         }
 
@@ -151,29 +151,10 @@ def from_meta(meta: Mapping[str, Any]) -> FunctionalCodec:
         net_from_meta(meta["net"]),
         TensorPca.from_meta(meta["pca"]),
         torch.zeros(meta["probes"]),
-        AutoencoderSettings.model_validate(meta["settings"]),
+        meta["latent"],
+        FunctionalCodecSettings.model_validate(meta["settings"]),
         torch.Generator(),
     )
-
-
-@dataclass(frozen=True)
-class Readings:
-    """Outputs of the original members, computed once: all that the behavioural loss compares with.
-
-    Attributes:
-        tasks: task of each member ``(N,)``.
-        own: outputs on the train images of its task ``(N, c * n, c)``.
-        probes: outputs on the probes ``(N, K, c)``.
-        coefficients: PCA coefficients ``(N, O, features)`` for each order of the outputs.
-        weights: the originals ``(N, *shape)``, which learned probes run anew in every step.
-
-    """
-
-    tasks: Tensor
-    own: Tensor
-    probes: Tensor
-    coefficients: Tensor
-    weights: Weights
 
 
 def ordered_coefficients(
@@ -190,64 +171,55 @@ def ordered_coefficients(
     return torch.stack(every, 1)
 
 
-@torch.no_grad()
-def read_members(codec: FunctionalCodec, data: CodecData, split: str) -> Readings:
-    """Run all members of a split on the train images of their tasks and on the probes."""
-    weights, tasks = data.weights[split], data.members[split]["task"].to_numpy()
-    own = real_outputs(codec.net, data.dataset, tasks, weights, "train")
-    orders = output_orders(data.dataset.classes.shape[1])
-    coefficients = ordered_coefficients(codec, weights, orders)
-    return Readings(torch.tensor(tasks), own, codec.read(weights), coefficients, weights)
-
-
-class BehaviouralLoss:
+class FunctionalLoss:
     """Loss of a batch of members: how differently the decoded networks behave.
 
     Args:
         codec: the codec that is fitted.
-        dataset: images of the tasks.
-        readings: split -> outputs of the originals.
+        data: members and images.
+        settings: section ``autoencoder`` of params.yaml.
 
     """
 
     def __init__(
-        self, codec: FunctionalCodec, dataset: Dataset, readings: dict[str, Readings]
+        self, codec: FunctionalCodec, data: CodecData, settings: AutoencoderSettings
     ) -> None:
-        self.codec, self.dataset, self.readings = codec, dataset, readings
-        self.orders = output_orders(dataset.classes.shape[1])
+        self.codec, self.data = codec, data
+        self.orders = output_orders(data.dataset.classes.shape[1])
+        images = codec.probes.detach()  # the same memory: learned probes change here too
+        self.behaviour = BehaviouralLoss(
+            data.net, data.dataset, images, data.originals(images), settings
+        )
+        with torch.no_grad():
+            self.coefficients = {
+                split: ordered_coefficients(codec, weights, self.orders)
+                for split, weights in data.weights.items()
+            }
 
     def __call__(self, rows: Tensor, split: str, rng: torch.Generator) -> dict[str, Tensor]:
         """Named losses of some members; ``loss`` is their weighted sum."""
-        r, s = self.readings[split], self.codec.settings
+        s = self.codec.settings
         which = self._orders(len(rows), split, rng)
         order = self.orders[which]
-        probes = _reorder(self._on_probes(r, rows), order)
-        z = self.codec.encode_read(probes, r.coefficients[rows, which])
+        probes = reorder(self._on_probes(rows, split), order)
+        original = self.coefficients[split][rows, which]
+        z = self.codec.encode_read(probes, original)
         if split == "train":
             z = z + s.latent_noise * torch.randn(z.shape, generator=rng)
         coefficients = self.codec.coefficients(z)
-        own = torch.randint(r.own.shape[1], (len(rows), s.own_queries), generator=rng)
-        other = torch.randint(r.probes.shape[1], (len(rows), s.other_queries), generator=rng)
-        images, _ = task_batch(self.dataset, r.tasks[rows], "train")
-        queries = torch.cat(
-            [images[torch.arange(len(rows))[:, None], own], self.codec.probes.detach()[other]], 1
-        )
-        rebuilt = self.codec.net.outputs(self.codec.pca.inverse(coefficients), queries)
-        all_own = _reorder(r.own[rows], order)
-        wanted = torch.cat([_gather(all_own, own), _gather(probes.detach(), other)], 1)
-        parts = behaviour(rebuilt, wanted, all_own.std(1, keepdim=True) + 1e-3, s.own_queries)
-        total = parts["error"] + s.kl_weight * parts["kl"] + s.cosine_weight * parts["cosine"]
+        rebuilt = self.codec.pca.inverse(coefficients)
+        total, parts = self.behaviour(rebuilt, rows, split, rng, order, probes)
+        total = s.behaviour_weight * total
         if s.structural_weight:
-            gap = (coefficients - r.coefficients[rows, which]) / self.codec.scale
-            parts["structural"] = gap.square().mean()
+            parts["structural"] = ((coefficients - original) / self.codec.scale).square().mean()
             total = total + s.structural_weight * parts["structural"]
         return {"loss": total, **parts}
 
-    def _on_probes(self, r: Readings, rows: Tensor) -> Tensor:
+    def _on_probes(self, rows: Tensor, split: str) -> Tensor:
         """Outputs ``(N, K, c)`` of the originals on the probes, run again while probes change."""
         if not self.codec.settings.learn_probes:
-            return r.probes[rows]
-        return self.codec.read(take(r.weights, rows))
+            return self.behaviour.originals[split].other[rows]
+        return self.codec.read(take(self.data.weights[split], rows))
 
     def _orders(self, count: int, split: str, rng: torch.Generator) -> Tensor:
         """Number of the order of each member's outputs: random in training, as it is on val.
@@ -259,41 +231,19 @@ class BehaviouralLoss:
         return torch.randint(len(self.orders), (count,), generator=rng)
 
 
-def _reorder(outputs: Tensor, order: Tensor) -> Tensor:
-    """Reorder the last axis of ``(N, Q, c)`` by ``(N, c)``."""
-    return outputs.gather(2, order[:, None].expand_as(outputs))
-
-
-def _gather(outputs: Tensor, index: Tensor) -> Tensor:
-    """Choose queries ``(N, Q)`` of ``(N, all, c)``."""
-    return outputs.gather(1, index[..., None].expand(-1, -1, outputs.shape[-1]))
-
-
-def choose_probes(dataset: Dataset, count: int, seed: int) -> Tensor:
-    """Real train images of seen classes, the same number of each class: ``(K, C, H, W)``."""
-    seen = torch.tensor(dataset.seen)
-    images = dataset.images["train"][seen]  # (classes, n, C, H, W)
-    generator = torch_stream(seed, "autoencoder", "probes")
-    order = torch.randperm(images.shape[1], generator=generator)
-    spread = images[:, order].transpose(0, 1).flatten(0, 1)  # class after class, then again
-    return spread[:count].clone()
-
-
 def fit(
-    data: CodecData, settings: AutoencoderSettings, seed: int
+    data: CodecData, settings: AutoencoderSettings, codecs: CodecsSettings, seed: int
 ) -> tuple[FunctionalCodec, pd.DataFrame]:
     """Fit on train members; stop by the loss on val members.
 
     Images of the behavioural loss are train images only, on both splits.
     """
-    generator = torch_stream(seed, "autoencoder", "init")
-    probes = choose_probes(data.dataset, settings.probes, seed)
-    codec = FunctionalCodec(data.net, data.pca, probes, settings, generator)
-    readings = {split: read_members(codec, data, split) for split in ("train", "val")}
+    own, generator = codecs.functional, torch_stream(seed, "autoencoder", "init")
+    probes = choose_images(data.dataset, own.probes, seed)
+    codec = FunctionalCodec(data.net, data.pca, probes, settings.latent, own, generator)
+    loss = FunctionalLoss(codec, data, settings)
     last = data.members["train"]["snapshot"] == data.members["train"]["snapshot"].max()
     start = int(last.to_numpy().argmax())  # the first finished run is the reference
     with torch.no_grad():
-        codec.reference.copy_(readings["train"].coefficients[start, 0])
-    loss = BehaviouralLoss(codec, data.dataset, readings)
-    counts = {split: len(r.tasks) for split, r in readings.items()}
-    return codec, run_fit("autoencoder", codec, loss, counts, settings, seed)
+        codec.reference.copy_(loss.coefficients["train"][start, 0])
+    return codec, run_fit("autoencoder", codec, loss, data.counts, settings, seed)
