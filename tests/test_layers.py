@@ -25,7 +25,7 @@ LAYERS = (
         "contrastive",
         "alignment",
     },
-    {"zoo", "checkpoints", "codecs", "encoders", "outputs"},
+    {"zoo", "checkpoints", "onnx_export", "codecs", "encoders", "outputs"},
     {"shared", "sample", "baselines", "guidance"},
     {"evaluate"},
     {
