@@ -345,6 +345,6 @@ def test_curves_can_be_seen_while_a_fit_runs(stage, finished):
     assert curves.keys() == set(history) - {"epoch"}
     for name, curve in curves.items():
         assert list(curve["step"]) == list(history["epoch"])
-        assert np.allclose(curve[name], history[name], rtol=1e-5)
+        assert np.allclose(curve[name], history[name], rtol=1e-3)
     assert "dvclive" not in finished.run("git", "status", "--porcelain").text
     assert "dvclive" not in finished.read("dvc.yaml") + finished.read("dvc.lock")
