@@ -354,7 +354,7 @@ def test_info(run, sampled, project_root):
         "out": ("network-00000", "my.npz", "provenance"),
         "out/network-00001.safetensors": ("network", "accuracy", "0.5"),
         "my.npz": ("90", "3x12x12", "ä (30)"),
-        "classes": ("images", "3x32x32", "ö (1)"),
+        "classes": ("images", "central squares", "ö (1)"),
         "other.pt": ("another program", "a (2, 3)"),
     }.items():
         done = run("info", path)
