@@ -17,7 +17,7 @@ test: $(READY)  ## lint, types, all tests
 	ruff check .
 	ruff format --check .
 	mypy
-	pytest
+	pytest -n 2
 
 lint: $(READY)
 	ruff check --fix . && ruff format . && mypy

@@ -47,11 +47,14 @@ def sides(project, count):
 
     def refine():
         generator = torch_stream(0, "benchmark", "imitate")
-        guidance, parts = project.params.guidance, zip(
-            encode_members(project.codec, weights).split(100),
-            images.split(100),
-            outputs.split(100),
-            strict=True,
+        guidance, parts = (
+            project.params.guidance,
+            zip(
+                encode_members(project.codec, weights).split(100),
+                images.split(100),
+                outputs.split(100),
+                strict=True,
+            ),
         )
         for z, x, y in parts:
             imitate(project.codec, project.net, z, x, y, guidance, generator)

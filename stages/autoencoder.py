@@ -1,5 +1,6 @@
 """Fit the codec between weights and latents."""
 
+from _live import live
 from _stage import DATA, METRICS, run
 from weightspace.artifacts import write_csv
 from weightspace.codecs import CODECS
@@ -22,7 +23,8 @@ def main(params: Params) -> None:
         net, TensorPca.load(DATA / "pca" / "pca.safetensors"), weights, members, dataset
     )
     family = resolve(CODECS, params.autoencoder.codec, "autoencoder.codec")
-    codec, history = family.fit(data, params.autoencoder, params.codecs, params.seed)
+    with live("autoencoder"):
+        codec, history = family.fit(data, params.autoencoder, params.codecs, params.seed)
     codec.save(DATA / "autoencoder" / "codec.safetensors")
     write_csv(METRICS / "plots" / "autoencoder_loss.csv", history)
 

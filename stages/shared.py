@@ -1,5 +1,6 @@
 """Align dataset and result with the latents of weights by contrastive learning."""
 
+from _live import live
 from _stage import DATA, METRICS, run
 from weightspace.artifacts import write_csv
 from weightspace.codecs.base import load_codec
@@ -26,7 +27,8 @@ def main(params: Params) -> None:
     }
     data = SharedData(dataset, codec, net, pairs["train"], pairs["val"], params.encoders)
     family = resolve(SHARED, params.shared.model, "shared.model")
-    model, history = family.fit(data, params.shared, params.seed)
+    with live("shared"):
+        model, history = family.fit(data, params.shared, params.seed)
     if params.shared.calibrate:
         tasks = pairs["val"].tasks.unique().numpy()
         calibrate(Sampler(codec, model, net, dataset), tasks, params.seed)

@@ -33,7 +33,7 @@ def run(monkeypatch, capsys, tmp_path, project_root):
 
     def call(*words):
         arguments = [str(w) for w in words]
-        if "--help" not in arguments and words[0] != "info":
+        if "--help" not in arguments and words[0] not in ("info", "export"):
             arguments[1:1] = ["--root", str(project_root)]
         monkeypatch.setattr(sys, "argv", ["weightspace", *arguments])
         with pytest.raises(SystemExit) as caught:
@@ -302,6 +302,12 @@ def test_encode_and_decode(run, sampled, project):
     assert torch.allclose(project.net.spec.flatten(two), project.net.spec.flatten(third))
 
 
+def test_export(run, sampled):
+    done = run("export", "out", "--out", "onnx")
+    assert (done.code, done.out) == (0, "Written to onnx: 2 ONNX files\n"), done.err
+    assert files(sampled / "onnx") == ["network-00000.onnx", "network-00001.onnx"]
+
+
 def test_compare_a_network_with_itself(run, sampled):
     done = run("compare", "out", "out", *MINE)
     assert done.code == 0, done.err
@@ -348,7 +354,7 @@ def test_info(run, sampled, project_root):
         "out": ("network-00000", "my.npz", "provenance"),
         "out/network-00001.safetensors": ("network", "accuracy", "0.5"),
         "my.npz": ("90", "3x12x12", "ä (30)"),
-        "classes": ("images", "3x32x32", "ö (1)"),
+        "classes": ("images", "central squares", "ö (1)"),
         "other.pt": ("another program", "a (2, 3)"),
     }.items():
         done = run("info", path)
@@ -397,6 +403,17 @@ BAD_COMMANDS = [
     "predict wrong.pt",
     "predict empty",
     "predict",
+    "export none.pt --out new",
+    "export empty --out new",
+    "export --out new",
+    "export out",
+    "export out --out out",
+    "export out out --out new",
+    "export foreign.safetensors --out new",
+    "export cut.safetensors --out new",
+    "export code.pt --out new",
+    "export z_json.safetensors --out new",
+    "export out --out my.npz/new",
     "info none",
     "info empty",
     "info params.txt",

@@ -8,6 +8,8 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
@@ -394,3 +396,17 @@ def test_sweep_refuses_a_metric_that_it_would_not_measure(arguments, finished):
     assert done.code == 2
     assert len(done.errors) == 1
     assert "is written by no stage" in done.errors[0]
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "shared"])
+def test_curves_can_be_seen_while_a_fit_runs(stage, finished):
+    """DVCLive's files say what the history says, row by row; git and DVC do not know of them."""
+    history = pd.read_csv(finished.root / "metrics" / "plots" / f"{stage}_loss.csv")
+    folder = finished.root / "dvclive" / stage / "plots" / "metrics"
+    curves = {f.stem: pd.read_csv(f, sep="\t") for f in folder.glob("*.tsv")}
+    assert curves.keys() == set(history) - {"epoch"}
+    for name, curve in curves.items():
+        assert list(curve["step"]) == list(history["epoch"])
+        assert np.allclose(curve[name], history[name], rtol=1e-3)
+    assert "dvclive" not in finished.run("git", "status", "--porcelain").text
+    assert "dvclive" not in finished.read("dvc.yaml") + finished.read("dvc.lock")

@@ -6,6 +6,7 @@ import shutil
 import struct
 import zipfile
 from contextlib import suppress
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from weightspace import images as module
+from weightspace.data.sources import SOURCES
 from weightspace.errors import WeightspaceError
 from weightspace.images import ImageSet, convert, make_task, read_images
 
@@ -234,6 +236,39 @@ def test_class_folders_become_what_is_needed(shape, mean, tmp_path):
     found = read_images(tmp_path, shape)
     assert found.images.shape == (2, *shape)
     assert np.allclose(found.images.mean((0, 2, 3)), mean, atol=0.005)
+
+
+def test_of_large_class_folders_only_what_is_used_is_read(tmp_path, project, monkeypatch):
+    """Two of three classes of 60, the smaller one of 45; at most 2 x 20; every other file is text."""
+    place, read = write_classes(tmp_path), []
+    for i in range(60):
+        for name in "01":
+            Image.fromarray(BYTES[i % 36]).save(place / name / f"more-{i}.png")
+        (place / "2" / f"{i}.png").write_text("no image")  # not asked for
+    folders = import_module(SOURCES["folder"])
+    monkeypatch.setattr(module, "MOST_IMAGES", 20)
+    monkeypatch.setattr(folders, "_read", lambda p, *a, f=folders._read: read.append(p) or f(p, *a))
+    found = read_images(place, (1, 8, 8), ["1", "0"], seed=3)
+    assert found.names == ["1", "0"]
+    assert np.bincount(found.labels).tolist() == [40, 40]
+    assert len(read) == len(set(read)) == 80
+    again, other = (read_images(place, (1, 8, 8), ["1", "0"], seed=s) for s in (3, 4))
+    assert (again.images == found.images).all()
+    assert (other.images != found.images).any()
+    with pytest.raises(WeightspaceError, match="no class '7'"):
+        read_images(place, (1, 8, 8), ["1", "7"])
+    with pytest.raises(WeightspaceError, match="wrong choice of classes"):
+        project.task(place, ["1", "0"])
+    assert len(read) == 240
+
+
+@pytest.mark.parametrize("each", [2, 23, 24, 90, 1500, 2000, 3000, 100_000])
+def test_a_class_that_was_cut_is_divided_as_the_whole_one(each):
+    parts = module._parts(each)
+    assert module._parts(sum(parts.values())) == parts
+    assert max(parts.values()) <= module.MOST_IMAGES
+    assert ("test" in parts) == (each >= module.HOLD_OUT_FROM)
+    assert 2 * parts.get("test", 0) >= parts["train"] * (each >= module.HOLD_OUT_FROM) - 2
 
 
 # what is wrong with a folder of images -> source, what is done to it, words of the message

@@ -26,7 +26,7 @@ LAYERS = (
         "alignment",
         "outputs",
     },
-    {"zoo", "checkpoints", "codecs", "encoders"},
+    {"zoo", "checkpoints", "onnx_export", "codecs", "encoders"},
     {"shared", "sample", "baselines", "guidance"},
     {"evaluate"},
     {

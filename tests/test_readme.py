@@ -22,7 +22,6 @@ RUN = {
     ("dvc", "dag", "--md"),
     ("dvc", "params", "diff"),
     ("dvc", "metrics", "diff", "HEAD~1"),
-    ("dvc", "plots", "show"),
     ("dvc", "queue", "status"),
     ("python", "-m", "weightspace", "results"),
 }
@@ -53,6 +52,10 @@ def verify(command, clone):
             parse_sweep(shlex.split(line), clone)
     elif command in RUN or command[:3] == ("dvc", "exp", "show"):
         clone.dvc(*command[1:]) if command[0] == "dvc" else clone.run(*command)
+    elif command[:2] == ("tail", "-f"):  # without end; the file must be there
+        assert clone.read(command[2]).startswith("step\t")
+    elif command[:3] == ("dvc", "plots", "show"):
+        clone.dvc(*command[1:])
     elif command[:3] == ("python", "-m", "weightspace") and command[3] == "sweep":
         parse_sweep(command, clone)
     elif command[:3] == ("dvc", "exp", "run") and "-S" in command:
@@ -117,8 +120,22 @@ def test_own_data_section_works(project_root, project, tmp_path, monkeypatch, ca
         for words in commands(f"```bash\n{block}```"):
             run_here(words, monkeypatch)
     made = {p.name for p in tmp_path.iterdir()}
-    assert made >= {"samples", "found", "decoded", "letters", "mine", "latents.safetensors"}
+    assert made >= {"samples", "onnx", "found", "decoded", "letters", "mine", "latents.safetensors"}
     assert "images unlike those of training: T (" in capsys.readouterr().err
+
+
+def test_ten_lines_of_python_work(project_root, project, tmp_path, monkeypatch, capsys):
+    (block,) = re.findall(r"<!-- quick -->\n```python\n(.*?)^```", README.read_text(), re.M | re.S)
+    assert len([line for line in block.splitlines() if line]) <= 11  # imports included
+    for name in ("data", "params.yaml"):
+        (tmp_path / name).symlink_to(project_root / name)
+    monkeypatch.chdir(tmp_path)
+    known = [str(c) for c in project.dataset.tasks["classes"][0]]
+    exec(block.replace('["3", "8", "1"]', str(known)), {})
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].split() == ["asked", "test_accuracy"]
+    assert len(said) == 6
+    assert len(list((tmp_path / "drawn").glob("network-*.safetensors"))) == 4
 
 
 def run_here(words, monkeypatch):
@@ -153,7 +170,16 @@ def test_readme_has_the_commands_a_user_needs():
     said = {" ".join(command) for command in COMMANDS + commands(SECTION)}
     needed = ("make repro", "make test", "dvc repro", "dvc exp run", "dvc exp show", "dvc dag")
     needed += ("dvc params diff", "dvc metrics diff HEAD~1", "dvc plots show", "make sweep")
-    commands_of_ours = ("sample", "import", "encode", "decode", "compare", "retrieve", "predict")
+    commands_of_ours = (
+        "sample",
+        "import",
+        "encode",
+        "decode",
+        "compare",
+        "retrieve",
+        "predict",
+        "export",
+    )
     needed += tuple(f"weightspace {name} " for name in commands_of_ours)
     assert not [n for n in needed if not any(line.startswith(n) for line in said)]
 

@@ -38,7 +38,7 @@ from weightspace.codecs.base import Codec, decode_latents, encode_members, load_
 from weightspace.data.dataset import Dataset
 from weightspace.data.sources.base import read_npz
 from weightspace.errors import problem
-from weightspace.images import GivenTask, ImageSet, make_task, read_images
+from weightspace.images import GivenTask, ImageSet, check_choice, make_task, read_images
 from weightspace.networks import Net, build_net
 from weightspace.on_task import fine_tune, measure
 from weightspace.params import Params, load_params
@@ -111,8 +111,11 @@ class Project:
         """
         if isinstance(data, tuple):
             data = ImageSet.of(*data)
-        given = data if isinstance(data, ImageSet) else read_images(data, self.dataset.shape)
-        return make_task(given, [str(c) for c in classes], self.dataset, seed)
+        chosen = [str(c) for c in classes]
+        if not isinstance(data, ImageSet):
+            check_choice(chosen, self.dataset)  # before a long reading
+            data = read_images(data, self.dataset.shape, chosen, seed)
+        return make_task(data, chosen, self.dataset, seed)
 
     def networks(self, *paths: Path | str) -> Weights:
         """Weights ``(N, *shape)`` of checkpoints of the project's architecture, read strictly.

@@ -169,6 +169,16 @@ def predict(paths: Networks, root: Root = Path()) -> None:
 
 
 @app.command()
+def export(paths: Networks, out: Out) -> None:
+    """Write networks that weightspace wrote as ONNX files; they take images in [0, 1]."""
+    from weightspace.artifacts import check_new
+    from weightspace.onnx_export import export_onnx
+
+    check_new(out)
+    print(f"Written to {out}: {len(export_onnx(paths, out))} ONNX files")
+
+
+@app.command()
 def info(
     path: Annotated[Path, typer.Argument(help="project, zoo, codec, network, images ...")],
 ) -> None:

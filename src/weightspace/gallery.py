@@ -58,7 +58,7 @@ def gallery(project: Project) -> str:
         out.append(picture(strip(project, number), "png", alt))
         out.append('<div class="figures small">\n')
         for found in sampled(project, number):
-            text = f"{project.result} {found.asked:.2f} asked: accuracy {found.accuracy:.2f} on test images"
+            text = f"{project.result} {found.asked:.2f} asked, accuracy {found.accuracy:.2f} on test images"
             out.append(picture(draw(found, names), "svg+xml", f"Confusion matrix, {text}", text))
         out.append("</div>\n")
     return "".join(out)

@@ -25,7 +25,7 @@ from weightspace.rng import stream
 
 MOST_BYTES = 1 << 30  # unpacked; four times that in memory
 HOLD_OUT_FROM = 24  # images per class from which a third is held out
-MOST_IMAGES = 1000  # per class in each part; more change no figure and cost time
+MOST_IMAGES = 1000  # per class in each of two parts; more change no figure and cost time
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
 SIDE = 32  # pixels of images from files of many sizes, where nothing says how many are needed
 
@@ -68,14 +68,24 @@ class ImageSet:
         return cls(as_images(images, "original"), numbers, names, source)
 
 
-def read_images(path: Path | str, shape: tuple[int, int, int] = (3, SIDE, SIDE)) -> ImageSet:
+def read_images(
+    path: Path | str,
+    shape: tuple[int, int, int] = (3, SIDE, SIDE),
+    classes: Sequence[str] = (),
+    seed: int = 0,
+) -> ImageSet:
     """Read labelled images.
+
+    Of class folders only what a task of ``classes`` uses is read, however large they are: as many
+    images of each as the smallest of these classes has, 2,000 at most, drawn at random.
 
     Args:
         path: an ``.npz`` with arrays ``images`` and ``labels``, a folder of idx files, or a folder
             with one folder of images per class.
         shape: channels, height, width that are needed; images of class folders, each of a size of
             its own, are brought to them as they are read.
+        classes: the classes that are needed; none: all.
+        seed: root seed of the choice of images.
 
     Raises:
         WeightspaceError: nothing there that a source reads, or it is damaged.
@@ -88,9 +98,44 @@ def read_images(path: Path | str, shape: tuple[int, int, int] = (3, SIDE, SIDE))
         return ImageSet.of(arrays["images"], arrays["labels"], path.name)
     folder = FolderSettings(size=max(shape[1:]), colours="grey" if shape[0] == 1 else "rgb")
     settings = SourcesSettings(path=str(path), folder=folder)
-    images, labels, names = resolve(SOURCES, kind, "--data").load(settings, 3 * MOST_IMAGES, 0)
-    square = f"central square of each image, as {folder.size}x{folder.size} {folder.colours} pixels"
-    return ImageSet(images, labels, names, path.name, (square,) if kind == "folder" else ())
+    source = resolve(SOURCES, kind, "--data")
+    if kind == "idx":
+        images, labels, names = source.load(settings, 2 * MOST_IMAGES, seed)
+        return ImageSet(images, labels, names, path.name)
+    counts: dict[str, int] = source.sizes(settings)
+    wanted = list(classes) or list(counts)
+    check_classes(wanted, list(counts), path.name)
+    need = min(2 * MOST_IMAGES, min(counts[name] for name in wanted))
+    images, labels = source.load_classes(settings, wanted, need, seed)
+    note = f"central square of each image, as {folder.size}x{folder.size} {folder.colours} pixels"
+    return ImageSet(images, labels, wanted, path.name, (note,))
+
+
+def class_sizes(path: Path) -> dict[str, int]:
+    """Images of each class in a folder of class folders, counted and not read."""
+    counts: dict[str, int] = resolve(SOURCES, "folder", "path").sizes(
+        SourcesSettings(path=str(path))
+    )
+    return counts
+
+
+def check_choice(classes: Sequence[str], like: Dataset) -> None:
+    """Refuse another number of classes than the pipeline's tasks have, or one class twice."""
+    count = like.classes.shape[1]
+    if len(set(classes)) != len(classes) or len(classes) != count:
+        raise problem(
+            "wrong choice of classes",
+            where="--classes",
+            found=",".join(classes) or "none",
+            expected=f"{count} different classes, as in the tasks the pipeline was trained on",
+        )
+
+
+def check_classes(classes: Sequence[str], names: Sequence[str], where: str) -> None:
+    """Refuse a class that is not among the names."""
+    unknown = [c for c in classes if c not in names]
+    if unknown:
+        raise problem(f"no class '{unknown[0]}'", where=where, do=nearest(unknown[0], names))
 
 
 def _names(labels: np.ndarray, count: int, where: str) -> tuple[list[str], np.ndarray]:
@@ -190,8 +235,9 @@ class GivenTask:
 def make_task(given: ImageSet, classes: Sequence[str], like: Dataset, seed: int) -> GivenTask:
     """Make a task of some classes of the given images.
 
-    Every class gets the same number of images, drawn at random. With 24 or more of each class a
-    third is held out; with fewer all of them describe D and nothing is left to measure on.
+    Every class gets the same number of images, drawn at random, 2,000 at most. With 24 or more of
+    each class a third is held out, and all above 1,000 others; with fewer all of them describe D
+    and nothing is left to measure on.
 
     Args:
         given: labelled images.
@@ -203,18 +249,8 @@ def make_task(given: ImageSet, classes: Sequence[str], like: Dataset, seed: int)
         WeightspaceError: an unknown or repeated class, a wrong number of them, too few images.
 
     """
-    count = like.classes.shape[1]
-    if len(set(classes)) != len(classes) or len(classes) != count:
-        raise problem(
-            "wrong choice of classes",
-            where="--classes",
-            found=",".join(classes) or "none",
-            expected=f"{count} different classes, as in the tasks the pipeline was trained on",
-        )
-    unknown = [c for c in classes if c not in given.names]
-    if unknown:
-        hint = nearest(unknown[0], given.names)
-        raise problem(f"no class '{unknown[0]}'", where=given.source, do=hint)
+    check_choice(classes, like)
+    check_classes(classes, given.names, given.source)
     rows = [np.flatnonzero(given.labels == given.names.index(c)) for c in classes]
     each = min(len(r) for r in rows)
     if each < 2:
@@ -222,8 +258,7 @@ def make_task(given: ImageSet, classes: Sequence[str], like: Dataset, seed: int)
         raise problem(
             f"class '{fewest}' has {each} image", where=given.source, expected="2 or more"
         )
-    held = min(each // 3, MOST_IMAGES) if each >= HOLD_OUT_FROM else 0
-    sizes = {"train": min(each - held, MOST_IMAGES)} | ({"test": held} if held else {})
+    sizes = _parts(each)
     chosen = np.stack(
         [stream(seed, "given", i).permutation(r)[: sum(sizes.values())] for i, r in enumerate(rows)]
     )
@@ -231,11 +266,21 @@ def make_task(given: ImageSet, classes: Sequence[str], like: Dataset, seed: int)
     x = torch.from_numpy((images - like.mean) / like.std).float()
     x = x.reshape(*chosen.shape, *like.shape)  # (c, n, C, H, W)
     parts: dict[str, Tensor] = dict(zip(sizes, x.split(list(sizes.values()), 1), strict=True))
-    row = {"task": 0, "classes": list(range(count)), "class_set": 0, "split": "given"}
+    row = {"task": 0, "classes": list(range(len(classes))), "class_set": 0, "split": "given"}
     dataset = Dataset(parts, list(classes), pd.DataFrame([row]), [], like.mean, like.std)
     return GivenTask(
         dataset, tuple(classes), given.source, (*given.notes, *notes, _division(sizes))
     )
+
+
+def _parts(each: int) -> dict[str, int]:
+    """Images of each part, of ``each`` that every class has.
+
+    A class that was cut to 2,000 before is divided as the whole one.
+    """
+    used = min(each, 2 * MOST_IMAGES)
+    held = max(used // 3, used - MOST_IMAGES) if each >= HOLD_OUT_FROM else 0
+    return {"train": used - held} | ({"test": held} if held else {})
 
 
 def _division(sizes: dict[str, int]) -> str:

@@ -5,15 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from weightspace.artifacts import read_meta
 from weightspace.checkpoints import PICKLED, SAFE, read_state
 from weightspace.data.dataset import Dataset
+from weightspace.data.sources.base import source_of
 from weightspace.errors import problem
-from weightspace.images import read_images
+from weightspace.images import class_sizes, read_images
 from weightspace.zoo.store import Zoo
 
 Facts = dict[str, object]
 SHOWN = 12  # tensors named
+MOST_CLASSES = 100  # classes named
 STAGES = ("dataset", "zoo", "pca", "autoencoder", "shared")
 
 
@@ -97,11 +101,17 @@ def _networks(path: Path) -> Facts:
 
 
 def _images(path: Path) -> Facts:
-    given = read_images(path)
-    counts = [int((given.labels == i).sum()) for i in range(len(given.names))]
-    listed = ", ".join(f"{n} ({c})" for n, c in zip(given.names, counts, strict=True))
-    shape = "x".join(str(n) for n in given.images.shape[1:])
-    return {"kind": "images", "images": len(given.images), "shape": shape, "classes": listed}
+    if source_of(path) == "folder":
+        counts, shape = class_sizes(path), "any; central squares are read, at the size needed"
+    else:
+        given = read_images(path)
+        found = np.bincount(given.labels, minlength=len(given.names)).tolist()
+        counts = dict(zip(given.names, found, strict=True))
+        shape = "x".join(str(n) for n in given.images.shape[1:])
+    listed = [f"{name} ({count})" for name, count in counts.items()]
+    more = [f"and {len(listed) - MOST_CLASSES} more"] if len(listed) > MOST_CLASSES else []
+    classes = ", ".join(listed[:MOST_CLASSES] + more)
+    return {"kind": "images", "images": sum(counts.values()), "shape": shape, "classes": classes}
 
 
 def _own(path: Path, meta: dict[str, Any]) -> Facts:

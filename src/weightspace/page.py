@@ -32,6 +32,7 @@ table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-
 th, td { padding: 6px 12px; text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 11em; }
 thead th { background: #f1f4f8; border-bottom: 1px solid var(--line); }
+tbody tr.head td { font-weight: 700; background: #f1f4f8; }
 tbody tr + tr { border-top: 1px solid #edf1f5; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 18px; }
 .small { grid-template-columns: repeat(auto-fit, minmax(min(100%, 150px), 1fr)); max-width: 760px; }
@@ -46,6 +47,9 @@ img.pixels { image-rendering: pixelated; max-width: 560px; }
 @media (max-width: 640px) {
   main { padding: 16px 14px 48px; }
   h1 { font-size: 1.5rem; }
+  table { font-size: .78rem; line-height: 1.35; }
+  th, td { padding: 5px 6px; white-space: normal; }
+  th:first-child, td:first-child { min-width: 7em; }
 }
 """
 
@@ -71,7 +75,10 @@ def table(given: Table) -> str:
     head = "".join(f"<th>{escape(str(c.header))}</th>" for c in given.columns)
     rows = zip_longest(*(c.cells for c in given.columns), fillvalue="")
     body = "\n".join(
-        "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
+        ("<tr>" if row[0] else '<tr class="head">')  # a row without a name heads those below
+        + "".join(f"<td>{escape(str(cell))}</td>" for cell in row)
+        + "</tr>"
+        for row in rows
     )
     title = element("h3", str(given.title)) if given.title else ""
     return (

@@ -5,6 +5,7 @@ The schema is the reference for every key: its meaning and unit are the ``descri
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -21,6 +22,10 @@ from pydantic import (
 )
 
 from weightspace.errors import WeightspaceError, nearest, problem
+
+# A few lines of YAML can stand for a value of gigabytes when it is written out.
+BRIEF = reprlib.Repr()
+BRIEF.maxlevel, BRIEF.maxstring = 2, 80
 
 
 class Settings(BaseModel):
@@ -539,7 +544,10 @@ def _explain(path: Path, error: ValidationError) -> WeightspaceError:
         return problem(f"unknown key '{key}'{more}", where=path, do=hint)
     message = first["msg"][0].lower() + first["msg"][1:]
     return problem(
-        f"'{key}': {message}{more}", where=path, found=repr(first["input"]), do="correct the value"
+        f"'{key}': {message}{more}",
+        where=path,
+        found=BRIEF.repr(first["input"]),
+        do="correct the value",
     )
 
 
@@ -557,7 +565,9 @@ def load_params(path: Path | str = "params.yaml") -> Params:
         raise problem(
             "file is missing", where=path, do="run from the root of the project"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise problem(f"cannot read ({error.strerror})", where=path, expected="a file") from error
+    except Exception as error:  # PyYAML fails in many ways: dates, numbers and tags of no sense
         raise problem(f"not valid YAML ({error})", where=path) from error
     if not isinstance(data, dict):
         raise problem(

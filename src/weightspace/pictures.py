@@ -17,7 +17,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import StrMethodFormatter
+from matplotlib.ticker import LogFormatter, StrMethodFormatter
 
 INK, ACCENT, SOFT = "#1b2a41", "#d1495b", "#7a8ca3"
 SVG: Any = {"svg.fonttype": "none", "svg.hashsalt": "weightspace", "font.size": 10}
@@ -125,6 +125,8 @@ def _losses(name: str, title: str, label: str) -> Callable[[Axes, pd.DataFrame],
         axes.plot(table["epoch"], table[f"val_{name}"], color=ACCENT, label="val")
         if table[[f"train_{name}", f"val_{name}"]].to_numpy().min() > 0:
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(LogFormatter())
+            axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
         axes.set(title=title, xlabel="epoch", ylabel=label)
         axes.legend(frameon=False)
 

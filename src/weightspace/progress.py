@@ -1,16 +1,18 @@
-"""Progress with time left: a bar on a terminal, a line now and then in a log."""
+"""Progress with time left: a bar on a terminal, a line now and then in a log, figures to watchers."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 LOG_EVERY = 15.0  # seconds between lines when stderr is not a terminal
+Watcher = Callable[[Mapping[str, float]], None]
+_watchers: list[Watcher] = []
 
 
 class Bar:
@@ -22,9 +24,14 @@ class Bar:
         self._task = bar.add_task(name, total=total, note="") if bar else None
         self._start = self._last = time.monotonic()
 
-    def advance(self, steps: int = 1, note: str = "") -> None:
-        """Count finished steps; ``note`` is shown beside the bar."""
+    def advance(
+        self, steps: int = 1, note: str = "", figures: Mapping[str, float] | None = None
+    ) -> None:
+        """Count finished steps; ``note`` is shown beside the bar, watchers get the figures."""
         self.done += steps
+        if figures is not None:
+            for watcher in _watchers:
+                watcher(figures)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, advance=steps, note=note)
             return
@@ -51,3 +58,13 @@ def progress(name: str, total: int) -> Iterator[Bar]:
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         yield Bar(name, total, bar)
+
+
+@contextmanager
+def watch(watcher: Watcher) -> Iterator[None]:
+    """Call ``watcher(figures)`` for each step that has figures, while the block runs."""
+    _watchers.append(watcher)
+    try:
+        yield
+    finally:
+        _watchers.remove(watcher)

@@ -18,6 +18,7 @@ SPLITS = {
     "test_sets": "Unseen class sets: every class was seen in training, this choice of classes never.",
     "test_classes": "Unseen classes: every task has classes that no training task had.",
 }
+UNSEEN = {"test_sets": "unseen class sets", "test_classes": "unseen classes"}
 # file of metrics -> its table
 TABLES: dict[str, Callable[[dict[str, Any], str], Table]] = {
     "reconstruction": results.reconstruction_table,
@@ -37,7 +38,7 @@ STEPS = {
 CAPTIONS = {
     "pca_against_k.csv": "Val networks rebuilt from k coefficients per tensor, without codec.",
     "autoencoder_loss.csv": "Members of train runs against members of val runs.",
-    "outputs_over_epochs.csv": "Held-out networks by age, on images of their task and on noise.",
+    "outputs_over_epochs.csv": "Held-out networks by age. Solid: on test images, dashed: on noise.",
     "accuracy_scatter.csv": "Each point is one held-out network, before and after the codec.",
     "shared_loss.csv": "Members of train runs against members of val runs.",
     "latent_heatmap.csv": "Row and column of one task are at the same place; 1 on the diagonal is best.",
@@ -111,7 +112,7 @@ def answers(sampling: dict[str, Any]) -> Iterator[str]:
         keys = ("r2_identity", "best_of_n_r2_identity", "shuffled_d_r2_identity", "draws", "tasks")
         if all(f.get(k) is not None for k in keys):
             yield (
-                f"{split}, {f['tasks']} tasks: single draws meet the request with R2 "
+                f"On {f['tasks']} tasks of {UNSEEN[split]}, single draws meet the request with R2 "
                 f"{f['r2_identity']:.2f} (1 is exact), "
                 f"the best of {f['draws']} chosen on train images with "
                 f"{f['best_of_n_r2_identity']:.2f}. With the D of another task it is "

@@ -73,7 +73,7 @@ def fit(
                 )
             if current < best:
                 best, best_epoch, best_state = current, epoch, copy.deepcopy(module.state_dict())
-            bar.advance(note=f"val loss {current:.4f}, best {best:.4f}")
+            bar.advance(note=f"val loss {current:.4f}, best {best:.4f}", figures=rows[-1])
             if epoch - best_epoch >= settings.patience:
                 break
     module.load_state_dict(best_state)

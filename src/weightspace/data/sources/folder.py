@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,14 +29,29 @@ def load(
             that is not a readable image.
 
     """
-    keys, root = settings.folder, Path(settings.path)
+    names = list(sizes(settings))
+    rng = stream(seed, "folder", "classes")
+    where = "params.yaml: sources.folder.classes"
+    chosen = [names[i] for i in draw_classes(len(names), settings.folder.classes, where, rng)]
+    return *load_classes(settings, chosen, need, seed), chosen
+
+
+def sizes(settings: SourcesSettings) -> dict[str, int]:
+    """Images of each class, counted and not read; classes in the order of their names."""
+    root = Path(settings.path)
     folders = [p for p in entries(root, "a folder with one folder per class") if not p.is_file()]
     if not folders:
         raise problem("no class folders", where=root, expected="one folder of images per class")
-    rng = stream(seed, "folder", "classes")
-    chosen = draw_classes(len(folders), keys.classes, "params.yaml: sources.folder.classes", rng)
+    return {p.name: len(entries(p, "a folder of images")) for p in folders}
+
+
+def load_classes(
+    settings: SourcesSettings, names: Sequence[str], need: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels as those of :func:`load`, of some classes; no other class is read."""
+    keys = settings.folder
     images, labels = [], []
-    for number, folder in enumerate(folders[i] for i in chosen):
+    for number, folder in enumerate(Path(settings.path) / name for name in names):
         files = entries(folder, "a folder of images")
         if not files:
             raise problem("class has no images", where=folder)
@@ -43,7 +59,7 @@ def load(
         images += [_read(files[i], keys.size, MODES[keys.colours]) for i in order]
         labels += [number] * len(order)
     pixels = np.stack(images).astype(np.float32) / 255  # (n, size, size, C)
-    return pixels.transpose(0, 3, 1, 2), np.array(labels), [folders[i].name for i in chosen]
+    return pixels.transpose(0, 3, 1, 2), np.array(labels)
 
 
 def _read(path: Path, size: int, mode: str) -> np.ndarray:
