@@ -122,9 +122,9 @@ class Net:
 
     def _call_many(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
         if hasattr(self.module, "batched"):  # isinstance takes as long as the smallest products
-            return cast(Tensor, self.module.batched(weights, images))
+            return cast("Batched", self.module).batched(weights, images)
         own = 0 if images.ndim == 5 else None
-        return cast(Tensor, vmap(self._call, in_dims=(0, own))(dict(weights), images))
+        return vmap(self._call, in_dims=(0, own))(dict(weights), images)
 
     def init(self, generator: torch.Generator) -> Weights:
         """Draw one network as PyTorch initialises linear, convolutional and batch norm layers.
