@@ -348,3 +348,30 @@ def test_drawn_networks_lie_side_by_side(sampler):
     with torch.no_grad():
         expected = sampler.codec.decode(_latents(sampler).reshape(10, -1))
     assert all(torch.equal(drawn[k], w) for k, w in expected.items())
+
+
+@pytest.mark.parametrize("name", sorted(CODECS))
+def test_draws_and_guidance_fit_the_latents_of_every_codec(name, world, rng):
+    """Train latents have size 1, draws only a fixed one where the codec's have; guidance moves them."""
+    tiny = world()
+    fit = resolve(CODECS, name, "codec").fit
+    codec, _ = fit(tiny.data, tiny.params.autoencoder, tiny.params.codecs, 3)
+    pairs = {
+        s: make_pairs(tiny.data.members[s], tiny.data.weights[s], codec, tiny.dataset, "accuracy")
+        for s in ("train", "val")
+    }
+    data = SharedData(tiny.dataset, codec, tiny.net, pairs["train"], pairs["val"])
+    settings = tiny.params.shared.model_copy(update={"decoded": 4, "epochs": 2})
+    model, _ = resolve(SHARED, "generator", "model").fit(data, settings, 3)
+    sampler = Sampler(codec, model, tiny.net, tiny.dataset, tiny.params.guidance)
+    tasks, asked = torch.tensor([0, 7]), torch.tensor([0.4, 0.8])
+    z = sampler.latents(tasks, asked, 5, rng)
+    known = data.train.z[:, 0]
+    torch.testing.assert_close(known.square().mean(), torch.tensor(1.0), atol=0.05, rtol=0)
+    lengths = z.square().mean(-1).sqrt()
+    assert (lengths < 2).all()
+    assert (lengths.std() < 1e-3) == codec.normalised, lengths
+    moved = sampler.guided(z, tasks, asked, rng)
+    step = (moved - z).square().mean().sqrt()
+    assert 0 < step < 3 * tiny.params.guidance.rate, step
+    assert all(w.isfinite().all() for w in sampler.decode(moved).values())

@@ -69,6 +69,7 @@ class Codec(nn.Module, ABC):
     name: str
     spec: Spec
     latent: int
+    normalised = False  # True where every latent has mean 0 and length sqrt(latent)
 
     def encode(self, weights: Mapping[str, Tensor]) -> Tensor:
         """Latents ``(N, latent)`` of weights ``(N, *shape)``.
@@ -125,6 +126,9 @@ class Codec(nn.Module, ABC):
 class CoefficientCodec(Codec):
     """Codec of PCA coefficients, each in units of its tensor's spread.
 
+    Latents of train members have a root mean square of 1, so that steps and noise mean the same
+    for every codec.
+
     Args:
         pca: first compression, kept inside the codec.
         latent: features of z.
@@ -132,11 +136,13 @@ class CoefficientCodec(Codec):
     """
 
     scale: Tensor
+    unit: Tensor
 
     def __init__(self, pca: TensorPca, latent: int) -> None:
         super().__init__()
         self.pca, self.spec, self.latent = pca, pca.spec, latent
         self.register_buffer("scale", pca.scale())
+        self.register_buffer("unit", torch.ones(()))
 
     @abstractmethod
     def compress(self, scaled: Tensor) -> Tensor:
@@ -162,11 +168,11 @@ class CoefficientCodec(Codec):
         return self.pca.inverse(scaled * self.scale)
 
     def _encode(self, weights: Mapping[str, Tensor]) -> Tensor:
-        return self.compress(self.scaled(weights))
+        return self.compress(self.scaled(weights)) / self.unit
 
     def decode(self, z: Tensor) -> Weights:
         """Weights ``(N, *shape)`` of latents ``(N, latent)``."""
-        return self.weights(self.expand(z))
+        return self.weights(self.expand(z * self.unit))
 
 
 def unexplained(error: Tensor, sizes: list[int]) -> Tensor:
@@ -252,7 +258,10 @@ def fit_coefficients(
         structural = unexplained(rebuilt - x, codec.pca.sizes)
         return combine(structural, penalties, lambda: codec.weights(rebuilt), rows, split, rng)
 
-    return run_fit("autoencoder", codec, loss, data.counts, settings, seed)
+    history = run_fit("autoencoder", codec, loss, data.counts, settings, seed)
+    with torch.no_grad():
+        codec.unit.copy_(codec.compress(scaled["train"]).square().mean().sqrt().clamp_min(1e-12))
+    return history
 
 
 class PooledCodec(Codec):

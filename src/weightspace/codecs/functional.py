@@ -47,6 +47,7 @@ class FunctionalCodec(Codec):
     """
 
     name = "functional"
+    normalised = True
     probes: Tensor
     scale: Tensor
 

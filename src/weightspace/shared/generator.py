@@ -43,7 +43,15 @@ BALANCE = 0.1  # weight of the spread of soft correctness, which keeps accuracy 
 
 
 class GeneratorModel(SharedModel):
-    """One-step conditional generator with contrastive heads."""
+    """One-step conditional generator with contrastive heads.
+
+    Draws have the length that the codec gives its latents, or where that is free centre and spread
+    of the train latents around them.
+    """
+
+    free: Tensor
+    centre: Tensor
+    spread: Tensor
 
     def __init__(self, sizes: Sizes, settings: SharedSettings, generator: torch.Generator) -> None:
         super().__init__(sizes, settings, generator)
@@ -53,6 +61,9 @@ class GeneratorModel(SharedModel):
         self.noise = ResidualMlp(width + NOISE, width, depth, sizes.latent, generator)
         self.condition_head = mlp([width, HEAD], generator)
         self.latent_head = ResidualMlp(sizes.latent, width, 1, HEAD, generator)
+        self.register_buffer("free", torch.tensor(False))
+        self.register_buffer("centre", torch.zeros(sizes.latent))
+        self.register_buffer("spread", torch.ones(()))
 
     def trunk_of(self, condition: Tensor) -> Tensor:
         """Hidden features ``(N, width)`` of embedded conditions."""
@@ -64,7 +75,12 @@ class GeneratorModel(SharedModel):
         """Latents ``(N, L)`` of hidden features and noise ``(N, 32)``."""
         with self._precision():
             z = self.mean(h) + self.noise(torch.cat([h, noise], 1))
-        return F.layer_norm(z.float(), z.shape[1:])
+        z = z.float()
+        return self.centre + self.spread * z if self.free else F.layer_norm(z, z.shape[1:])
+
+    def standard(self, z: Tensor) -> Tensor:
+        """Latents ``(N, L)`` around 0 with a root mean square of 1, whatever the codec."""
+        return (z - self.centre) / self.spread
 
     def sample(self, condition: Tensor, draws: int, generator: torch.Generator) -> Tensor:
         """Latents ``(N, draws, L)``."""
@@ -79,7 +95,7 @@ class GeneratorModel(SharedModel):
     def project_latent(self, z: Tensor) -> Tensor:
         """Unit vectors ``(N, 128)`` of latents."""
         with self._precision():
-            out = self.latent_head(z)
+            out = self.latent_head(self.standard(z))
         return F.normalize(out.float(), dim=1)
 
     def _precision(self) -> torch.autocast:
@@ -111,7 +127,7 @@ class GeneratorLoss:
         masks = draw_masks(len(twice), s.dropout if split == "train" else 0.0, rng)
         masked = model.trunk_of(model.condition(e, result, *masks))
         draws = [model.draw(masked, torch.randn(len(z), NOISE, generator=rng)) for _ in range(2)]
-        energy = energy_score(z, *draws) * z.shape[1] ** -0.5
+        energy = energy_score(*map(model.standard, (z, *draws))) * z.shape[1] ** -0.5
         groups = p.runs[twice] * len(self.orders) + which
         condition = F.normalize(model.condition_head(h), dim=1)
         contrast = nt_xent(condition, model.project_latent(z), s.temperature, groups)
@@ -188,6 +204,11 @@ def fit(
     generator = torch_stream(seed, "shared", "init")
     model = build(Sizes.of(data), settings, generator)
     prepare(model, data)
+    if not data.codec.normalised:
+        own = data.train.z[:, 0]
+        model.free.copy_(torch.tensor(True))
+        model.centre.copy_(own.mean(0))
+        model.spread.copy_((own - own.mean(0)).square().mean().sqrt())
     data.codec.requires_grad_(requires_grad=False)
     counts = {"train": len(data.train.tasks), "val": len(data.val.tasks)}
     history = run_fit("shared", model, GeneratorLoss(model, data), counts, settings, seed)
