@@ -34,7 +34,7 @@ from weightspace.spec import Weights, stack
 from weightspace.zoo.store import Zoo
 
 GOOD = 0.7  # quantile of the result from which a member is good
-BANDWIDTHS = (0.05, 0.1, 0.2, 0.4, 0.8)
+BANDWIDTHS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 KINDS = ("prior", "kde", "neighbourhood", "members", "noised", "average", "random")
 FIGURES = ("accuracy", "agreement", "weight_distance", "function_distance")
 
