@@ -139,7 +139,7 @@ def test_dear_embeddings_are_made_once(monkeypatch):
 def test_a_shared_encoder_is_fitted_on_distilled_images(model, world, tmp_path):
     tiny = world()
     codec, _ = resolve({"mlp": "weightspace.codecs.mlp"}, "mlp", "codec").fit(
-        tiny.data, tiny.params.autoencoder, 3
+        tiny.data, tiny.params.autoencoder, tiny.params.codecs, 3
     )
     pairs = [
         make_pairs(tiny.data.members[s], tiny.data.weights[s], codec, tiny.dataset, "accuracy")

@@ -39,7 +39,9 @@ def test_agreement_of_equal_and_of_opposite_networks():
 
 def test_figures_of_a_tiny_zoo(world):
     tiny = world()
-    codec, _ = resolve(CODECS, "mlp", "codec").fit(tiny.data, tiny.params.autoencoder, 3)
+    codec, _ = resolve(CODECS, "mlp", "codec").fit(
+        tiny.data, tiny.params.autoencoder, tiny.params.codecs, 3
+    )
     jobs = (tiny.zoo, codec, tiny.net, tiny.dataset, 6, 3)
     found = g.evaluate_generation(*jobs)
     assert {f"{k}_{f}" for k in g.KINDS for f in g.FIGURES} <= set(found)
