@@ -180,7 +180,10 @@ def novelty_table(figures: dict[str, Any], split: str) -> Table:
 
 def generation_table(figures: dict[str, Any]) -> Table:
     """Networks drawn from the latents alone and their controls; no split, for no task is asked."""
-    title = f"Generation without a condition: {figures['networks']} networks of each kind"
+    title = (
+        f"Generation without a condition: {figures['networks']} networks of each kind; "
+        "distances to the nearest good train member"
+    )
     table = Table(title=title, title_justify="left")
     columns = {
         "accuracy": "accuracy",
@@ -195,8 +198,8 @@ def generation_table(figures: dict[str, Any]) -> Table:
         "each entry on its own (kernel density)": "kde",
         "around a good member": "neighbourhood",
         "good train members themselves": "members",
-        "the same with noise of that distance": "noised",
-        "average of two of them": "average",
+        "members with noise of the same distance": "noised",
+        "average of two members": "average",
         "random initialisation": "random",
     }
     for name, kind in rows.items():
