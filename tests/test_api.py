@@ -124,6 +124,55 @@ def test_fine_tuning_lowers_the_train_loss_and_keeps_networks_apart(project, tas
         assert torch.allclose(value[0], tuned.weights[name][1], atol=1e-5)
 
 
+def test_reestimated_statistics_are_those_of_the_train_images(world, images, tmp_path):
+    project = ws.load(finish(world("cnn_bn"), tmp_path))
+    task = project.task(images, ["2", "0", "1"])
+    plain, drawn = (project.sample(task, accuracy=0.6, n=2, reestimate=r) for r in (False, True))
+    x = task.dataset.images["train"].flatten(0, 1)
+    for i in range(2):
+        first = torch.nn.functional.conv2d(x, drawn.weights["convs.0.weight"][i], padding=1)
+        wanted = {"running_mean": first.mean((0, 2, 3)), "running_var": first.var((0, 2, 3))}
+        for part, value in wanted.items():
+            name = f"norms.0.{part}"
+            torch.testing.assert_close(drawn.weights[name][i], value, rtol=1e-3, atol=1e-4)
+            assert not torch.allclose(plain.weights[name][i], value, rtol=1e-2)  # the control
+    for t in project.net.spec.tensors:  # and nothing but the statistics of one draw differs
+        same = torch.equal(plain.weights[t.name], drawn.weights[t.name])
+        assert same == (t.role == "parameter"), t.name
+    measured = project.evaluate(drawn.weights, task)
+    assert drawn.table[list(measured)].equals(measured)
+    assert drawn.table["reestimate"].all()
+    assert drawn.report()["request"]["reestimate"] is True
+    assert plain.report()["request"]["reestimate"] is False
+
+
+def test_candidates_are_measured_with_their_new_statistics(world, images, tmp_path, monkeypatch):
+    project = ws.load(finish(world("cnn_bn"), tmp_path))
+    task, met = project.task(images, ["2", "0", "1"]), []
+    monkeypatch.setattr(
+        api, "measure", lambda net, w, *more: met.append(w) or on_task.measure(net, w, *more)
+    )
+    project.sample(task, accuracy=0.6, best_of=3, reestimate=True)
+    again = on_task.reestimated(project.net, met[0], task)
+    for name, w in met[0].items():
+        torch.testing.assert_close(again[name], w)
+    assert len(met[0]["head.bias"]) == 3
+
+
+def test_blocks_of_networks_get_the_same_statistics(world, project, images, monkeypatch):
+    tiny, task = world("cnn_bn"), project.task(images, ["2", "0", "1"])
+    weights = tiny.zoo.weights(tiny.zoo.select("val")[:5])
+    whole = on_task.reestimated(tiny.net, weights, task)
+    monkeypatch.setattr(on_task, "PAIRS_AT_ONCE", 1)
+    for name, w in on_task.reestimated(tiny.net, weights, task).items():
+        torch.testing.assert_close(w, whole[name])
+
+
+def test_an_architecture_without_statistics_cannot_have_them_reestimated(project, task):
+    with pytest.raises(WeightspaceError, match="no running statistics to re-estimate"):
+        project.sample(task, accuracy=0.6, reestimate=True)
+
+
 @pytest.mark.parametrize(
     "request_",
     [

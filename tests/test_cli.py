@@ -97,6 +97,13 @@ def test_sample_writes_networks_and_says_what_they_achieve(run, mine, tmp_path):
     assert "warning: images unlike those of training: c (" in done.err
 
 
+def test_statistics_that_are_not_there_cannot_be_reestimated(run, mine, tmp_path):
+    done = run(*SAMPLE, "--data", mine, "--reestimate")
+    assert (done.code, files(tmp_path)) == (2, [])
+    assert done.err.startswith("error: architecture 'cnn': no running statistics to re-estimate")
+    assert done.err.count("\n") == 1
+
+
 def test_sample_warns_of_a_request_out_of_range(run, mine, tmp_path):
     done = run("sample", "--data", mine, "--classes", "c,ä,b", "--accuracy", 0.01, "--out", "out")
     assert done.code == 0

@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from html.parser import HTMLParser
+from itertools import product
 
 import numpy as np
 import pytest
@@ -15,10 +16,11 @@ import yaml
 from PIL import Image
 from rich.table import Table
 
-from weightspace import cli, gallery, page
+from weightspace import cli, gallery, page, results
 from weightspace.errors import WeightspaceError
+from weightspace.evaluate.generation import FIGURES, KINDS
 from weightspace.pictures import PLOTS
-from weightspace.report import CAPTIONS, TABLES, write
+from weightspace.report import CAPTIONS, TABLES, WHOLE, write
 from workspace import ROOT, finished_clone
 
 VOID = {"meta", "img", "br"}
@@ -108,7 +110,53 @@ def test_figures_are_those_of_the_files(finished, tmp_path):
     assert "0.988" in text
 
 
-@pytest.mark.parametrize("name", TABLES)
+# a value of its own for every figure
+GENERATION = {f"{k}_{f}": 0.1 + i / 1000 for i, (k, f) in enumerate(product(KINDS, FIGURES))}
+CLASSES = {
+    f"{reading}_classes_{figure}": 0.7 + i / 1000
+    for i, (reading, figure) in enumerate(
+        product(
+            ("latent", "weight_statistics", "raw_weights", "hyperparameters", "chance"),
+            ("recall", "exact"),
+        )
+    )
+}
+
+
+def cells(table):
+    """Text of every cell of a table."""
+    return [str(cell) for column in table.columns for cell in column.cells]
+
+
+@pytest.mark.parametrize(
+    ("figures", "make"),
+    [
+        (GENERATION, lambda f: results.generation_table(f | {"networks": 80})),
+        (CLASSES, lambda f: results.properties_table(f | {"members": 9}, "val")),
+    ],
+)
+def test_every_figure_stands_in_the_table_once(figures, make):
+    found = cells(make(figures))
+    assert [found.count(f"{value:.3f}") for value in figures.values()] == [1] * len(figures)
+
+
+def test_generation_is_shown_where_it_was_measured(finished, tmp_path, capsys):
+    """Results of earlier versions have none: the rest is shown all the same."""
+    path, title = finished / "metrics" / "generation.json", "Generation without a condition"
+    for known in (False, True):
+        path.unlink(missing_ok=True)
+        if known:
+            path.write_text(json.dumps(GENERATION | {"networks": 80}))
+        lines = write(finished, tmp_path / "a.html")
+        assert ("missing: metrics/generation.json; run make repro" in lines) != known
+        assert any(title in text for text in read(tmp_path / "a.html").text) == known
+        results.show(finished)
+        said = capsys.readouterr().out
+        assert (title in said) == known
+        assert "Sampling from P(W | D, R)" in said
+
+
+@pytest.mark.parametrize("name", [*TABLES, *WHOLE])
 def test_missing_metrics_are_named(name, finished, tmp_path):
     (finished / "metrics" / f"{name}.json").unlink(missing_ok=True)
     lines = write(finished, tmp_path / "a.html")
@@ -131,7 +179,7 @@ def test_a_project_that_has_not_run_says_so(tmp_path):
     lines = write(tmp_path, tmp_path / "a.html")
     found = read(tmp_path / "a.html")
     assert not found.every("img")
-    assert len(lines) == 1 + 1 + len(TABLES) + len(PLOTS) + len(gallery.FILES)
+    assert len(lines) == 1 + 1 + len(TABLES) + len(WHOLE) + len(PLOTS) + len(gallery.FILES)
     assert "No figures yet; run make repro." in found.text
 
 
@@ -156,6 +204,20 @@ def test_every_plot_of_the_pipeline_is_drawn():
     made = {name for s in stages.values() for entry in s.get("plots", []) for name in entry}
     assert {f"metrics/plots/{name}" for name in PLOTS} == made
     assert set(CAPTIONS) == set(PLOTS)
+
+
+def test_own_templates_of_plots_are_there_and_the_scatter_has_its_lines():
+    plots = yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
+    named = {v["template"] for entry in plots for v in entry.values() if "template" in v}
+    folder = ROOT / ".dvc" / "plots"
+    assert {f.stem for f in folder.glob("*.json")} == named
+    found = json.loads((folder / "scatter_fit.json").read_text())
+    # fields are named after the calculation, so that text of a CSV file is a number before the fit
+    assert [t["as"] for t in found["transform"]] == ["x", "y"]
+    points, fit, identity = found["layer"]
+    assert "transform" not in points
+    assert fit["transform"] == [{"regression": "y", "on": "x", "groupby": ["rev"]}]
+    assert identity["encoding"]["y"]["field"] == found["encoding"]["x"]["field"] == "x"
 
 
 def test_text_cannot_become_markup():

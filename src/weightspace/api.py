@@ -40,7 +40,7 @@ from weightspace.data.sources.base import read_npz
 from weightspace.errors import problem
 from weightspace.images import GivenTask, ImageSet, check_choice, make_task, read_images
 from weightspace.networks import Net, build_net
-from weightspace.on_task import fine_tune, measure
+from weightspace.on_task import fine_tune, measure, reestimated
 from weightspace.params import Params, load_params
 from weightspace.progress import progress
 from weightspace.queries import Predictions
@@ -172,6 +172,7 @@ class Project:
         best_of: int = 1,
         seed: int = 0,
         fine_tune_epochs: int = 0,
+        reestimate: bool = False,
     ) -> Samples:
         """Draw networks from P(W | D, R) and measure each.
 
@@ -184,17 +185,27 @@ class Project:
                 images is nearest to the request.
             seed: root seed.
             fine_tune_epochs: passes over the train images with Adam after sampling.
+            reestimate: replace the running statistics of every candidate by those of the train
+                images, before it is measured.
 
         """
         asked = self._request(accuracy, loss)
         if n < 1 or best_of < 1 or fine_tune_epochs < 0:
             raise problem("n and best_of must be 1 or more, fine_tune_epochs 0 or more")
+        if reestimate and all(t.role == "parameter" for t in self.net.spec.tensors):
+            raise problem(
+                "no running statistics to re-estimate",
+                where=f"architecture '{self.net.spec.architecture}'",
+                do="leave reestimate out",
+            )
         sampler = Sampler(self.codec, self.shared, self.net, task.dataset, self.params.guidance)
         where, target = torch.zeros(1, dtype=torch.long), torch.tensor([asked])
         chosen = []
         with progress("sample", n) as bar:
             for i in range(n):
                 drawn = sampler.draw(where, target, best_of, torch_stream(seed, "sample", i))
+                if reestimate:
+                    drawn = reestimated(self.net, drawn, task)
                 got = measure(self.net, drawn, task, ("train",))[f"train_{self.result}"].to_numpy()
                 best = int(np.abs(got - asked).argmin())
                 chosen.append(take(drawn, slice(best, best + 1)))
@@ -208,7 +219,7 @@ class Project:
         table["asked"] = asked
         table["outside_trained_range"] = not low <= asked <= high
         table["best_of"], table["seed"] = best_of, seed
-        table["fine_tune_epochs"] = fine_tune_epochs
+        table["fine_tune_epochs"], table["reestimate"] = fine_tune_epochs, reestimate
         table = pd.concat([table, self.evaluate(weights, task)], axis=1)
         return Samples(self, task, weights, table)
 

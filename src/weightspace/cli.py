@@ -46,6 +46,9 @@ def sample(
     fine_tune_epochs: Annotated[
         int, typer.Option(help="passes over your train images after sampling", min=0)
     ] = 0,
+    reestimate: Annotated[
+        bool, typer.Option("--reestimate", help="running statistics from your train images")
+    ] = False,
     seed: Annotated[int, typer.Option(help="root of the random draws", min=0)] = 0,
     root: Root = Path(),
 ) -> None:
@@ -62,6 +65,7 @@ def sample(
         best_of=best_of,
         seed=seed,
         fine_tune_epochs=fine_tune_epochs,
+        reestimate=reestimate,
     )
     samples.save(out)
     show_samples(samples, out)

@@ -14,7 +14,7 @@ from weightspace.networks import Net
 from weightspace.outputs import accuracies, losses
 from weightspace.progress import progress
 from weightspace.rng import torch_stream
-from weightspace.spec import Weights
+from weightspace.spec import Weights, blocks
 
 PAIRS_AT_ONCE = 20_000  # network and image pairs run together; bounds the memory
 TUNE_BATCH, TUNE_LR = 32, 1e-3  # of fine-tuning with Adam
@@ -27,6 +27,14 @@ def outputs(net: Net, weights: Weights, task: GivenTask, part: str) -> Tensor:
     images, _ = task_batch(task.dataset, FIRST, part)
     size = max(1, PAIRS_AT_ONCE // len(next(iter(weights.values()))))
     return torch.cat([net.outputs(weights, block) for block in images[0].split(size)], 1)
+
+
+def reestimated(net: Net, weights: Weights, task: GivenTask) -> Weights:
+    """N networks with the running statistics that all train images of a task give, as one batch."""
+    images, _ = task_batch(task.dataset, FIRST, "train")
+    size = max(1, PAIRS_AT_ONCE // images.shape[1])
+    parts = [net.reestimate(block, images[0]) for block in blocks(weights, size)]
+    return {name: torch.cat([part[name] for part in parts]) for name in net.spec.names}
 
 
 def fine_tune(net: Net, weights: Weights, task: GivenTask, epochs: int, seed: int) -> Weights:

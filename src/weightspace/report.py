@@ -27,6 +27,8 @@ TABLES: dict[str, Callable[[dict[str, Any], str], Table]] = {
     "properties": results.properties_table,
     "novelty": results.novelty_table,
 }
+# the same of files whose figures belong to no split
+WHOLE: dict[str, Callable[[dict[str, Any]], Table]] = {"generation": results.generation_table}
 STEPS = {
     "dataset": "fix the images of each class, draw ordered tasks, split them by class set",
     "zoo": "train the population, keep several snapshots of each run",
@@ -77,7 +79,7 @@ def write(root: Path, out: Path) -> list[str]:
 def _metrics(root: Path, missing: list[str]) -> dict[str, dict[str, Any]]:
     """Figures of every stage that has run; what is not there is noted."""
     out = {}
-    for name in ("zoo", *TABLES):
+    for name in ("zoo", *TABLES, *WHOLE):
         path = root / "metrics" / f"{name}.json"
         if path.is_file():
             out[name] = read_json(path)
@@ -131,7 +133,7 @@ def pipeline(root: Path) -> str:
 
 
 def tables(metrics: dict[str, dict[str, Any]]) -> str:
-    """Every table of every test split there is."""
+    """Every table of every test split there is, then those of no split."""
     out = [element("h2", "Results")]
     for split, meaning in SPLITS.items():
         found = [
@@ -143,6 +145,7 @@ def tables(metrics: dict[str, dict[str, Any]]) -> str:
             out += [element("p", meaning), *found]
             if split in metrics.get("sampling", {}):
                 out += [element("p", note, "soft") for note in _notes(metrics["sampling"][split])]
+    out += [table(make(metrics[name])) for name, make in WHOLE.items() if name in metrics]
     out.append(
         element("p", "A dash is a figure that the run behind this page did not measure.", "soft")
         if len(out) > 1

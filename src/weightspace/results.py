@@ -33,6 +33,9 @@ def show(root: Path) -> None:
             for line in notes(sampling[split]):
                 console.print(line)
             console.print(finetuning_table(finetuning[split], split))
+    generation = root / "metrics" / "generation.json"
+    if generation.is_file():  # results of earlier versions have none
+        console.print(generation_table(read_json(generation)))
     console.print(
         "Plots: `dvc plots show` (data in metrics/plots). All figures: `dvc metrics show`."
     )
@@ -129,6 +132,8 @@ def properties_table(figures: dict[str, Any], split: str) -> Table:
         "generalisation gap, R2": "generalisation_gap_r2",
         "epoch, R2": "epoch_r2",
         "optimizer, share right": "optimizer_accuracy",
+        "classes, share found": "classes_recall",
+        "class set, share exact": "classes_exact",
     }
     for column in ("read from", *columns):
         table.add_column(column)
@@ -138,6 +143,7 @@ def properties_table(figures: dict[str, Any], split: str) -> Table:
         "raw weights": "raw_weights",
         "hyper-parameters only": "hyperparameters",
         "nothing: the mean, the commonest": "mean",
+        "nothing: classes drawn at random": "chance",
     }
     for name, prefix in rows.items():
         table.add_row(name, *(_number(figures.get(f"{prefix}_{key}")) for key in columns.values()))
@@ -169,6 +175,35 @@ def novelty_table(figures: dict[str, Any], split: str) -> Table:
     }
     for name, key in accuracy.items():
         table.add_row(name, _number(figures.get(key)), "")
+    return table
+
+
+def generation_table(figures: dict[str, Any]) -> Table:
+    """Networks drawn from the latents alone and their controls; no split, for no task is asked."""
+    title = (
+        f"Generation without a condition: {figures['networks']} networks of each kind; "
+        "distances to the nearest good train member"
+    )
+    table = Table(title=title, title_justify="left")
+    columns = {
+        "accuracy": "accuracy",
+        "agreement between networks": "agreement",
+        "weight distance": "weight_distance",
+        "function distance": "function_distance",
+    }
+    for column in ("", *columns):
+        table.add_column(column)
+    rows = {
+        "Gaussian of all latents": "prior",
+        "each entry on its own (kernel density)": "kde",
+        "around a good member": "neighbourhood",
+        "good train members themselves": "members",
+        "members with noise of the same distance": "noised",
+        "average of two members": "average",
+        "random initialisation": "random",
+    }
+    for name, kind in rows.items():
+        table.add_row(name, *(_number(figures[f"{kind}_{key}"]) for key in columns.values()))
     return table
 
 

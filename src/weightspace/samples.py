@@ -75,6 +75,7 @@ class Samples:
                 "networks": len(self.table),
                 "best_of": int(first["best_of"]),
                 "fine_tune_epochs": int(first["fine_tune_epochs"]),
+                "reestimate": bool(first["reestimate"]),
                 "seed": int(first["seed"]),
             },
             "data": {
