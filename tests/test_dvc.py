@@ -170,7 +170,7 @@ def test_editing_a_member_reruns_only_its_users(workspace):
 
 BAD = {
     "unknown key": (
-        ("temperature:", "temprature:"),
+        ("temperature: 0.1          #", "temprature: 0.1          #"),
         "unknown key 'shared.temprature'",
         "'temperature'?",
     ),
