@@ -31,7 +31,7 @@ nav a { margin-right: 1em; color: inherit; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 6px 12px; text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 11em; }
-thead th { background: #f1f4f8; border-bottom: 1px solid var(--line); }
+thead th { white-space: normal; vertical-align: bottom; background: #f1f4f8; border-bottom: 1px solid var(--line); }
 tbody tr.head td { font-weight: 700; background: #f1f4f8; }
 tbody tr + tr { border-top: 1px solid #edf1f5; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 18px; }
