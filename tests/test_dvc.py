@@ -170,9 +170,9 @@ def test_editing_a_member_reruns_only_its_users(workspace):
 
 BAD = {
     "unknown key": (
-        ("temperature: 0.1          #", "temprature: 0.1          #"),
-        "unknown key 'shared.temprature'",
-        "'temperature'?",
+        ("result_weight:", "resullt_weight:"),
+        "unknown key 'shared.resullt_weight'",
+        "'result_weight'?",
     ),
     "architecture": (
         ("architecture: cnn", "architecture: cnm"),
