@@ -476,7 +476,9 @@ def test_every_order_of_the_outputs_is_encoded(name, architecture, fitted):
         for place, order in enumerate(orders):
             single = codec.encode(reorder_outputs(codec.spec, weights, order))
             torch.testing.assert_close(found[:, place], single, atol=2e-3, rtol=2e-3)
-    assert (found[:, 0] - found[:, 1]).abs().max() > 0.005
+    # The head is a small part of a ResNet, and of all features that PCA is fitted to.
+    small = isinstance(codec, PooledCodec) and architecture == "resnet18"
+    assert (found[:, 0] - found[:, 1]).abs().max() > (0.005 if small else 0.05)
 
 
 def test_permutation_augmentation_makes_the_mlp_codec_less_sensitive_to_order(world):
