@@ -14,6 +14,7 @@ LAYERS = (
     {"errors", "rng", "spec", "progress", "registry"},
     {"params", "artifacts", "runtime"},
     {
+        "batched",
         "behaviour",
         "data",
         "images",

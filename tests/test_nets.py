@@ -157,6 +157,7 @@ def test_pca_keeps_buffers_and_never_decodes_a_negative_variance(rng):
 def test_batched_forward_equals_vmap_of_the_module(case, own, training, rng):
     net = build(case)
     images = torch.randn(*((3,) if own else ()), 7, *NETS[case][2], generator=rng).double()
+    images.requires_grad_()
     net.module.train(training)
     found, expected = (networks(net, 3, dtype=torch.float64) for _ in range(2))
     grads = []
@@ -165,12 +166,21 @@ def test_batched_forward_equals_vmap_of_the_module(case, own, training, rng):
             weights[t.name].requires_grad_()
             for t in net.spec.tensors
             if t.role == "parameter" or not training
-        ]
+        ] + [images]
         out = call(weights, images)
         assert out.shape == (3, 7, NETS[case][3])
         grads.append([out, *torch.autograd.grad(out.sin().sum(), leaves), *weights.values()])
     for a, b in zip(*grads, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_a_chain_runs_backward_once():
+    net = build("cnn")
+    weights = {k: w.requires_grad_() for k, w in networks(net, 2).items()}
+    out = net.outputs(weights, torch.ones(3, 1, 8, 8)).sum()
+    out.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="runs backward once"):
+        out.backward()
 
 
 def _vmapped(net):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from weightspace.batched import Conv3x3, Linear, ReluPool, chain, patches
 from weightspace.errors import problem
-from weightspace.layers import avg_pool, linear, patches
 from weightspace.params import NetsSettings
 from weightspace.spec import Axis, Spec, TensorSpec
 
@@ -50,12 +51,15 @@ class Cnn(nn.Module):
 
     def batched(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
         """Outputs ``(N, B, classes)`` of N networks."""
-        x = images.movedim(-4, -1)  # (N, C, H, W, B)
+        h, w = images.shape[-2:]
+        steps: list[tuple[Any, ...]] = []
         for i in range(len(self.convs)):
-            size, conv = x.shape[-3:], weights[f"convs.{i}.weight"].flatten(2)
-            x = linear(patches(x), conv, weights[f"convs.{i}.bias"]).relu_()  # (N, c, H W B)
-            x = avg_pool(x.unflatten(-1, size))  # (N, c, H/2, W/2, B)
-        return linear(x.flatten(1, 3), weights["head.weight"], weights["head.bias"]).mT
+            weight, bias = weights[f"convs.{i}.weight"], weights[f"convs.{i}.bias"]
+            conv = (Conv3x3(h, w), weight, bias) if i else (Linear(), weight.flatten(2), bias)
+            steps += [conv, (ReluPool(h, w),)]
+            h, w = h // 2, w // 2
+        steps.append((Linear(), weights["head.weight"], weights["head.bias"]))
+        return chain(patches(images.movedim(-4, -1)), steps).mT
 
 
 def build(shape: tuple[int, int, int], classes: int, settings: NetsSettings) -> Cnn:

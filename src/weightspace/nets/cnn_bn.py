@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from weightspace.batched import Conv3x3, Linear, Normalise, ReluPool, chain, patches
 from weightspace.errors import problem
-from weightspace.layers import (
-    BatchNorm,
-    avg_pool,
-    batch_norm,
-    batch_norm_tensors,
-    linear,
-    patches,
-    running_affine,
-)
+from weightspace.layers import BatchNorm, batch_norm_tensors, running_affine
 from weightspace.params import NetsSettings
 from weightspace.spec import Axis, Spec, TensorSpec
 
@@ -61,18 +55,24 @@ class CnnBn(nn.Module):
 
     def batched(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
         """Outputs ``(N, B, classes)`` of N networks."""
-        x = images.movedim(-4, -1)  # (N, C, H, W, B)
+        h, w = images.shape[-2:]
+        steps: list[tuple[Any, ...]] = []
         for i in range(len(self.convs)):
-            size, conv = x.shape[-3:], weights[f"convs.{i}.weight"].flatten(2)
             parts = ("running_mean", "running_var", "weight", "bias")
-            norm = [weights[f"norms.{i}.{part}"] for part in parts]
+            mean, variance, *affine = (weights[f"norms.{i}.{part}"] for part in parts)
+            weight, bias = weights[f"convs.{i}.weight"], None
+            if not self.training:  # normalisation by fixed statistics is part of the product
+                scale, bias = running_affine(mean, variance, *affine)
+                weight = weight * scale[..., None, None, None]
+            steps.append(
+                (Conv3x3(h, w), weight, bias) if i else (Linear(), weight.flatten(2), bias)
+            )
             if self.training:
-                x = batch_norm(linear(patches(x), conv), *norm)
-            else:  # normalisation by fixed statistics is part of the product
-                scale, shift = running_affine(*norm)
-                x = linear(patches(x), conv * scale[..., None], shift)
-            x = avg_pool(x.relu_().unflatten(-1, size))  # (N, c, H/2, W/2, B)
-        return linear(x.flatten(1, 3), weights["head.weight"], weights["head.bias"]).mT
+                steps.append((Normalise(mean, variance), *affine))
+            steps.append((ReluPool(h, w),))
+            h, w = h // 2, w // 2
+        steps.append((Linear(), weights["head.weight"], weights["head.bias"]))
+        return chain(patches(images.movedim(-4, -1)), steps).mT
 
 
 def build(shape: tuple[int, int, int], classes: int, settings: NetsSettings) -> CnnBn:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from itertools import pairwise
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weightspace.layers import linear
+from weightspace.batched import Linear, Relu, chain
 from weightspace.params import NetsSettings
 from weightspace.spec import Axis, Spec, TensorSpec
 
@@ -41,10 +42,12 @@ class Mlp(nn.Module):
 
     def batched(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
         """Outputs ``(N, B, classes)`` of N networks."""
-        x = images.flatten(-3).mT  # (N, C H W, B)
+        steps: list[tuple[Any, ...]] = []
         for i in range(len(self.layers)):
-            x = linear(x, weights[f"layers.{i}.weight"], weights[f"layers.{i}.bias"]).relu()
-        return linear(x, weights["head.weight"], weights["head.bias"]).mT
+            layer = Linear(), weights[f"layers.{i}.weight"], weights[f"layers.{i}.bias"]
+            steps += [layer, (Relu(),)]
+        steps.append((Linear(), weights["head.weight"], weights["head.bias"]))
+        return chain(images.flatten(-3).mT, steps).mT
 
 
 def build(shape: tuple[int, int, int], classes: int, settings: NetsSettings) -> Mlp:

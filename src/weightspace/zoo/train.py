@@ -14,10 +14,10 @@ from weightspace.zoo.plan import Run
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # Adam, Kingma and Ba (2015), arXiv 1412.6980
 # Runs side by side: as many as keep this many numbers between layers. On a CPU they then stay near
-# its caches (benchmarks/zoo_training.py: a CNN is fastest with 8 to 32, an MLP with 64); on a GPU
+# its caches (benchmarks/zoo_training.py: a CNN is fastest with 12 to 32, an MLP with 96); on a GPU
 # they fit its memory, which holds about five times as much during a step.
-ACTIVATIONS = {"cpu": 1_000_000, "cuda": 1_000_000_000}
-RUNS = {"cpu": 64, "cuda": 4096}  # at most
+ACTIVATIONS = {"cpu": 1_400_000, "cuda": 1_000_000_000}
+RUNS = {"cpu": 128, "cuda": 4096}  # at most
 
 
 def train_runs(

@@ -1,0 +1,309 @@
+"""Layers of N networks at once, with their gradients written out.
+
+Activations of many networks are ``(N, C, M)``: channels, then all pixels of all images, M = H W B
+with the images last. A convolution is then a batched matrix product whose result needs no
+reordering, copies for it move runs of at least B numbers, and PyTorch's weight layout is used as it
+is. Images that all networks share have no N, and the first layer is one wide product.
+
+A :func:`chain` of layers is one node for autograd: with many small products its bookkeeping and the
+copies it makes cost a quarter of a step. benchmarks/zoo_training.py measures all this against
+grouped convolution, which is what vmap makes of a convolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from weightspace.layers import MOMENTUM
+from weightspace.spec import EPSILON
+
+Kept = tuple[Any, ...]  # what a layer needs for its gradient
+Gradients = tuple[Tensor | None, ...]  # of the weights, in their order
+
+
+class Layer(Protocol):
+    """A layer of N networks. It may overwrite its input, unless it is the first of a chain."""
+
+    def forward(self, x: Tensor, *weights: Any) -> tuple[Tensor, Kept]:
+        """Result, and what :meth:`backward` needs."""
+
+    def backward(
+        self, grad: Tensor, kept: Kept, *, wanted: bool
+    ) -> tuple[Tensor | None, Gradients]:
+        """Gradient of the input, None if it is not wanted, and of the weights."""
+
+
+def chain(x: Tensor, steps: Sequence[tuple[Any, ...]]) -> Tensor:
+    """Run layers one after the other.
+
+    Args:
+        x: input of the first, ``(N, C, M)``, or ``(C, M)`` for all networks.
+        steps: each a layer and its weights, ``(N, ...)`` or None; the last one is a
+            :class:`Linear`, which does not keep its result.
+
+    Returns:
+        Result of the last, ``(N, C, M)``.
+
+    """
+    layers = tuple((step[0], len(step) - 1) for step in steps)
+    out: Tensor = _Chain.apply(layers, x, *(w for step in steps for w in step[1:]))
+    return out
+
+
+class _Chain(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, layers: Any, x: Tensor, *weights: Any) -> Tensor:
+        learns, start = any(ctx.needs_input_grad), 0
+        ctx.shape, ctx.layers, ctx.kept = x.shape, layers, []
+        for layer, count in layers:
+            x, kept = layer.forward(x, *weights[start : start + count])
+            start += count
+            if learns:
+                ctx.kept.append(kept)
+        return x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        if len(ctx.kept) < len(ctx.layers):
+            raise RuntimeError("a chain of layers runs backward once: it frees what it kept")
+        gradients: Gradients = ()
+        wanted = ctx.needs_input_grad[1]
+        for i in reversed(range(len(ctx.layers))):
+            layer, kept = ctx.layers[i][0], ctx.kept.pop()
+            by_x, own = layer.backward(grad, kept, wanted=wanted or i > 0)
+            grad, gradients = by_x, own + gradients
+        return None, grad.view(ctx.shape) if wanted else None, *gradients
+
+
+class Linear:
+    """Linear layer: input ``(N, I, M)``, or ``(I, M)`` for all; weight ``(N, O, I)``, bias ``(N, O)``.
+
+    Channels and pixels of the input become one axis where the weight has as many inputs; there may be
+    no bias.
+    """
+
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Kept]:
+        """``(N, O, M)``."""
+        x = x.reshape(*x.shape[:-2], weight.shape[2], -1)
+        if x.ndim == 3:
+            out = (
+                torch.bmm(weight, x) if bias is None else torch.baddbmm(bias[..., None], weight, x)
+            )
+            return out, (x, weight, bias)
+        wide = weight.flatten(0, 1)
+        out = wide @ x if bias is None else torch.addmm(bias.reshape(-1, 1), wide, x)
+        return out.view(*weight.shape[:2], -1), (x, weight, bias)
+
+    def backward(
+        self, grad: Tensor, kept: Kept, *, wanted: bool
+    ) -> tuple[Tensor | None, Gradients]:
+        """See :class:`Layer`."""
+        x, weight, bias = kept
+        by_bias = None if bias is None else grad.sum(-1)
+        if x.ndim == 3:
+            by_x = torch.bmm(weight.mT, grad) if wanted else None
+            return by_x, (torch.bmm(grad, x.mT), by_bias)
+        wide = grad.flatten(0, 1)
+        by_x = weight.flatten(0, 1).mT @ wide if wanted else None
+        return by_x, ((wide @ x.mT).view_as(weight), by_bias)
+
+
+class Relu:
+    """Rectifier, in place."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Kept]:
+        """As ``x``."""
+        return x.relu_(), (x,)
+
+    def backward(
+        self, grad: Tensor, kept: Kept, *, wanted: bool
+    ) -> tuple[Tensor | None, Gradients]:
+        """See :class:`Layer`."""
+        return torch.ops.aten.threshold_backward(grad, kept[0], 0), ()
+
+
+@dataclass(frozen=True)
+class ReluPool:
+    """Rectifier, in place, and 2x2 average pooling of images ``h x w``.
+
+    An odd last row or column is left out.
+    """
+
+    h: int
+    w: int
+
+    def _quads(self, x: Tensor) -> Tensor:
+        """The same memory as ``(N, C, H/2, 2, W/2, 2, B)``."""
+        pixels = x.view(*x.shape[:2], self.h, self.w, -1)
+        even = pixels[:, :, : self.h // 2 * 2, : self.w // 2 * 2]
+        quads: Tensor = even.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))
+        return quads
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Kept]:
+        """``(N, C, H W B)`` to a quarter of it."""
+        top, bottom = self._quads(x.relu_()).unbind(3)
+        left, right = (top + bottom).unbind(4)
+        return (left + right).mul_(1 / 4).flatten(2), (x,)
+
+    def backward(
+        self, grad: Tensor, kept: Kept, *, wanted: bool
+    ) -> tuple[Tensor | None, Gradients]:
+        """See :class:`Layer`."""
+        x = kept[0]
+        quads = self._quads(x)
+        count, c, h, _, w, _, b = quads.shape
+        each = (grad.reshape(count, c, h, 1, w, 1, b) / 4).expand_as(quads)
+        out = torch.zeros_like(x) if (self.h | self.w) % 2 else torch.empty_like(x)
+        torch.ops.aten.threshold_backward.grad_input(each, quads, 0, grad_input=self._quads(out))
+        return out, ()
+
+
+@dataclass(frozen=True)
+class Conv3x3:
+    """3x3 convolution with a border of zeros, of images ``h x w`` with many channels.
+
+    Three horizontal neighbours are stacked, three rows are three products of parts of that stack: a
+    third of the copies that a stack of all nine would be. For images of few channels, where such
+    products are too thin, :func:`patches` and :class:`Linear` are faster.
+    """
+
+    h: int
+    w: int
+
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Kept]:
+        """``(N, I, H W B)`` and weight ``(N, O, I, 3, 3)`` to ``(N, O, H W B)``."""
+        pixels = x.reshape(*x.shape[:2], self.h, self.w, -1)
+        padded = F.pad(pixels, (0, 0, 1, 1, 1, 1))
+        n, c, h, w, b = padded.stride()
+        sizes = (*pixels.shape[:2], 3, self.h + 2, self.w, pixels.shape[4])
+        stacked = padded.as_strided(sizes, (n, c, w, h, w, b)).reshape(len(x), 3 * x.shape[1], -1)
+        by_row = weight.permute(3, 0, 1, 2, 4).flatten(3)  # (3, N, O, 3 I)
+        top, middle, bottom = self._rows(stacked)
+        start = (
+            torch.bmm(by_row[0], top)
+            if bias is None
+            else torch.baddbmm(bias[..., None], by_row[0], top)
+        )
+        return start.baddbmm_(by_row[1], middle).baddbmm_(by_row[2], bottom), (
+            stacked,
+            by_row,
+            bias,
+        )
+
+    def backward(
+        self, grad: Tensor, kept: Kept, *, wanted: bool
+    ) -> tuple[Tensor | None, Gradients]:
+        """See :class:`Layer`."""
+        stacked, by_row, bias = kept
+        by_bias = None if bias is None else grad.sum(-1)
+        by_weight = torch.stack([torch.bmm(grad, rows.mT) for rows in self._rows(stacked)], 2)
+        by_weight = by_weight.unflatten(3, (-1, 3)).transpose(2, 3)
+        if not wanted:
+            return None, (by_weight, by_bias)
+        line = grad.shape[2] // self.h
+        below, same, above = self._rows(F.pad(grad, (line, line)))
+        each = torch.bmm(by_row[0].mT, above).baddbmm_(by_row[1].mT, same)
+        each = each.baddbmm_(by_row[2].mT, below).view(
+            len(grad), -1, 3, self.h, self.w, line // self.w
+        )
+        left, out, right = each.unbind(2)
+        out[:, :, :, :-1] += left[:, :, :, 1:]
+        out[:, :, :, 1:] += right[:, :, :, :-1]
+        return out, (by_weight, by_bias)
+
+    def _rows(self, x: Tensor) -> list[Tensor]:
+        """Parts of ``(N, C, (H + 2) W B)`` that the upper, same and lower neighbours are."""
+        line = x.shape[2] // (self.h + 2)
+        return [x[:, :, i * line : (i + self.h) * line] for i in range(3)]
+
+
+@dataclass(frozen=True)
+class Normalise:
+    """Batch normalisation in training mode, with weight and bias ``(N, C)``.
+
+    With M last every pass is a vectorised one; torch's own function takes 2 to 3 times as long here.
+    The gradient is that of Ioffe and Szegedy (2015), arXiv 1502.03167, section 3, per channel
+    ``a g + b (x - mean) + d``.
+
+    Args:
+        mean: running mean ``(N, C)``, updated in place.
+        variance: running variance ``(N, C)``, updated in place.
+
+    """
+
+    mean: Tensor
+    variance: Tensor
+
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Kept]:
+        """As ``x``, ``(N, C, M)``."""
+        mean, count = x.mean(-1), x.shape[-1]
+        centred = x.sub_(mean[..., None])
+        variance = torch.linalg.vecdot(centred, centred) / count
+        inverse = (variance + EPSILON).rsqrt()
+        out = torch.addcmul(bias[..., None], centred, (weight * inverse)[..., None])
+        self.mean.lerp_(mean, MOMENTUM)
+        self.variance.lerp_(variance * (count / (count - 1)), MOMENTUM)
+        return out, (centred, inverse, weight)
+
+    def backward(
+        self, grad: Tensor, kept: Kept, *, wanted: bool
+    ) -> tuple[Tensor | None, Gradients]:
+        """See :class:`Layer`."""
+        centred, inverse, weight = kept
+        by_bias = grad.sum(-1)
+        by_weight = torch.linalg.vecdot(grad, centred) * inverse
+        scale, count = weight * inverse, grad.shape[-1]
+        tilt, level = scale * inverse * by_weight / -count, scale * by_bias / -count
+        by_x = torch.addcmul(level[..., None], grad, scale[..., None])
+        return by_x.addcmul_(centred, tilt[..., None]), (by_weight, by_bias)
+
+
+def patches(x: Tensor) -> Tensor:
+    """3x3 neighbourhoods with a border of zeros; a convolution is a linear layer of them.
+
+    Args:
+        x: ``(N, C, H, W, B)``, or ``(C, H, W, B)`` for all networks.
+
+    Returns:
+        ``(N, 9 C, H W B)`` or ``(9 C, H W B)``, in the order of a convolution's flattened weight.
+
+    """
+    each: Tensor = _Patches.apply(x.reshape(-1, *x.shape[-3:]))  # (N C, 9, H W B)
+    return each.reshape(*x.shape[:-4], -1, each.shape[-1])
+
+
+class _Patches(torch.autograd.Function):
+    """Neighbourhoods ``(L, 9, H W B)`` of ``(L, H, W, B)``; by autograd the gradient is 3x slower."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        count, h, w, b = ctx.shape = x.shape
+        padded = F.pad(x.contiguous(), (0, 0, 1, 1, 1, 1))
+        by_l, by_h, by_w, by_b = padded.stride()
+        steps = (by_l, by_h, by_w, by_h, by_w, by_b)
+        return padded.as_strided((count, 3, 3, h, w, b), steps).reshape(count, 9, -1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        count, h, w, b = ctx.shape
+        grad = grad.view(count, 3, 3, h, w, b)
+        out = grad[:, 1, 1].clone()
+        for i, (to_h, from_h) in enumerate(_shifts(h)):
+            for j, (to_w, from_w) in enumerate(_shifts(w)):
+                if (i, j) != (1, 1):
+                    out[:, to_h, to_w] += grad[:, i, j, from_h, from_w]
+        return out
+
+
+def _shifts(size: int) -> tuple[tuple[slice, slice], ...]:
+    """Where the gradient of each of three neighbours goes along one axis, and where it comes from."""
+    every, rest, most = slice(None), slice(1, None), slice(size - 1)
+    return (most, rest), (every, every), (rest, most)
