@@ -17,7 +17,7 @@ test: $(READY)  ## lint, types, all tests
 	ruff check .
 	ruff format --check .
 	mypy
-	pytest -n 2
+	pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 lint: $(READY)
 	ruff check --fix . && ruff format . && mypy

@@ -13,9 +13,7 @@ own; on all of them, with ``--slow-rounds 1``, it takes some half an hour.
 """
 
 import argparse
-import json
 import os
-import platform
 import re
 import shutil
 import statistics
@@ -33,6 +31,7 @@ import sklearn
 import torch
 from sklearn.decomposition import IncrementalPCA
 
+import report
 from weightspace.artifacts import load_meta, save_tensors, write_parquet
 from weightspace.networks import build_net
 from weightspace.params import NetsSettings, PcaSettings
@@ -213,10 +212,7 @@ def main():
             pool.submit(make, folder, o.members, o.width, o.shard).result()
             print(f"made: {time.perf_counter() - start:.1f} s", flush=True)
             tensors = large(open_zoo(folder).spec)
-            out = {
-                "machine": f"{platform.machine()}, {os.cpu_count()} cores, {THREADS} threads",
-                "python": platform.python_version(),
-                "torch": torch.__version__,
+            out = report.machine(f"{THREADS} threads") | {
                 "sklearn": sklearn.__version__,
                 "unit": "seconds: median, min and max of n runs",
                 "members": o.members,
@@ -232,10 +228,7 @@ def main():
                 some = compare(pool, folder, SUBSET, rounds, o.k, batch)
                 out["some_tensors"] = {"names": list(SUBSET), **some}
         out["minutes"] = round((time.perf_counter() - start) / 60, 1)
-    text = json.dumps(out, indent=2)
-    print(text)
-    if o.out:
-        o.out.write_text(text + "\n")
+    report.write(out, o.out)
 
 
 if __name__ == "__main__":

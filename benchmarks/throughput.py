@@ -8,15 +8,12 @@ steps of ``guidance``; ``encode_refined`` adds those of an encoding. A first rou
 """
 
 import argparse
-import json
-import os
-import platform
-import statistics
 import time
 from pathlib import Path
 
 import torch
 
+import report
 import weightspace as ws
 from weightspace.codecs.base import decode_latents, encode_members
 from weightspace.data.dataset import task_batch
@@ -87,25 +84,12 @@ def main():
             work()
             if i:
                 rates[name].append(count / (time.perf_counter() - start))
-    out = {
-        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
+    figures = report.machine() | {
         "rounds": options.rounds,
         "networks": count,
         "unit": "networks per second",
-    } | {
-        name: {
-            "median": round(statistics.median(v)),
-            "min": round(min(v)),
-            "max": round(max(v)),
-        }
-        for name, v in rates.items()
     }
-    text = json.dumps(out, indent=2)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    report.write(figures | {name: report.spread(v) for name, v in rates.items()}, options.out)
 
 
 if __name__ == "__main__":

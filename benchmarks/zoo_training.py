@@ -11,10 +11,6 @@ and as the codec computes them; and how near all this is to the machine's batche
 """
 
 import argparse
-import json
-import os
-import platform
-import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -25,6 +21,7 @@ import torch.nn.functional as F
 from torch.func import functional_call, vmap
 from torch.utils.flop_counter import FlopCounterMode
 
+import report
 from weightspace.networks import build_net
 from weightspace.params import NetsSettings
 from weightspace.runtime import prepare
@@ -139,19 +136,11 @@ def measure(architecture, rounds, cores, pool):
     rates["outputs_speedup"] = _ratios(rates, "outputs", "outputs_vmap")
     shares = _ratios(rates, "at_once", "matmul_gflops")
     rates["share_of_matmul_peak"] = [flops * share / 1e9 for share in shares]
-    return {"flops_per_run_step": flops} | {name: _spread(v) for name, v in rates.items()}
+    return {"flops_per_run_step": flops} | {name: report.spread(v) for name, v in rates.items()}
 
 
 def _ratios(rates, above, below):
     return [a / b for a, b in zip(rates[above], rates[below], strict=True)]
-
-
-def _spread(values):
-    digits = 0 if statistics.median(values) > 100 else 3
-    low, middle, high = min(values), statistics.median(values), max(values)
-    return dict(
-        zip(("median", "min", "max"), (round(v, digits) for v in (middle, low, high)), strict=True)
-    )
 
 
 def scaling(architecture, counts, cores, pool):
@@ -175,11 +164,8 @@ def main():
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     prepare(threads=1)
-    cores = len(os.sched_getaffinity(0))
-    out = {
-        "machine": f"{platform.machine()}, {cores} cores, one process of one thread on each",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
+    cores = report.CORES
+    out = report.machine("one process of one thread on each") | {
         "rounds": options.rounds,
         "unit": "run-steps per second (batch 64, Adam), networks per second (64 images each)",
     }
@@ -189,10 +175,7 @@ def main():
             if options.scaling:
                 times = scaling(architecture, options.scaling, cores, pool)
                 out[architecture]["milliseconds_per_run"] = times
-    text = json.dumps(out, indent=2)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    report.write(out, options.out)
 
 
 if __name__ == "__main__":

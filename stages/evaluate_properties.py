@@ -31,7 +31,7 @@ def main(params: Params) -> None:
     classes = Dataset.load(DATA / "dataset").classes
     known = torch.arange(int(classes.max()) + 1)
     present = {
-        s: (classes[t["task"].to_numpy()][..., None] == known).any(1).numpy()
+        s: (classes[torch.tensor(t["task"].to_numpy())][..., None] == known).any(1).numpy()
         for s, t in members.items()
     }
     found = evaluate(Features(members, readings, present), params.seed)

@@ -3,32 +3,25 @@
 from _stage import DATA, METRICS, run
 from weightspace.artifacts import write_csv, write_json
 from weightspace.baselines import Donors
-from weightspace.codecs.base import encode_members, load_codec
-from weightspace.data.dataset import Dataset
+from weightspace.codecs.base import encode_members
 from weightspace.evaluate.retrieval import heat_map, retrieval
 from weightspace.evaluate.sampling import SPLITS, evaluate_split
-from weightspace.networks import build_net
 from weightspace.params import Params
 from weightspace.sample import Sampler
-from weightspace.shared.base import load_shared
 from weightspace.zoo.store import Zoo
 
 
 def main(params: Params) -> None:
     """Write metrics/sampling.json and its plot data."""
-    zoo, dataset = Zoo.open(DATA / "zoo"), Dataset.load(DATA / "dataset")
-    codec = load_codec(DATA / "autoencoder" / "codec.safetensors")
-    shared = load_shared(DATA / "shared" / "shared.safetensors")
-    net = build_net(params.zoo.architecture, dataset.shape, dataset.classes.shape[1], params.nets)
-    sampler = Sampler(codec, shared, net, dataset, params.guidance)
-    donors = Donors.of(zoo, shared, dataset)
+    zoo, sampler = Zoo.open(DATA / "zoo"), Sampler.load(DATA, params)
+    donors = Donors.of(zoo, sampler.shared, sampler.dataset)
     out = {}
     for split in SPLITS:
         found = evaluate_split(zoo, sampler, donors, split, params)
         if found is None:
             continue
         members = zoo.select(split)
-        z = encode_members(codec, zoo.weights(members))
+        z = encode_members(sampler.codec, zoo.weights(members))
         out[split] = found[0] | retrieval(sampler, members, zoo.weights(members), z)
         if split == "test_sets":
             write_csv(METRICS / "plots" / "calibration.csv", found[1])

@@ -27,8 +27,22 @@ from weightspace.shared.base import SharedData, make_pairs
 from weightspace.zoo import generate as generator
 from weightspace.zoo.shards import train_shard
 from weightspace.zoo.store import Zoo
+from workspace import run_once
 
 prepare(threads=1)  # as in the workers that train shards
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Groups for `pytest -n 2 --dist loadgroup`: a file, but one for all that use the finished clone.
+
+    So the clone, which costs a whole pipeline, is made once; its tests are the longest group and
+    come first.
+    """
+    for item in items:
+        cloned = "finished_clone" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("clone" if cloned else item.path.stem))
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args != ("clone",))
 
 
 @pytest.fixture(autouse=True)
@@ -130,3 +144,9 @@ def project_root(world, tmp_path_factory):
 def project(project_root):
     """The same, loaded."""
     return load(project_root)
+
+
+@pytest.fixture(scope="session")
+def finished_clone(tmp_path_factory):
+    """The clone where everything ran once; tests leave it as they found it."""
+    return run_once(tmp_path_factory.mktemp("dvc"))

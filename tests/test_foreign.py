@@ -18,7 +18,6 @@ from weightspace.pca import fit_pca
 from weightspace.registry import resolve
 from weightspace.spec import take
 from weightspace.zoo.store import Zoo
-from workspace import finished_clone
 
 HYPER = ["optimizer", "lr", "weight_decay", "epochs", "epoch"]
 
@@ -189,10 +188,10 @@ def test_another_architecture_is_refused(folder, project_root, arch):
 
 
 @pytest.mark.slow
-def test_every_later_stage_runs_on_an_imported_zoo(tmp_path_factory):
+def test_every_later_stage_runs_on_an_imported_zoo(finished_clone, tmp_path):
     """The stages themselves, on a zoo that came as checkpoints and a table of two columns."""
-    root = tmp_path_factory.mktemp("imported") / "clone"
-    clone = finished_clone(tmp_path_factory.mktemp).copy(root)
+    root = tmp_path / "clone"
+    clone = finished_clone.copy(root)
     zoo, dataset = Zoo.open(root / "data" / "zoo"), Dataset.load(root / "data" / "dataset")
     weights, rows = zoo.weights(zoo.members), []
     (root / "nets").mkdir()
@@ -207,8 +206,7 @@ def test_every_later_stage_runs_on_an_imported_zoo(tmp_path_factory):
     (root / "mine").rename(root / "data" / "zoo")
     for path in root.glob("metrics/*.json"):
         path.unlink()
-    for stage in ("pca", "autoencoder", "shared", *(s.stem for s in root.glob("stages/eval*.py"))):
-        clone.run("python", f"stages/{stage}.py")
+    clone.stages("pca", "autoencoder", "shared", "evaluate_*")
     metrics = {p.stem for p in root.glob("metrics/*.json")}
     stages = ("reconstruction", "sampling", "novelty", "finetuning", "properties", "generation")
     assert metrics == set(stages)

@@ -13,7 +13,7 @@ from weightspace import sweep
 from weightspace.cli import app, main
 from weightspace.errors import WeightspaceError
 from weightspace.params import validate_params
-from workspace import ROOT, finished_clone
+from workspace import ROOT
 
 README = ROOT / "README.md"
 # Run as they stand, in the clone, where everything is up to date.
@@ -90,17 +90,11 @@ def parse_sweep(command, clone):
         assert sweep.value("HEAD", metric) is not None, f"no metric {metric}"
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """The clone where everything ran once."""
-    return finished_clone(tmp_path_factory.mktemp)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("command", dict.fromkeys(COMMANDS), ids=shlex.join)
-def test_commands_work(command, finished):
-    verify(command, finished)
-    assert finished.run("git", "status", "--porcelain").text == ""  # and leave nothing behind
+def test_commands_work(command, finished_clone):
+    verify(command, finished_clone)
+    assert finished_clone.run("git", "status", "--porcelain").text == ""  # and leave nothing behind
 
 
 def test_own_data_section_works(project_root, project, tmp_path, monkeypatch, capsys):
@@ -161,9 +155,9 @@ def run_here(words, monkeypatch):
         "dvc exp run -S pca.component=8",
     ],
 )
-def test_wrong_commands_are_found(command, finished):
+def test_wrong_commands_are_found(command, finished_clone):
     with pytest.raises((AssertionError, WeightspaceError)):
-        verify(tuple(shlex.split(command)), finished)
+        verify(tuple(shlex.split(command)), finished_clone)
 
 
 def test_readme_has_the_commands_a_user_needs():

@@ -21,7 +21,7 @@ from weightspace.errors import WeightspaceError
 from weightspace.evaluate.generation import FIGURES, KINDS
 from weightspace.pictures import PLOTS
 from weightspace.report import CAPTIONS, TABLES, WHOLE, write
-from workspace import ROOT, finished_clone
+from workspace import ROOT
 
 VOID = {"meta", "img", "br"}
 
@@ -263,8 +263,8 @@ def test_the_command_writes_the_page(finished, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_a_finished_pipeline_misses_nothing(tmp_path_factory, tmp_path):
-    root = finished_clone(tmp_path_factory.mktemp).root
+def test_a_finished_pipeline_misses_nothing(finished_clone, tmp_path):
+    root = finished_clone.root
     assert write(root, tmp_path / "a.html") == [f"Written to {tmp_path / 'a.html'}"]
     found = read(tmp_path / "a.html")
     alone(found)

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,6 +53,7 @@ TINY = {
     "evaluate.random_inputs": 8,
     "evaluate.bootstrap": 10,
     "evaluate.novelty_networks": 4,
+    "runtime.workers": 1,
 }
 
 
@@ -121,6 +121,13 @@ class Workspace:
     def dvc(self, *arguments: str, ok: bool = True) -> Done:
         """Run DVC."""
         return self.run("dvc", *arguments, ok=ok)
+
+    def stages(self, *patterns: str) -> Done:
+        """Run stage scripts by name, without DVC, in one process, which loads torch once."""
+        code = "import runpy, sys\nsys.path.insert(0, 'stages')\n"
+        code += "for script in sys.argv[1:]: runpy.run_path(script, run_name='__main__')"
+        scripts = [f for p in patterns for f in sorted((self.root / "stages").glob(f"{p}.py"))]
+        return self.run("python", "-c", code, *map(str, scripts))
 
     def commit(self, message: str) -> None:
         """Commit everything that git does not ignore."""
@@ -210,26 +217,19 @@ def note():
 
 atexit.register(note)
 """
-_finished: list[Workspace] = []
 
 
-def finished_clone(folder: Callable[[str], Path]) -> Workspace:
-    """The one clone of this test session where `dvc repro -f` ran and the results are committed.
+def run_once(root: Path) -> Workspace:
+    """A clone below ``root`` where `dvc repro -f` ran and the results are committed.
 
-    Args:
-        folder: makes a temporary folder of a name; what each stage loaded is written to
-            ``loaded/`` beside the clone.
-
+    What each stage loaded is written to ``loaded/`` beside the clone.
     """
-    if not _finished:
-        root = folder("dvc")
-        workspace = clone(root / "clone")
-        for name in ("trace", "loaded"):
-            (root / name).mkdir()
-        (root / "trace" / "sitecustomize.py").write_text(TRACE)
-        path = os.pathsep.join((str(root / "trace"), workspace.env["PYTHONPATH"]))
-        traced = Workspace(workspace.root, {"PYTHONPATH": path, "LOADED": str(root / "loaded")})
-        traced.dvc("repro", "--force")
-        workspace.commit("results")
-        _finished.append(workspace)
-    return _finished[0]
+    workspace = clone(root / "clone")
+    for name in ("trace", "loaded"):
+        (root / name).mkdir()
+    (root / "trace" / "sitecustomize.py").write_text(TRACE)
+    path = os.pathsep.join((str(root / "trace"), workspace.env["PYTHONPATH"]))
+    traced = Workspace(workspace.root, {"PYTHONPATH": path, "LOADED": str(root / "loaded")})
+    traced.dvc("repro", "--force")
+    workspace.commit("results")
+    return workspace

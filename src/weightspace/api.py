@@ -34,7 +34,7 @@ from weightspace.artifacts import (
     save_tensors,
 )
 from weightspace.checkpoints import find, read_networks, save_network
-from weightspace.codecs.base import Codec, decode_latents, encode_members, load_codec
+from weightspace.codecs.base import Codec, decode_latents, encode_members
 from weightspace.data.dataset import Dataset
 from weightspace.data.sources.base import read_npz
 from weightspace.errors import problem
@@ -47,7 +47,7 @@ from weightspace.queries import Predictions
 from weightspace.rng import torch_stream
 from weightspace.sample import Sampler
 from weightspace.samples import Samples, file_name
-from weightspace.shared.base import SharedModel, load_shared
+from weightspace.shared.base import SharedModel
 from weightspace.spec import Weights, take
 from weightspace.zoo import foreign
 from weightspace.zoo.foreign import Imported
@@ -365,11 +365,8 @@ def load(root: Path | str = ".") -> Project:
     """
     root = Path(root)
     params, data = load_params(root / "params.yaml"), root / "data"
-    dataset = Dataset.load(data / "dataset")
-    codec = load_codec(data / "autoencoder" / "codec.safetensors")
-    shared = load_shared(data / "shared" / "shared.safetensors")
-    classes = dataset.classes.shape[1]
-    net = build_net(params.zoo.architecture, dataset.shape, classes, params.nets)
+    sampler = Sampler.load(data, params)
+    net, codec = sampler.net, sampler.codec
     if net.spec != codec.spec:
         raise problem(
             "settings of the architecture changed after the pipeline ran",
@@ -378,7 +375,7 @@ def load(root: Path | str = ".") -> Project:
             expected=f"{codec.spec.architecture} with {codec.spec.numel}",
             do="run `dvc repro`",
         )
-    return Project(root, params, dataset, net, codec, shared)
+    return Project(root, params, sampler.dataset, net, codec, sampler.shared)
 
 
 def _commit(root: Path) -> str | None:

@@ -232,10 +232,8 @@ class MlpSettings(Settings):
     hidden: Widths = Field((20, 16), description="units of each hidden layer")
 
 
-class CnnBnSettings(Settings):
+class CnnBnSettings(CnnSettings):
     """The convolutional network with batch normalisation after each convolution."""
-
-    channels: Widths = Field((8, 16), description="channels of each convolution")
 
 
 class Resnet18Settings(Settings):

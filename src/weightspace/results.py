@@ -125,7 +125,6 @@ def finetuning_table(figures: dict[str, Any], split: str) -> Table:
 def properties_table(figures: dict[str, Any], split: str) -> Table:
     """What weights tell about training, from the latent and from simpler readings."""
     title = f"Properties read off the weights, {split}: {figures['members']} networks"
-    table = Table(title=title, title_justify="left")
     columns = {
         "test accuracy, R2": "test_accuracy_r2",
         "rank corr. (Kendall)": "test_accuracy_tau",
@@ -135,8 +134,6 @@ def properties_table(figures: dict[str, Any], split: str) -> Table:
         "classes, share found": "classes_recall",
         "class set, share exact": "classes_exact",
     }
-    for column in ("read from", *columns):
-        table.add_column(column)
     rows = {
         "latent": "latent",
         "weight statistics (Unterthiner et al.)": "weight_statistics",
@@ -145,9 +142,7 @@ def properties_table(figures: dict[str, Any], split: str) -> Table:
         "nothing: the mean, the commonest": "mean",
         "nothing: classes drawn at random": "chance",
     }
-    for name, prefix in rows.items():
-        table.add_row(name, *(_number(figures.get(f"{prefix}_{key}")) for key in columns.values()))
-    return table
+    return _grid(title, "read from", rows, columns, figures)
 
 
 def novelty_table(figures: dict[str, Any], split: str) -> Table:
@@ -184,15 +179,12 @@ def generation_table(figures: dict[str, Any]) -> Table:
         f"Generation without a condition: {figures['networks']} networks of each kind; "
         "distances to the nearest good train member"
     )
-    table = Table(title=title, title_justify="left")
     columns = {
         "accuracy": "accuracy",
         "agreement between networks": "agreement",
         "weight distance": "weight_distance",
         "function distance": "function_distance",
     }
-    for column in ("", *columns):
-        table.add_column(column)
     rows = {
         "Gaussian of all latents": "prior",
         "each entry on its own (kernel density)": "kde",
@@ -202,8 +194,18 @@ def generation_table(figures: dict[str, Any]) -> Table:
         "average of two members": "average",
         "random initialisation": "random",
     }
-    for name, kind in rows.items():
-        table.add_row(name, *(_number(figures[f"{kind}_{key}"]) for key in columns.values()))
+    return _grid(title, "", rows, columns, figures)
+
+
+def _grid(
+    title: str, corner: str, rows: dict[str, str], columns: dict[str, str], figures: dict[str, Any]
+) -> Table:
+    """Table of the figures ``{row}_{column}``; names of rows and columns -> these parts of a key."""
+    table = Table(title=title, title_justify="left")
+    for column in (corner, *columns):
+        table.add_column(column)
+    for name, row in rows.items():
+        table.add_row(name, *(_number(figures.get(f"{row}_{key}")) for key in columns.values()))
     return table
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from weightspace.codecs.base import Codec, decode_latents
+from weightspace.codecs.base import Codec, decode_latents, load_codec
 from weightspace.data.dataset import Dataset
 from weightspace.guidance import guide
-from weightspace.networks import Net
-from weightspace.params import GuidanceSettings
-from weightspace.shared.base import SharedModel
+from weightspace.networks import Net, build_net
+from weightspace.params import GuidanceSettings, Params
+from weightspace.shared.base import SharedModel, load_shared
 from weightspace.spec import Weights
 
 
@@ -37,6 +38,21 @@ class Sampler:
     net: Net
     dataset: Dataset
     guidance: GuidanceSettings | None = None
+
+    @classmethod
+    def load(cls, data: Path, params: Params) -> Sampler:
+        """The sampler that the stages left in ``data``, guided as ``params`` say.
+
+        Raises:
+            WeightspaceError: a stage has not run, or its output is damaged.
+
+        """
+        dataset = Dataset.load(data / "dataset")
+        codec = load_codec(data / "autoencoder" / "codec.safetensors")
+        shared = load_shared(data / "shared" / "shared.safetensors")
+        classes = dataset.classes.shape[1]
+        net = build_net(params.zoo.architecture, dataset.shape, classes, params.nets)
+        return cls(codec, shared, net, dataset, params.guidance)
 
     @torch.no_grad()
     def latents(
