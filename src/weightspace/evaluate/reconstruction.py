@@ -81,7 +81,10 @@ class PartJob:
 
     def packed(self) -> PartJob:
         """The same job with its members' weights."""
-        return replace(self, weights=Zoo.open(self.data / "zoo").weights(self.members))
+        return replace(self, weights=self._weights())
+
+    def _weights(self) -> Weights:
+        return self.weights or Zoo.open(self.data / "zoo").weights(self.members)
 
     def moved(self, folder: Path) -> PartJob:
         """The same job on artefacts in another folder."""
@@ -98,11 +101,10 @@ class PartJob:
         net = build_net(zoo.architecture, dataset.shape, dataset.classes.shape[1], self.params.nets)
         codec = load_codec(self.data / "autoencoder" / "codec.safetensors")
         pca = TensorPca.load(self.data / "pca" / "pca.safetensors")
-        weights = self.weights or self.packed().weights or {}
-        outputs = reconstruct(
-            codec, pca, net, dataset, self.members, weights, self.params, self.number
-        ).outputs
-        return (self.split, self.number), [x.numpy() for x in outputs]
+        found = reconstruct(
+            codec, pca, net, dataset, self.members, self._weights(), self.params, self.number
+        )
+        return (self.split, self.number), [x.numpy() for x in found.outputs]
 
 
 def reconstruct_splits(data: Path, params: Params) -> dict[str, Reconstruction]:
