@@ -25,7 +25,6 @@ from weightspace.runtime import prepare
 from weightspace.shared import SHARED
 from weightspace.shared.base import SharedData, make_pairs
 from weightspace.zoo import generate as generator
-from weightspace.zoo.shards import train_shard
 from weightspace.zoo.store import Zoo
 from workspace import run_once
 
@@ -71,8 +70,8 @@ class Tiny:
         return CodecData(self.net, self.pca, weights, members, self.dataset)
 
 
-def _here(jobs, processes):
-    return (train_shard(job) for job in jobs)
+def _here(jobs, runtime):
+    return (job.run() for job in jobs)
 
 
 def train_zoo(params, folder):
@@ -80,7 +79,7 @@ def train_zoo(params, folder):
     if not (folder / "dataset").exists():
         make_dataset(params.dataset, params.sources, params.seed).save(folder / "dataset")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generator, "_train", _here)
+        patch.setattr(generator, "run", _here)
         generator.generate(params, folder / "dataset", folder / "zoo", folder / "scratch")
     return folder / "zoo"
 

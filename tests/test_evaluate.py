@@ -44,8 +44,10 @@ class Identity(Codec):
 def _reconstruct(world, shift=0, split="test_sets"):
     tiny = world()
     codec = Identity(tiny.zoo.spec, shift)
+    members = tiny.zoo.select(split)
+    weights = tiny.zoo.weights(members)
     return reconstruction.reconstruct(
-        tiny.zoo, codec, tiny.pca, tiny.net, tiny.dataset, split, PARAMS
+        codec, tiny.pca, tiny.net, tiny.dataset, members, weights, PARAMS
     )
 
 
@@ -92,8 +94,22 @@ def test_original_accuracies_are_the_logged_ones(world):
         assert accuracies(r.original).tolist() == pytest.approx(logged, abs=1e-6)
 
 
-def test_an_empty_split_has_no_figures(world):
-    assert _reconstruct(world, split="test_classes") is None
+def test_parts_are_put_together_in_the_order_of_members(world, project_root, monkeypatch):
+    """Whichever finishes first; every split but the empty one is there."""
+    monkeypatch.setattr(reconstruction, "MEMBERS", 7)
+
+    def found(order):
+        monkeypatch.setattr(reconstruction, "run", lambda jobs, _: [j.run() for j in order(jobs)])
+        return reconstruction.reconstruct_splits(project_root / "data", world().params)
+
+    splits = found(list)
+    assert list(splits) == ["val", "test_sets"]
+    for split, again in found(reversed).items():
+        r, part = splits[split], "val" if split == "val" else "test"
+        assert len(r.members) > 7
+        assert accuracies(r.original).tolist() == pytest.approx(r.members[f"{part}_accuracy"])
+        assert all(torch.equal(a, b) for a, b in zip(r.outputs, again.outputs, strict=True))
+        assert not torch.equal(r.rebuilt[:7], r.encoder_only[:7])
 
 
 def test_intervals_resample_tasks_and_not_members(rng):

@@ -377,15 +377,15 @@ from pathlib import Path
 from cases import tiny
 from weightspace.zoo import generate as g
 
-def killed(jobs, processes, train=g._train):
-    for shard in train(jobs, processes):
+def killed(jobs, runtime, train=g.run):
+    for shard in train(jobs, runtime):
         os.kill(os.getpid(), signal.SIGKILL)
         yield shard
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     if sys.argv[2] == "kill":
-        g._train = killed
+        g.run = killed
     params = tiny(zoo={{"runs": 120}})
     g.generate(params, Path(sys.argv[3]), folder / "zoo", folder / "scratch")
 """
@@ -422,7 +422,7 @@ def test_a_killed_generation_continues_from_its_finished_shards(world, tmp_path)
 def test_a_full_disk_is_one_line_and_continues(world, tmp_path, monkeypatch):
     """The disk fills in the second shard; later there is room again."""
     dataset, real, full = world().folder / "dataset", os.fsync, [True]
-    monkeypatch.setattr(generator, "_train", _here)
+    monkeypatch.setattr(generator, "run", _here)
 
     def fsync(handle):
         done = list(tmp_path.glob("scratch/*/weights-00000.safetensors"))
@@ -467,11 +467,11 @@ def test_two_at_once_do_not_share_a_folder(world, tmp_path, monkeypatch):
             generate(tiny(), dataset, tmp_path / "second", scratch)
         assert "\n" not in str(error.value)
         assert not (tmp_path / "second").exists()
-        monkeypatch.setattr(generator, "_train", _here)
+        monkeypatch.setattr(generator, "run", _here)
         generate(tiny(seed=4, zoo={"runs": 20}), dataset, tmp_path / "other", scratch)
         return _here(jobs, runtime)
 
-    monkeypatch.setattr(generator, "_train", train)
+    monkeypatch.setattr(generator, "run", train)
     generate(tiny(), dataset, tmp_path / "zoo", scratch)
     assert _bytes(tmp_path / "zoo") == _bytes(world().zoo.folder)
     assert (tmp_path / "other" / "members.parquet").exists()
@@ -499,13 +499,18 @@ def test_old_shards_are_left_alone_when_settings_change(world, tmp_path, monkeyp
 class _Deadly:
     """A job that kills the process which receives it."""
 
+    device = "cpu"
+
+    def run(self):
+        pass
+
     def __reduce__(self):
         return signal.raise_signal, (signal.SIGKILL,)
 
 
 def test_a_killed_worker_is_one_line():
-    with pytest.raises(WeightspaceError, match="a worker that trained shards was killed"):
-        list(local.train([_Deadly()], tiny().runtime))
+    with pytest.raises(WeightspaceError, match="a worker was killed"):
+        list(local.run([_Deadly()], tiny().runtime))
 
 
 def test_a_failed_generation_leaves_the_earlier_zoo(world, tmp_path):

@@ -494,9 +494,11 @@ class RuntimeSettings(Settings):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto takes a GPU where there is one"
     )
-    workers: CountOrAuto = Field("auto", description="processes that train zoo shards")
+    workers: CountOrAuto = Field(
+        "auto", description="processes of the zoo and evaluate_reconstruction"
+    )
     executor: Literal["local", "ray"] = Field(
-        "local", description="shards on this machine, or on Ray: RAY_ADDRESS, else started here"
+        "local", description="their work on this machine, or on Ray: RAY_ADDRESS, else started here"
     )
 
 

@@ -5,27 +5,31 @@ Each figure stands for one split, with chance and the per-tensor PCA alone besid
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from weightspace.codecs.base import Codec, decode_latents, encode_members
+from weightspace.codecs.base import Codec, decode_latents, encode_members, load_codec
 from weightspace.data.dataset import Dataset, task_batch
 from weightspace.evaluate import metrics as m
 from weightspace.guidance import imitate
-from weightspace.networks import Net
+from weightspace.networks import Net, build_net
 from weightspace.outputs import BLOCK, accuracies, random_outputs, real_outputs
 from weightspace.params import EvaluateSettings, GuidanceSettings, Params
 from weightspace.pca import TensorPca
+from weightspace.progress import progress
 from weightspace.rng import stream, torch_stream
 from weightspace.spec import Weights, blocks
+from weightspace.zoo.executors.base import run
 from weightspace.zoo.store import Zoo
 
 SCORES = {"cosine": m.cosine, "correlation": m.correlation, "agreement": m.agreement}
 SPLITS = ("val", "test_sets", "test_classes")
+MEMBERS, NUMBERS = 500, 2**28  # of one job at most; fixed, so that no executor changes a byte
 
 
 @dataclass(frozen=True)
@@ -44,24 +48,110 @@ class Reconstruction:
     encoder_only: Tensor
     pca_only: Tensor
 
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        """All outputs, in their order."""
+        return tuple(getattr(self, field.name) for field in fields(self)[1:])
+
+
+@dataclass(frozen=True)
+class PartJob:
+    """Some members of a split, to be reconstructed: a job of zoo/executors/base.py.
+
+    ``weights`` are read from the zoo by the process that runs it, unless the job holds them.
+    """
+
+    data: Path
+    params: Params
+    split: str
+    number: int
+    members: pd.DataFrame
+    weights: Weights | None = None
+    device: str = "cpu"
+
+    @property
+    def name(self) -> str:
+        """Split and number."""
+        return f"part {self.number} of {self.split}"
+
+    def inputs(self) -> dict[str, Path]:
+        """All artefacts but the zoo."""
+        folders = [self.data / name for name in ("dataset", "pca", "autoencoder")]
+        return {f"{f.name}/{path.name}": path for f in folders for path in sorted(f.iterdir())}
+
+    def packed(self) -> PartJob:
+        """The same job with its members' weights."""
+        return replace(self, weights=self._weights())
+
+    def _weights(self) -> Weights:
+        return self.weights or Zoo.open(self.data / "zoo").weights(self.members)
+
+    def moved(self, folder: Path) -> PartJob:
+        """The same job on artefacts in another folder."""
+        return replace(self, data=folder)
+
+    def outputs(self) -> tuple[Path, ...]:
+        """It writes no file."""
+        return ()
+
+    def run(self) -> tuple[tuple[str, int], list[np.ndarray]]:
+        """Split and number, and the outputs ``(m, B, c)`` in the order of a Reconstruction's."""
+        dataset = Dataset.load(self.data / "dataset")
+        zoo = self.params.zoo
+        net = build_net(zoo.architecture, dataset.shape, dataset.classes.shape[1], self.params.nets)
+        codec = load_codec(self.data / "autoencoder" / "codec.safetensors")
+        pca = TensorPca.load(self.data / "pca" / "pca.safetensors")
+        found = reconstruct(
+            codec, pca, net, dataset, self.members, self._weights(), self.params, self.number
+        )
+        return (self.split, self.number), [x.numpy() for x in found.outputs]
+
+
+def reconstruct_splits(data: Path, params: Params) -> dict[str, Reconstruction]:
+    """Reconstruct the members of every held-out split that has any, part by part.
+
+    Args:
+        data: folder of the artefacts.
+        params: all settings; the executor is one of them.
+
+    """
+    zoo = Zoo.open(data / "zoo")
+    tables = {split: table for split in SPLITS if len(table := zoo.select(split))}
+    size = max(1, min(MEMBERS, NUMBERS // zoo.spec.numel))
+    jobs = [
+        PartJob(data, params, split, start // size, table[start : start + size])
+        for split, table in tables.items()
+        for start in range(0, len(table), size)
+    ]
+    done = {}
+    with progress("reconstruction", len(jobs)) as bar:
+        for key, outputs in run(jobs, params.runtime):
+            done[key] = outputs
+            bar.advance(note="parts")
+    parts = {s: [done[job.split, job.number] for job in jobs if job.split == s] for s in tables}
+    return {
+        split: Reconstruction(
+            table, *(torch.from_numpy(np.concatenate(x)) for x in zip(*parts[split], strict=True))
+        )
+        for split, table in tables.items()
+    }
+
 
 def reconstruct(
-    zoo: Zoo,
     codec: Codec,
     pca: TensorPca,
     net: Net,
     dataset: Dataset,
-    split: str,
+    members: pd.DataFrame,
+    weights: Weights,
     params: Params,
-) -> Reconstruction | None:
-    """Encode, refine, decode and run all members of a split; None where the split is empty.
+    number: int = 0,
+) -> Reconstruction:
+    """Encode, refine, decode and run the members of one part of a split, of some number.
 
     Val members are run on val images, test members on test images.
     """
-    members = zoo.select(split)
-    if members.empty:
-        return None
-    weights, tasks = zoo.weights(members), members["task"].to_numpy()
+    tasks, split = members["task"].to_numpy(), members["split"].iloc[0]
     part = "val" if split == "val" else "test"
 
     def real(w: Weights) -> Tensor:
@@ -71,7 +161,7 @@ def reconstruct(
         return random_outputs(net, dataset, params.evaluate.random_inputs, w, params.seed)
 
     z = encode_members(codec, weights)
-    generator = torch_stream(params.seed, "evaluate", "refine", split)
+    generator = torch_stream(params.seed, "evaluate", "refine", split, number)
     refined = refine(codec, net, dataset, tasks, weights, z, params.guidance, generator)
     rebuilt = decode_latents(codec, refined)
     pca_only = pca.inverse(pca(weights))

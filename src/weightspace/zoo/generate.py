@@ -18,11 +18,11 @@ from weightspace.artifacts import canonical, read_parquet, write_bytes, write_pa
 from weightspace.data.dataset import Dataset
 from weightspace.errors import WeightspaceError, problem
 from weightspace.nets import NETS
-from weightspace.params import Params, RuntimeSettings
+from weightspace.params import Params
 from weightspace.progress import progress
 from weightspace.registry import resolve
 from weightspace.runtime import device
-from weightspace.zoo.executors import EXECUTORS
+from weightspace.zoo.executors.base import run
 from weightspace.zoo.shards import ShardJob
 
 EXECUTORS_PACKAGE = "weightspace.zoo.executors"
@@ -73,18 +73,11 @@ def generate(params: Params, dataset_folder: Path, out: Path, scratch: Path) -> 
         todo = [job for job in jobs if not job.is_done()]
         with progress("zoo", len(jobs)) as bar:
             bar.advance(len(jobs) - len(todo), note="shards")
-            for _ in _train(todo, params.runtime):
+            for _ in run(todo, params.runtime):
                 bar.advance(note="shards")
         table = _collect(jobs, params, Dataset.load(dataset_folder), out)
         shutil.rmtree(folder)
     return table
-
-
-def _train(jobs: list[ShardJob], runtime: RuntimeSettings) -> Iterator[int]:
-    """Train shards on the chosen executor, yielding each as it finishes."""
-    executor = resolve(EXECUTORS, runtime.executor, "runtime.executor")
-    shards: Iterator[int] = executor.train(jobs, runtime)
-    return shards
 
 
 @contextmanager

@@ -7,7 +7,7 @@ weights on disk mean a complete shard. When all are there they move to the outpu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ DIVERGED_FACTOR = 2.0  # a final train loss above this many times log(classes) c
 
 @dataclass(frozen=True)
 class ShardJob:
-    """All that a process needs to train one shard; small enough to send."""
+    """All that a process needs to train one shard: a job of executors/base.py."""
 
     dataset: Path
     zoo: ZooSettings
@@ -50,6 +50,31 @@ class ShardJob:
     def table_path(self) -> Path:
         """File of the members' table."""
         return self.folder / f"members-{self.shard:05d}.parquet"
+
+    @property
+    def name(self) -> str:
+        """Its weights' file."""
+        return self.weights_path.name
+
+    def inputs(self) -> dict[str, Path]:
+        """Files of the dataset."""
+        return {f"dataset/{f.name}": f for f in sorted(self.dataset.iterdir())}
+
+    def packed(self) -> ShardJob:
+        """Itself: nothing else is read."""
+        return self
+
+    def moved(self, folder: Path) -> ShardJob:
+        """The same shard, trained in another folder."""
+        return replace(self, dataset=folder / "dataset", folder=folder)
+
+    def outputs(self) -> tuple[Path, ...]:
+        """The table first and the weights last, which mean a complete shard."""
+        return self.table_path, self.weights_path
+
+    def run(self) -> int:
+        """Train it. Returns its number."""
+        return train_shard(self)
 
     def is_done(self) -> bool:
         """True when the shard is finished and readable."""

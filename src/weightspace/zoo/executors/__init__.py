@@ -1,7 +1,8 @@
-"""Where shards are trained. A member has ``verify()`` and ``train(jobs, runtime)``.
+"""Where jobs of base.py run: shards of a zoo, parts of an evaluation.
 
-``train`` yields the number of each shard as its two files arrive in the folder of its job. None can
-change a byte: every shard is trained whole, on one thread, from its own random streams.
+A member has ``verify()`` and ``run(jobs, runtime)``, which yields the result of each job once it is
+done and the files it writes are there. None can change a byte: every job runs whole, on one thread,
+from its own random streams.
 """
 
 EXECUTORS = {

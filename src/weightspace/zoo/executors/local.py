@@ -1,4 +1,4 @@
-"""Shards in processes of this machine."""
+"""Jobs in processes of this machine."""
 
 from __future__ import annotations
 
@@ -6,44 +6,45 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
 from weightspace.errors import problem
 from weightspace.params import RuntimeSettings
-from weightspace.runtime import device, prepare, workers
-from weightspace.zoo.shards import ShardJob, train_shard
+from weightspace.runtime import prepare, workers
+from weightspace.zoo.executors.base import Job
 
 
 def verify() -> None:
     """Nothing is needed."""
 
 
-def train(jobs: list[ShardJob], runtime: RuntimeSettings) -> Iterator[int]:
-    """Train shards, yielding each as it finishes.
+def run(jobs: Sequence[Job], runtime: RuntimeSettings) -> Iterator[Any]:
+    """Run jobs, yielding the result of each as it finishes.
 
-    One thread per shard, whatever the number of workers, so that it never changes a byte.
+    One thread per job, whatever the number of workers, so that it never changes a byte.
 
     Raises:
-        WeightspaceError: a shard failed, or a worker was killed.
+        WeightspaceError: a job failed, or a worker was killed.
 
     """
-    processes = 1 if device(runtime) == "cuda" else workers(runtime)
+    processes = 1 if any(job.device == "cuda" for job in jobs) else workers(runtime)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
         max(1, min(processes, len(jobs))), context, _start_worker, (os.getpid(),)
     ) as pool:
-        futures = [pool.submit(train_shard, job) for job in jobs]
+        futures = [pool.submit(job.run) for job in jobs]
         try:
             for future in as_completed(futures):
                 yield future.result()
         except BrokenProcessPool as error:
             raise problem(
-                "a worker that trained shards was killed",
+                "a worker was killed",
                 where="runtime.workers",
-                do="give it more memory or use fewer workers, and run again: it continues from "
-                "the finished shards",
+                do="give it more memory or use fewer workers, and run again: a zoo continues "
+                "from its finished shards",
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

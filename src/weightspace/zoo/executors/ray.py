@@ -1,7 +1,7 @@
-"""Shards as Ray tasks, on the cluster of ``RAY_ADDRESS`` or on a Ray started here.
+"""Jobs as Ray tasks, on the cluster of ``RAY_ADDRESS`` or on a Ray started here.
 
 Machines of a cluster need Ray and the package's dependencies, but no disk in common: the package
-that the driver runs, the dataset and the finished shards all travel through Ray.
+that the driver runs, what its jobs read and what they write all travel through Ray.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ import logging
 import os
 import socket
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,10 +22,10 @@ from weightspace.artifacts import write_bytes
 from weightspace.errors import WeightspaceError, problem
 from weightspace.params import RuntimeSettings
 from weightspace.runtime import prepare, workers
-from weightspace.zoo.shards import ShardJob, train_shard
+from weightspace.zoo.executors.base import Job
 
-RETRIES = 3  # of a shard whose worker died; its own errors are not repeated
-Files = dict[str, bytes]
+RETRIES = 3  # of a job whose worker died; its own errors are not repeated
+Done = tuple[Any, list[bytes]]  # result and written files of a job
 
 
 def verify() -> None:
@@ -40,13 +39,13 @@ def verify() -> None:
         )
 
 
-def train(jobs: list[ShardJob], runtime: RuntimeSettings) -> Iterator[int]:
-    """Train shards on the cluster, yielding each as its files arrive.
+def run(jobs: Sequence[Job], runtime: RuntimeSettings) -> Iterator[Any]:
+    """Run jobs on the cluster, yielding the result of each as its files arrive.
 
-    At most two shards per core are under way, so that finished ones do not fill Ray's memory.
+    At most two jobs per core are under way, so that they do not fill Ray's memory.
 
     Raises:
-        WeightspaceError: no cluster, a shard failed, or its workers died too often.
+        WeightspaceError: no cluster, a job failed, or its workers died too often.
 
     """
     verify()
@@ -56,19 +55,21 @@ def train(jobs: list[ShardJob], runtime: RuntimeSettings) -> Iterator[int]:
 
     with _cluster(runtime):
         task = ray.remote(num_cpus=1, num_gpus=int(jobs[0].device == "cuda"), max_retries=RETRIES)(
-            _shard
+            _task
         )
-        dataset = ray.put({f.name: f.read_bytes() for f in sorted(jobs[0].dataset.iterdir())})
-        waiting, running = deque(jobs), dict[Any, ShardJob]()
+        inputs = ray.put({name: path.read_bytes() for name, path in jobs[0].inputs().items()})
+        waiting, running = deque(jobs), dict[Any, Job]()
         most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
         while waiting or running:
             while waiting and len(running) < most:
                 job = waiting.popleft()
-                running[task.remote(job, dataset)] = job
+                running[task.remote(job.packed(), inputs)] = job
             (ready,), _ = ray.wait(list(running), num_returns=1)
             job = running.pop(ready)
-            _keep(job, _result(ready, job))
-            yield job.shard
+            result, files = _done(ready, job)
+            for path, data in zip(job.outputs(), files, strict=True):
+                write_bytes(path, data)
+            yield result
 
 
 @contextmanager
@@ -111,38 +112,30 @@ def _reach(address: str | None) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
-def _shard(job: ShardJob, dataset: Files) -> Files:
-    """Train a shard on whatever machine this is: files in, files out."""
+def _task(job: Job, inputs: dict[str, bytes]) -> Done:
+    """Do a job on whatever machine this is: files in, files out."""
     prepare(threads=1)
     with TemporaryDirectory() as name:
-        folder = Path(name)
-        for file, data in dataset.items():
-            write_bytes(folder / "dataset" / file, data)
-        here = replace(job, dataset=folder / "dataset", folder=folder)
-        train_shard(here)
-        return {f.name: f.read_bytes() for f in (here.table_path, here.weights_path)}
+        for place, data in inputs.items():
+            write_bytes(Path(name) / place, data)
+        here = job.moved(Path(name))
+        return here.run(), [path.read_bytes() for path in here.outputs()]
 
 
-def _result(ready: Any, job: ShardJob) -> Files:
-    """Files of a finished shard; the errors of the house as they were raised."""
+def _done(ready: Any, job: Job) -> Done:
+    """What a finished task returned; the errors of the house as they were raised."""
     import ray
 
     try:
-        files: Files = ray.get(ready)
+        done: Done = ray.get(ready)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, WeightspaceError):
             raise error.cause from None
         raise
     except ray.exceptions.RayError as error:
         raise problem(
-            f"the workers of a shard died {RETRIES + 1} times ({type(error).__name__})",
-            where=job.weights_path.name,
-            do="give them more memory, and run again: it continues from the finished shards",
+            f"the workers of a job died {RETRIES + 1} times ({type(error).__name__})",
+            where=job.name,
+            do="give them more memory, and run again: a zoo continues from its finished shards",
         ) from error
-    return files
-
-
-def _keep(job: ShardJob, files: Files) -> None:
-    """Write a shard as a local worker does, the table first and the weights last."""
-    for path in (job.table_path, job.weights_path):
-        write_bytes(path, files[path.name])
+    return done
