@@ -437,8 +437,10 @@ class DistillationSettings(Settings):
     """Images learned for each class by gradient matching."""
 
     images: int = Field(2, ge=1, description="images learned for each class")
-    steps: int = Field(60, ge=0, description="steps, each with a new random network")
-    lr: Positive = Field(0.02, description="size of the first step, in units of the images' spread")
+    networks: int = Field(64, ge=1, description="random networks whose gradients are matched")
+    batch: int = Field(8, ge=1, description="networks of a step")
+    steps: int = Field(80, ge=0, description="steps of Adam")
+    lr: Positive = Field(0.1, description="rate of the first step, in units of the images' spread")
     width: int = Field(16, ge=1, description="channels of the random networks")
 
 
