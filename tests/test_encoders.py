@@ -16,7 +16,10 @@ from weightspace.shared import SHARED
 from weightspace.shared.base import SharedData, load_shared, make_pairs
 
 SETTINGS = EncodersSettings.model_validate(
-    {"distillation": {"images": 2, "networks": 8, "batch": 4, "steps": 15, "width": 4}, "deepsets": {"width": 8}}
+    {
+        "distillation": {"images": 2, "networks": 8, "batch": 4, "steps": 15, "width": 4},
+        "deepsets": {"width": 8},
+    }
 )
 
 
@@ -206,6 +209,24 @@ def test_without_its_package_clip_says_what_to_install(monkeypatch):
     with pytest.raises(WeightspaceError, match=r"open_clip_torch.*weightspace\[clip\]") as error:
         made("clip")
     assert "\n" not in str(error.value)
+
+
+def test_a_package_that_breaks_when_imported_is_one_line(monkeypatch):
+    """As open_clip does beside a torchvision that was built for another torch."""
+
+    def broken(name):
+        raise RuntimeError("operator torchvision::nms\ndoes not exist")
+
+    monkeypatch.setattr("weightspace.encoders.clip.import_module", broken)
+    with pytest.raises(WeightspaceError, match=r"torchvision::nms does not") as error:
+        made("clip")
+    assert "\n" not in str(error.value)
+
+
+def test_weights_without_a_name_are_refused():
+    """open_clip would give random ones."""
+    with pytest.raises(ValueError, match="at least 1 character"):
+        EncodersSettings.model_validate({"clip": {"pretrained": ""}})
 
 
 def test_weights_that_cannot_be_had_are_one_line(open_clip, monkeypatch):

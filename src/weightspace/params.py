@@ -449,7 +449,9 @@ class ClipSettings(Settings):
 
     model: str = Field("ViT-B-32", description="name of the model in open_clip")
     pretrained: str = Field(
-        "laion2b_s34b_b79k", description="name of its weights in open_clip, or a local file"
+        "laion2b_s34b_b79k",
+        min_length=1,  # without a name open_clip gives random weights
+        description="name of its weights in open_clip, or a local file",
     )
 
 

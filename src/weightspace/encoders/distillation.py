@@ -17,13 +17,27 @@ Other than there:
 * The gradients of the real images are taken once, on a fixed pool of networks; each step of Adam, its
   rate falling to 0, reads a few of them.
 
-MEASURED
+Measured on the digits, 2 learned for 90 train images of each of 10 classes, 5 seeds, mean and standard
+deviation (``benchmarks/distillation.py``; 0 is a perfect match). The ReLU networks and the accuracy of
+networks trained on the few images, on val images, had no part in the learning:
+
+===================  ===========  ===========  ===========
+images of a class    new GELU     new ReLU     accuracy
+===================  ===========  ===========  ===========
+learned              .309 (.014)  .624 (.018)  .904 (.013)
+class mean           .521 (.013)  .878 (.014)  .881 (.011)
+random real ones     .808 (.023)  1.01 (.035)  .800 (.017)
+the start            .990 (.119)  1.19 (.085)  .870 (.015)
+of another class     1.74 (.026)  1.77 (.032)
+===================  ===========  ===========  ===========
+
+It takes 6 seconds of one core; the cost grows with classes, images, pixels and networks.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -35,6 +49,7 @@ from weightspace.params import DistillationSettings, EncodersSettings
 
 OUTPUTS = 2  # of the random networks; the class of the images is the first
 Layers = tuple[Tensor, ...]
+Activation = Callable[[Tensor], Tensor]
 
 
 class Distillation(Standardised):
@@ -98,27 +113,36 @@ def random_networks(count: int, channels: int, width: int, rng: torch.Generator)
     return tuple(math.sqrt(2 / draw.shape[1]) * draw for draw in draws)
 
 
-def class_loss(layers: Sequence[Tensor], images: Tensor) -> Tensor:
+def class_loss(layers: Sequence[Tensor], images: Tensor, activation: Activation = F.gelu) -> Tensor:
     """Cross entropy ``(P,)`` of P networks on one class: images ``(n, C, H, W)``, all with label 0."""
     first, second, head = layers
-    x = F.gelu(_normalise(_patches(images) @ first[:, None]))  # (P, n, H * W, width)
+    x = activation(_normalise(_patches(images) @ first[:, None]))  # (P, n, H * W, width)
     x = _halve(x.transpose(2, 3).unflatten(3, images.shape[2:]))
-    x = F.gelu(_normalise(_patches(x) @ second[:, None]))
+    x = activation(_normalise(_patches(x) @ second[:, None]))
     outputs = x.mean(2) @ head
     return -outputs.log_softmax(2)[..., 0].mean(1)
 
 
-def gradients(layers: Sequence[Tensor], images: Tensor, differentiable: bool = False) -> Layers:
-    """Gradients of the class loss of P networks by their layers."""
+def gradients(
+    layers: Sequence[Tensor],
+    images: Tensor,
+    activation: Activation = F.gelu,
+    *,
+    differentiable: bool = False,
+) -> Layers:
+    """Gradients of :func:`class_loss` by the layers of P networks."""
     with torch.enable_grad():
         own = [layer.detach().requires_grad_() for layer in layers]
-        loss = class_loss(own, images).sum()
+        loss = class_loss(own, images, activation).sum()
         return torch.autograd.grad(loss, own, create_graph=differentiable)
 
 
-def gradients_one_by_one(layers: Sequence[Tensor], images: Tensor) -> Layers:
-    """The same as :func:`gradients`, network by network: many images need no more memory."""
-    each = [gradients([w[i : i + 1] for w in layers], images) for i in range(len(layers[0]))]
+def gradients_one_by_one(
+    layers: Sequence[Tensor], images: Tensor, activation: Activation = F.gelu
+) -> Layers:
+    """Those of :func:`gradients`, network by network: less memory where there are many images."""
+    rows = (slice(i, i + 1) for i in range(len(layers[0])))
+    each = [gradients([w[row] for w in layers], images, activation) for row in rows]
     return tuple(torch.cat(parts) for parts in zip(*each, strict=True))
 
 
@@ -130,7 +154,7 @@ def distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
 
 def _patches(x: Tensor) -> Tensor:
     """What a 3x3 convolution reads at each pixel: ``(..., C, H, W)`` to ``(..., H * W, 9 * C)``."""
-    found = F.unfold(x.flatten(0, -4), 3, padding=1).transpose(1, 2)
+    found: Tensor = F.unfold(x.flatten(0, -4), 3, padding=1).transpose(1, 2)
     return found.unflatten(0, x.shape[:-3])
 
 
