@@ -154,8 +154,9 @@ def distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
 
 def _patches(x: Tensor) -> Tensor:
     """What a 3x3 convolution reads at each pixel: ``(..., C, H, W)`` to ``(..., H * W, 9 * C)``."""
-    found: Tensor = F.unfold(x.flatten(0, -4), 3, padding=1).transpose(1, 2)
-    return found.unflatten(0, x.shape[:-3])
+    found = F.unfold(x.flatten(0, -4), 3, padding=1).transpose(1, 2)
+    rows: Tensor = found.unflatten(0, x.shape[:-3])
+    return rows
 
 
 def _normalise(x: Tensor) -> Tensor:
