@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from weightspace.encoders import ENCODERS
 from weightspace.encoders import distillation as distil
@@ -15,7 +16,10 @@ from weightspace.shared import SHARED
 from weightspace.shared.base import SharedData, load_shared, make_pairs
 
 SETTINGS = EncodersSettings.model_validate(
-    {"distillation": {"images": 2, "steps": 15, "width": 4}, "deepsets": {"width": 8}}
+    {
+        "distillation": {"images": 2, "networks": 8, "batch": 4, "steps": 15, "width": 4},
+        "deepsets": {"width": 8},
+    }
 )
 
 
@@ -99,40 +103,74 @@ def test_saved_and_loaded_it_embeds_new_images_alike(name, open_clip):
     assert all("model" not in key for key in encoder.state_dict())
 
 
-def gradient_distance(learned, real, seed=11, networks=8):
-    """Mean mismatch of gradients on networks that no step has seen."""
-    rng, found = torch.Generator().manual_seed(seed), []
-    for _ in range(networks):
-        layers = distil.random_network(real.shape[1], 4, rng)
-        slope = torch.func.grad(distil.class_loss)
-        found.append(distil.distance(slope(layers, real.double()), slope(layers, learned.double())))
+def mismatch(images, shown, seed=11, width=8):
+    """Mean mismatch of the gradients of classes' images on networks that no step has seen."""
+    nets = distil.random_networks(8, images.shape[2], width, torch.Generator().manual_seed(seed))
+    found = [
+        distil.distance(distil.gradients(nets, x), distil.gradients(nets, y)).mean()
+        for x, y in zip(shown, images, strict=True)
+    ]
     return float(torch.stack(found).mean())
 
 
+def learned(images, settings, **changes):
+    """Distilled images of classes, with settings that differ from some."""
+    encoder = made("distillation")
+    encoder.settings = settings.model_copy(update=changes)
+    return torch.stack([encoder.distil(own) for own in images])
+
+
 def test_distilled_images_match_the_gradients_of_new_networks():
-    """Better than what they start from; the images of another class are worse."""
-    images, encoder = pictures(count=40), made("distillation")
-    encoder.settings = DistillationSettings(steps=60, lr=0.05)
-    learned = encoder.distil(images)
-    encoder.settings = encoder.settings.model_copy(update={"steps": 0})
-    start = encoder.distil(images)
-    own, before, other = (
-        sum(gradient_distance(found[(c + shift) % 4], images[c]) for c in range(4))
-        for found, shift in ((learned, 0), (start, 0), (learned, 1))
-    )
-    assert own < 0.9 * before
-    assert own < 0.7 * other
+    """Far better than what they start from, as many real images, and images of another class."""
+    images = pictures(count=40)
+    settings = DistillationSettings(networks=16, batch=4, steps=40, width=8)
+    found = learned(images, settings)
+    start = learned(images, settings, steps=0)
+    own = mismatch(images, found)
+    assert own < 0.7 * mismatch(images, start)
+    assert own < 0.7 * mismatch(images, images[:, : settings.images])
+    assert own < 0.5 * mismatch(images, found.roll(1, 0))
+    assert mismatch(images, images) == pytest.approx(0, abs=1e-5)
+    frozen = learned(images, settings, lr=1e-9)  # the control: steps that do not move
+    assert mismatch(images, frozen) == pytest.approx(mismatch(images, start), rel=1e-3)
+
+
+def test_distilled_images_are_the_same_to_the_bit_in_any_order_and_company():
+    images = pictures(count=40)
+    found = learned(images, SETTINGS.distillation)
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(learned(images[:, order], SETTINGS.distillation), found)
+    assert torch.equal(learned(images[[2, 0]], SETTINGS.distillation), found[[2, 0]])
+    assert not torch.equal(learned(images[:, 1:], SETTINGS.distillation), found)  # the control
+
+
+def test_gradients_of_many_networks_are_those_of_each_convolution_network():
+    """Against one network written with convolutions, in float64."""
+    rng, images = torch.Generator().manual_seed(0), pictures(count=5)[0].double()
+    nets = [w.double() for w in distil.random_networks(3, 1, 4, rng)]
+    first, second, head = (w[1].clone().requires_grad_() for w in nets)
+    x = images
+    for weights in (first, second):
+        kernel = weights.T.unflatten(1, (x.shape[1], 3, 3))
+        x = F.gelu(F.instance_norm(F.conv2d(x, kernel, padding=1), eps=1e-3))
+        x = F.avg_pool2d(x, 2) if weights is first else x
+    loss = F.cross_entropy(x.mean((2, 3)) @ head, torch.zeros(5, dtype=torch.long))
+    for each in (distil.gradients, distil.gradients_one_by_one):
+        wanted = torch.autograd.grad(loss, (first, second, head), retain_graph=True)
+        for got, want in zip(each(nets, images), wanted, strict=True):
+            torch.testing.assert_close(got[1], want)
+            assert not torch.allclose(got[0], want)  # the control: another network
 
 
 def test_dear_embeddings_are_made_once(monkeypatch):
     encoder, images, calls = made("distillation"), pictures(), []
     real = type(encoder).distil
-    monkeypatch.setattr(type(encoder), "distil", lambda s, x: calls.append(len(x)) or real(s, x))
+    monkeypatch.setattr(type(encoder), "distil", lambda s, x: calls.append(1) or real(s, x))
     first = encoder(images)
     assert torch.equal(encoder(images), first)
-    assert calls == [4]
+    assert len(calls) == 4
     encoder(images.clone())  # other images, as far as anybody knows
-    assert calls == [4, 4]
+    assert len(calls) == 8
 
 
 @pytest.mark.parametrize("model", sorted(SHARED))
@@ -171,6 +209,24 @@ def test_without_its_package_clip_says_what_to_install(monkeypatch):
     with pytest.raises(WeightspaceError, match=r"open_clip_torch.*weightspace\[clip\]") as error:
         made("clip")
     assert "\n" not in str(error.value)
+
+
+def test_a_package_that_breaks_when_imported_is_one_line(monkeypatch):
+    """As open_clip does beside a torchvision that was built for another torch."""
+
+    def broken(name):
+        raise RuntimeError("operator torchvision::nms\ndoes not exist")
+
+    monkeypatch.setattr("weightspace.encoders.clip.import_module", broken)
+    with pytest.raises(WeightspaceError, match=r"torchvision::nms does not") as error:
+        made("clip")
+    assert "\n" not in str(error.value)
+
+
+def test_weights_without_a_name_are_refused():
+    """open_clip would give random ones."""
+    with pytest.raises(ValueError, match="at least 1 character"):
+        EncodersSettings.model_validate({"clip": {"pretrained": ""}})
 
 
 def test_weights_that_cannot_be_had_are_one_line(open_clip, monkeypatch):

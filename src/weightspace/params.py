@@ -435,8 +435,10 @@ class DistillationSettings(Settings):
     """Images learned for each class by gradient matching."""
 
     images: int = Field(2, ge=1, description="images learned for each class")
-    steps: int = Field(60, ge=0, description="steps, each with a new random network")
-    lr: Positive = Field(0.02, description="size of the first step, in units of the images' spread")
+    networks: int = Field(64, ge=1, description="random networks whose gradients are matched")
+    batch: int = Field(8, ge=1, description="networks of a step")
+    steps: int = Field(80, ge=0, description="steps of Adam")
+    lr: Positive = Field(0.1, description="rate of the first step, in units of the images' spread")
     width: int = Field(16, ge=1, description="channels of the random networks")
 
 
@@ -445,7 +447,9 @@ class ClipSettings(Settings):
 
     model: str = Field("ViT-B-32", description="name of the model in open_clip")
     pretrained: str = Field(
-        "laion2b_s34b_b79k", description="name of its weights in open_clip, or a local file"
+        "laion2b_s34b_b79k",
+        min_length=1,  # without a name open_clip gives random weights
+        description="name of its weights in open_clip, or a local file",
     )
 
 

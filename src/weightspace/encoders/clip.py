@@ -2,7 +2,8 @@
 
 Source: Radford et al. (2021), Learning Transferable Visual Models From Natural Language
 Supervision, arXiv 2103.00020; weights and code by open_clip (extra ``clip``). The model is not part
-of the saved shared encoder: it is loaded again, from its own cache.
+of the saved shared encoder: it is loaded again, from its own cache. Images that are not square are
+stretched to the model's size, not cropped.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ def load_model(settings: ClipSettings) -> tuple[Any, dict[str, Any]]:
     key = "params.yaml: shared.encoder"
     try:
         open_clip = import_module("open_clip")
-    except ModuleNotFoundError as error:
+    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision of another torch
         raise problem(
             "encoder 'clip' needs the package open_clip_torch",
             where=key,
-            found=str(error),
-            do="pip install 'weightspace[clip]', or choose another encoder",
+            found=" ".join(str(error).split())[:200],
+            do="pip install 'weightspace[clip]' with the torchvision of this torch, or choose another encoder",
         ) from error
     try:
         model = open_clip.create_model(settings.model, pretrained=settings.pretrained)
