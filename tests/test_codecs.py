@@ -128,7 +128,7 @@ def test_encoding_and_decoding_are_deterministic_and_row_by_row(name, architectu
     weights = world.data.weights["val"]
     z = codec.encode(weights)
     assert torch.equal(codec.encode(weights), z)
-    assert z.std(0).min() > 0  # members are told apart
+    assert z.std(0).min() > 0.02  # members are told apart
     one = codec.encode(take(weights, slice(3, 4)))
     torch.testing.assert_close(one, z[3:4], rtol=1e-4, atol=1e-5)
     decoded = codec.decode(z)
@@ -206,7 +206,9 @@ def test_fitting_lowers_the_loss_and_logs_both_curves(name, architecture, fitted
     assert history["epoch"].tolist() == [1, 2, 3, 4]
     # a random window in each step of training, the same ones in every epoch on val
     curve = "val_loss" if (name, architecture) == ("tokens", "resnet18") else "train_loss"
-    assert history[curve].iloc[part - 1] < history[curve].iloc[0]
+    # what no fit moves has the same loss in every epoch; that of windows of a ResNet hardly falls
+    share = 1.0 if curve == "val_loss" else 0.998
+    assert history[curve].iloc[part - 1] < share * history[curve].iloc[0]
     assert history[["train_loss", "val_loss"]].notna().all(axis=None)
 
 
@@ -322,11 +324,24 @@ def test_the_residual_codec_keeps_the_coefficients_that_explain_most(fitted):
     scaled, rebuilt = codec.scaled(weights), codec.scaled(codec.decode(codec.encode(weights)))
     torch.testing.assert_close(rebuilt[:, codec.kept], scaled[:, codec.kept], atol=1e-4, rtol=1e-3)
     assert (rebuilt - scaled)[:, codec.lost].abs().max() > 0.01  # the control
-    error = lambda kept: unexplained(  # noqa: E731
-        scaled * torch.ones(len(scaled[0])).index_fill(0, kept, 0.0), codec.pca.sizes
-    )
-    others = torch.randperm(codec.pca.features, generator=torch.Generator().manual_seed(0))
-    assert float(error(codec.kept)) < float(error(others[: len(codec.kept)]))
+    sizes, eye = codec.pca.sizes, torch.eye(codec.pca.features)
+    gain = torch.stack([unexplained(scaled * only, sizes) for only in eye])
+    assert gain[codec.kept].min() >= gain[codec.lost].max() * (1 - 1e-4)
+    assert gain[codec.kept].min() > gain[codec.lost].min()  # the control: they differ
+
+
+def test_the_residual_codec_predicts_what_pca_lost(planted):
+    """On networks that no fit has seen, whose 8 directions show in the kept coefficients, too."""
+    made = planted(8)
+    codec, _ = _fit(made, "residual", epochs=16, lr=1e-2)
+    with torch.no_grad():
+        scaled, rebuilt = (
+            codec.scaled(w) for w in (made.held, codec.decode(codec.encode(made.held)))
+        )
+    lost, predicted = (x[:, codec.lost] for x in (scaled, rebuilt))
+    none = lost.square().mean()
+    assert (predicted - lost).square().mean() < 0.6 * none
+    assert (predicted.roll(1, 0) - lost).square().mean() > none  # the control
 
 
 def test_a_residual_codec_without_anything_lost_is_one_line(world):
@@ -586,7 +601,8 @@ def test_every_order_of_the_outputs_is_encoded(name, architecture, fitted):
         found = codec.encode_orders(weights, orders)
         for place, order in enumerate(orders):
             single = codec.encode(reorder_outputs(codec.spec, weights, order))
-            torch.testing.assert_close(found[:, place], single, atol=2e-3, rtol=2e-3)
+            near = 2e-3 if codec.name == "functional" else 1e-5  # its products are in bf16
+            torch.testing.assert_close(found[:, place], single, atol=near, rtol=near)
     # The head is a small part of a ResNet, and of all features that PCA is fitted to.
     small = isinstance(codec, PooledCodec) and architecture == "resnet18"
     assert (found[:, 0] - found[:, 1]).abs().max() > (0.005 if small else 0.05)
@@ -606,4 +622,4 @@ def test_permutation_augmentation_makes_the_mlp_codec_less_sensitive_to_order(wo
         costs[augment] = unexplained(
             codec.expand(codec.compress(codec.scaled(moved))) - codec.scaled(moved), codec.pca.sizes
         ).item()
-    assert costs[True] < costs[False]
+    assert costs[True] < 0.95 * costs[False]
