@@ -15,18 +15,21 @@ from weightspace.alignment import shuffled
 from weightspace.codecs import CODECS
 from weightspace.codecs.base import (
     Codec,
+    CodecData,
     PooledCodec,
     decode_latents,
     encode_members,
     load_codec,
     unexplained,
 )
+from weightspace.contrastive import nt_xent
 from weightspace.errors import WeightspaceError
 from weightspace.nets import NETS
 from weightspace.networks import build_net
-from weightspace.params import FitSettings, NetsSettings
+from weightspace.params import FitSettings, NetsSettings, Params
+from weightspace.pca import fit_pca
 from weightspace.registry import resolve
-from weightspace.spec import reorder_outputs, take
+from weightspace.spec import Weights, reorder_outputs, take
 from weightspace.training import fit, mlp
 
 
@@ -87,10 +90,10 @@ VARIANTS = {
 }
 
 
-def _fit(tiny_world, name, **changes):
-    """Fit a codec or a variant of one; changes are to section ``autoencoder``."""
+def _fit(tiny_world, name, own=None, **changes):
+    """Fit a codec or a variant of one, with own settings; changes are to section ``autoencoder``."""
     codec, params = name.split("-")[0], tiny_world.params
-    own = getattr(params.codecs, codec).model_copy(update=VARIANTS.get(name, {}))
+    own = getattr(params.codecs, codec).model_copy(update=VARIANTS.get(name, {}) | (own or {}))
     codecs = params.codecs.model_copy(update={codec: own})
     changes = {"codec": codec, "lr": 3e-3} | changes
     settings = params.autoencoder.model_copy(update=changes)
@@ -125,7 +128,7 @@ def test_encoding_and_decoding_are_deterministic_and_row_by_row(name, architectu
     weights = world.data.weights["val"]
     z = codec.encode(weights)
     assert torch.equal(codec.encode(weights), z)
-    assert z.std(0).min() > 0  # members are told apart
+    assert z.std(0).min() > 0.02  # members are told apart
     one = codec.encode(take(weights, slice(3, 4)))
     torch.testing.assert_close(one, z[3:4], rtol=1e-4, atol=1e-5)
     decoded = codec.decode(z)
@@ -203,17 +206,77 @@ def test_fitting_lowers_the_loss_and_logs_both_curves(name, architecture, fitted
     assert history["epoch"].tolist() == [1, 2, 3, 4]
     # a random window in each step of training, the same ones in every epoch on val
     curve = "val_loss" if (name, architecture) == ("tokens", "resnet18") else "train_loss"
-    assert history[curve].iloc[part - 1] < history[curve].iloc[0]
+    # what no fit moves has the same loss in every epoch; that of windows of a ResNet hardly falls
+    share = 1.0 if curve == "val_loss" else 0.998
+    assert history[curve].iloc[part - 1] < share * history[curve].iloc[0]
     assert history[["train_loss", "val_loss"]].notna().all(axis=None)
 
 
+@dataclass(frozen=True)
+class Planted:
+    """Networks with a few directions of variation, and what a fit needs to know about them."""
+
+    params: Params
+    data: CodecData
+    held: Weights
+
+
+@pytest.fixture(scope="module")
+def planted(world):
+    """Tiny world whose networks are mixtures of so many random directions; some are held out."""
+    tiny = world()
+
+    def make(rank):
+        train, val, held = (_mixtures(tiny.net, rank, n, seed) for n, seed in PLANTED)
+        pca = fit_pca(tiny.zoo.spec, train, tiny.params.pca)
+        members = {
+            s: tiny.data.members[s].iloc[:n] for s, (n, _) in zip(SEEN, PLANTED, strict=False)
+        }
+        data = CodecData(tiny.net, pca, {"train": train, "val": val}, members, tiny.dataset)
+        return Planted(tiny.params, data, held)
+
+    return make
+
+
+SEEN = ("train", "val")
+PLANTED = ((80, 1), (18, 2), (20, 3))  # networks for train, val and held out, and their seeds
+
+
+def _mixtures(net, rank, count, seed):
+    """One network and random multiples of ``rank`` others of it, added: ``(count, *shape)``."""
+    base, directions = cases.networks(net, 1), cases.networks(net, rank, seed=1)
+    mixed = torch.randn(count, rank, generator=torch.Generator().manual_seed(seed))
+    flat = net.spec.flatten(base) + mixed @ net.spec.flatten(directions) / rank**0.5
+    return net.spec.unflatten(flat)
+
+
+def _behaves_otherwise(made, codec, decode=None):
+    """Squared error of the outputs of held-out networks, relative to the mean network; median."""
+    net, held = made.data.net, made.held
+    images = made.data.dataset.images["val"].flatten(0, 1)
+    rebuilt = (decode or codec.decode)(encode_members(codec, held))
+    mean = {k: w.mean(0, keepdim=True) for k, w in made.data.weights["train"].items()}
+    with torch.no_grad():
+        wanted, found, none = (net.run(w, images) for w in (held, rebuilt, mean))
+    left, all_ = ((x - wanted).square().mean((1, 2)) for x in (found, none))
+    return float((left / all_).median())
+
+
 @pytest.mark.parametrize("name", CODECS)
-def test_the_error_falls_as_the_latent_grows(name, world):
-    losses = [
-        _fit(world(), name, latent=latent, epochs=16)[1]["train_loss"].iloc[-1]
-        for latent in (2, 12)
-    ]
-    assert losses[1] < 0.95 * losses[0]
+def test_the_error_falls_as_the_latent_grows(name, planted):
+    """Of 8 directions, 12 numbers hold all and 2 cannot: on networks that no fit has seen."""
+    made, errors = planted(8), {}
+    for latent in (2, 12):
+        codec, _ = _fit(made, name, latent=latent, epochs=16, lr=1e-2)
+        errors[latent] = _behaves_otherwise(made, codec)
+    # the mean network leaves 1; what reads outputs never sees weights, and keeps a direction only
+    assert errors[12] < (0.45 if name == "functional" else 0.2)
+    assert errors[12] < 0.5 * errors[2]
+
+    def cut(z):  # the control: a codec that uses two of its numbers only
+        return codec.decode(torch.cat([z[:, :2], z[:, 2:].mean(0).expand(len(z), -1)], 1))
+
+    assert _behaves_otherwise(made, codec, cut) > 1.5 * errors[12]
 
 
 def test_no_error_means_nothing_unexplained_and_the_mean_leaves_all():
@@ -261,11 +324,24 @@ def test_the_residual_codec_keeps_the_coefficients_that_explain_most(fitted):
     scaled, rebuilt = codec.scaled(weights), codec.scaled(codec.decode(codec.encode(weights)))
     torch.testing.assert_close(rebuilt[:, codec.kept], scaled[:, codec.kept], atol=1e-4, rtol=1e-3)
     assert (rebuilt - scaled)[:, codec.lost].abs().max() > 0.01  # the control
-    error = lambda kept: unexplained(  # noqa: E731
-        scaled * torch.ones(len(scaled[0])).index_fill(0, kept, 0.0), codec.pca.sizes
-    )
-    others = torch.randperm(codec.pca.features, generator=torch.Generator().manual_seed(0))
-    assert float(error(codec.kept)) < float(error(others[: len(codec.kept)]))
+    sizes, eye = codec.pca.sizes, torch.eye(codec.pca.features)
+    gain = torch.stack([unexplained(scaled * only, sizes) for only in eye])
+    assert gain[codec.kept].min() >= gain[codec.lost].max() * (1 - 1e-4)
+    assert gain[codec.kept].min() > gain[codec.lost].min()  # the control: they differ
+
+
+def test_the_residual_codec_predicts_what_pca_lost(planted):
+    """On networks that no fit has seen, whose 8 directions show in the kept coefficients, too."""
+    made = planted(8)
+    codec, _ = _fit(made, "residual", epochs=16, lr=1e-2)
+    with torch.no_grad():
+        scaled, rebuilt = (
+            codec.scaled(w) for w in (made.held, codec.decode(codec.encode(made.held)))
+        )
+    lost, predicted = (x[:, codec.lost] for x in (scaled, rebuilt))
+    none = lost.square().mean()
+    assert (predicted - lost).square().mean() < 0.6 * none
+    assert (predicted.roll(1, 0) - lost).square().mean() > none  # the control
 
 
 def test_a_residual_codec_without_anything_lost_is_one_line(world):
@@ -356,39 +432,89 @@ def test_places_between_learned_ones_are_interpolated():
     assert TOKENS.interpolate(table[:1], places)[:, 0].tolist() == [0] * 5
 
 
-def test_one_codec_reads_networks_of_another_width(fitted):
+def test_one_codec_reads_networks_of_two_widths_by_its_transformers(planted):
+    """Without the linear path and without a gradient step at the second width."""
+    made = planted(4)
+    wide = build_net("cnn", made.data.dataset.shape, 3, NetsSettings(cnn={"channels": [5, 6]}))
+    held = {True: made.held, False: _mixtures(wide, 4, 20, 3)}
+    own = {"linear": False, "features": 16, "width": 32, "contrast_weight": 0.0}
+    codec, _ = _fit(made, "tokens", own, epochs=32, lr=1e-2)
+
+    def errors(c):
+        c.fit_pool(made.data.weights["train"])
+        both = {True: c, False: c.at(wide.spec, _mixtures(wide, 4, 40, 2))}
+        return [_weights_left(both[k], held[k]) for k in held]
+
+    narrow, other = errors(codec)
+    assert narrow < 0.1  # the mean network leaves 1
+    assert other < 0.3
+    # the controls: neither position and projection alone nor a transformer without a fit do that
+    cut = _copy(codec)
+    for block in chain(cut.encoder.blocks, cut.decoder.blocks):
+        for value in chain(block.out.parameters(), block.mlp.parameters()):
+            value.detach().zero_()
+    assert all(a > 1.5 * b for a, b in zip(errors(cut), (narrow, other), strict=True))
+    fresh = TOKENS.from_meta(codec.meta())
+    fresh.fit_scale(made.data.weights["train"])
+    assert min(errors(fresh)) > 1
+
+
+def _copy(codec):
+    """An independent codec with the same numbers."""
+    again = resolve(CODECS, codec.name, "codec").from_meta(codec.meta())
+    again.load_state_dict(codec.state_dict())
+    return again.eval()
+
+
+@torch.no_grad()
+def _weights_left(codec, weights):
+    """Squared error of decoded weights, relative to that of their mean."""
+    flat, rebuilt = (codec.spec.flatten(w) for w in (weights, codec.decode(codec.encode(weights))))
+    return float((rebuilt - flat).square().mean() / (flat - flat.mean(0)).square().mean())
+
+
+def test_the_codec_of_another_width_is_the_same_codec(fitted):
     world, made = fitted("tokens", "cnn")
-    sizes = {"cnn": {"channels": [5, 6]}}
-    wide = build_net("cnn", world.dataset.shape, 3, NetsSettings.model_validate(sizes))
-    base, directions = cases.networks(wide, 1), cases.networks(wide, 4, seed=1)
-    mixed = torch.randn(40, 4, generator=torch.Generator().manual_seed(2))
-    flat = wide.spec.flatten(base) + mixed @ wide.spec.flatten(directions)
-    weights = wide.spec.unflatten(flat)
-    codec = made.codec.at(wide.spec, weights)
+    wide = build_net("cnn", world.dataset.shape, 3, NetsSettings(cnn={"channels": [5, 6]}))
+    codec = made.codec.at(wide.spec, cases.networks(wide, 20))
     own = dict(made.codec.named_parameters())
-    assert all(own[name] is p for name, p in codec.named_parameters())  # the same weights
-    with torch.no_grad():
-        z = codec.encode(weights)
-        rebuilt = wide.spec.flatten(codec.decode(z))
-    assert z.shape == (40, made.codec.latent)
-    error = (rebuilt - flat).square().mean() / (flat - flat.mean(0)).square().mean()
-    assert error < 0.9  # the mean network leaves 1
+    assert all(own[name] is p for name, p in codec.named_parameters())
     with pytest.raises(WeightspaceError, match="other layers"):
-        made.codec.at(cases.build("mlp").spec, weights)
+        made.codec.at(cases.build("mlp").spec, cases.networks(cases.build("mlp"), 4))
 
 
 def test_the_views_of_the_contrast_are_permuted_networks(fitted, monkeypatch):
+    """Row i of both views is one network, its hidden units in two orders, its outputs unchanged."""
     world, made = fitted("tokens", "cnn")
-    seen = []
-    monkeypatch.setattr(TOKENS, "nt_xent", lambda a, b, t: seen.append((a, b)) or (a - b).mean())
-    settings, weights = world.params.autoencoder, world.data.weights
-    loss = TOKENS.TokensLoss(made.codec, world.data, settings, 0)
-    loss(torch.arange(8), "train", torch.Generator().manual_seed(1), None)
-    ((a, b),) = seen
-    assert a.shape == b.shape
-    assert (a - b).abs().max() > 0
-    orders = {g: torch.arange(n) for g, n in world.zoo.spec.groups.items()}
-    assert world.zoo.spec.permute(weights["train"], orders).keys() == weights["train"].keys()
+    codec, read, pairs = _copy(made.codec), [], []
+    standardise = codec.standardise
+    monkeypatch.setattr(codec, "standardise", lambda w: read.append(w) or standardise(w))
+    monkeypatch.setattr(TOKENS, "nt_xent", lambda a, b, t: pairs.append((a, b)) or nt_xent(a, b, t))
+    loss = TOKENS.TokensLoss(codec, world.data, world.params.autoencoder, 0)
+    rows = torch.tensor([5, 3, 8, 0])
+    parts = loss(rows, "train", torch.Generator().manual_seed(1), None)
+    original, permuted = read
+    spec, images = world.zoo.spec, world.dataset.images["train"][0]
+    assert all(torch.equal(original[k], w[rows]) for k, w in world.data.weights["train"].items())
+    with torch.no_grad():
+        wanted, found = (world.net.run(w, images) for w in (original, permuted))
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    moved = [k for k in spec.names if not torch.equal(original[k], permuted[k])]
+    assert moved
+    for name in moved:  # the control: a tensor alone, without those that it is coupled to
+        with torch.no_grad():
+            alone = world.net.run(original | {name: permuted[name]}, images)
+        assert (alone - wanted).abs().max() > 0.01
+    ((a, b),) = pairs
+    one, (part,) = slice(2, 3), loss._parts(torch.Generator().manual_seed(1))
+    for row, view in ((a, original), (b, permuted)):
+        tokens = standardise(take(view, one))[:, part]
+        expected = codec.head(codec.encode_tokens(tokens, part).mean(1))
+        torch.testing.assert_close(row[one], expected, rtol=1e-4, atol=1e-5)
+    weight, temperature = codec.settings.contrast_weight, codec.settings.temperature
+    expected = weight * nt_xent(a, b, temperature)
+    torch.testing.assert_close(parts["nt_xent"], expected)
+    assert (weight * nt_xent(a, b.roll(1, 0), temperature) - expected).abs() > 0.01 * weight
 
 
 # the fit loop
@@ -475,7 +601,8 @@ def test_every_order_of_the_outputs_is_encoded(name, architecture, fitted):
         found = codec.encode_orders(weights, orders)
         for place, order in enumerate(orders):
             single = codec.encode(reorder_outputs(codec.spec, weights, order))
-            torch.testing.assert_close(found[:, place], single, atol=2e-3, rtol=2e-3)
+            near = 2e-3 if codec.name == "functional" else 1e-5  # its products are in bf16
+            torch.testing.assert_close(found[:, place], single, atol=near, rtol=near)
     # The head is a small part of a ResNet, and of all features that PCA is fitted to.
     small = isinstance(codec, PooledCodec) and architecture == "resnet18"
     assert (found[:, 0] - found[:, 1]).abs().max() > (0.005 if small else 0.05)
@@ -495,4 +622,4 @@ def test_permutation_augmentation_makes_the_mlp_codec_less_sensitive_to_order(wo
         costs[augment] = unexplained(
             codec.expand(codec.compress(codec.scaled(moved))) - codec.scaled(moved), codec.pca.sizes
         ).item()
-    assert costs[True] < costs[False]
+    assert costs[True] < 0.95 * costs[False]

@@ -19,7 +19,7 @@ from weightspace.codecs import CODECS
 from weightspace.data.dataset import Dataset
 from weightspace.errors import problem
 from weightspace.networks import Net
-from weightspace.params import AutoencoderSettings
+from weightspace.params import AutoencoderSettings, CodecSettings
 from weightspace.pca import FeaturePca, TensorPca
 from weightspace.registry import resolve
 from weightspace.spec import Spec, Weights, blocks, reorder_outputs, take
@@ -69,6 +69,7 @@ class Codec(nn.Module, ABC):
     name: str
     spec: Spec
     latent: int
+    settings: CodecSettings
     normalised = False  # True where every latent has mean 0 and length sqrt(latent)
 
     def encode(self, weights: Mapping[str, Tensor]) -> Tensor:
@@ -114,9 +115,9 @@ class Codec(nn.Module, ABC):
         """Nearest latents ``(N, latent)`` that the encoder could give; by default any."""
         return z
 
-    @abstractmethod
     def meta(self) -> dict[str, Any]:
         """What ``from_meta`` of the same module needs to rebuild the codec, JSON-ready."""
+        return {"latent": self.latent, "settings": self.settings.model_dump(mode="json")}
 
     def save(self, path: Path) -> None:
         """Write one safetensors file that holds all that is needed to encode and decode."""
@@ -132,15 +133,16 @@ class CoefficientCodec(Codec):
     Args:
         pca: first compression, kept inside the codec.
         latent: features of z.
+        settings: the codec's own section of params.yaml.
 
     """
 
     scale: Tensor
     unit: Tensor
 
-    def __init__(self, pca: TensorPca, latent: int) -> None:
+    def __init__(self, pca: TensorPca, latent: int, settings: CodecSettings) -> None:
         super().__init__()
-        self.pca, self.spec, self.latent = pca, pca.spec, latent
+        self.pca, self.spec, self.latent, self.settings = pca, pca.spec, latent, settings
         self.register_buffer("scale", pca.scale())
         self.register_buffer("unit", torch.ones(()))
 
@@ -173,6 +175,10 @@ class CoefficientCodec(Codec):
     def decode(self, z: Tensor) -> Weights:
         """Weights ``(N, *shape)`` of latents ``(N, latent)``."""
         return self.weights(self.expand(z * self.unit))
+
+    def meta(self) -> dict[str, Any]:
+        """Sizes of the codec and of its PCA."""
+        return {"pca": self.pca.meta(), **super().meta()}
 
 
 def unexplained(error: Tensor, sizes: list[int]) -> Tensor:
@@ -269,10 +275,20 @@ class PooledCodec(Codec):
 
     The PCA is fitted to the features of the train members once the stage is; then the encoder stays
     as it is, so the PCA remains exact, and the decoder is fitted on behind it.
+
+    Args:
+        spec: the architecture.
+        latent: features of z.
+        settings: the codec's own section of params.yaml.
+
     """
 
     encoder: nn.Module
     pool: FeaturePca
+
+    def __init__(self, spec: Spec, latent: int, settings: CodecSettings) -> None:
+        super().__init__()
+        self.spec, self.latent, self.settings = spec, latent, settings
 
     @abstractmethod
     def features(self, weights: Mapping[str, Tensor]) -> Tensor:
@@ -289,6 +305,10 @@ class PooledCodec(Codec):
     def decode(self, z: Tensor) -> Weights:
         """Weights ``(N, *shape)`` of latents ``(N, latent)``."""
         return self.rebuild(self.pool.inverse(z))
+
+    def meta(self) -> dict[str, Any]:
+        """Sizes of the codec and its architecture."""
+        return {"spec": self.spec.to_json(), **super().meta()}
 
     @torch.no_grad()
     def fit_pool(self, weights: Weights) -> None:

@@ -47,6 +47,7 @@ class FunctionalCodec(Codec):
     """
 
     name = "functional"
+    settings: FunctionalCodecSettings
     normalised = True
     probes: Tensor
     scale: Tensor
@@ -141,8 +142,7 @@ class FunctionalCodec(Codec):
             "net": self.net.meta,
             "pca": self.pca.meta(),
             "probes": list(self.probes.shape),
-            "latent": self.latent,
-            "settings": self.settings.model_dump(mode="json"),
+            **super().meta(),
         }
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from weightspace.codecs.base import CodecData, CoefficientCodec, fit_coefficients
-from weightspace.params import AutoencoderSettings, CodecsSettings
+from weightspace.params import AutoencoderSettings, CodecsSettings, MlpCodecSettings
 from weightspace.pca import TensorPca
 from weightspace.rng import torch_stream
 from weightspace.training import SkipMlp
@@ -27,18 +27,19 @@ class MlpCodec(CoefficientCodec):
     Args:
         pca: first compression, kept inside the codec.
         latent: features of z.
-        hidden: units of the encoder's hidden layers; the decoder mirrors them.
+        settings: section ``codecs.mlp`` of params.yaml; the decoder mirrors the hidden layers.
         generator: source of the initial weights.
 
     """
 
     name = "mlp"
+    settings: MlpCodecSettings
 
     def __init__(
-        self, pca: TensorPca, latent: int, hidden: tuple[int, ...], generator: torch.Generator
+        self, pca: TensorPca, latent: int, settings: MlpCodecSettings, generator: torch.Generator
     ) -> None:
-        super().__init__(pca, latent)
-        self.hidden = hidden
+        super().__init__(pca, latent, settings)
+        hidden = settings.hidden
         self.encoder = SkipMlp([pca.features, *hidden, latent], generator)
         self.decoder = SkipMlp([latent, *reversed(hidden), pca.features], generator)
 
@@ -52,15 +53,11 @@ class MlpCodec(CoefficientCodec):
         scaled: Tensor = self.decoder(z)
         return scaled
 
-    def meta(self) -> dict[str, Any]:
-        """Sizes of the codec and of its PCA."""
-        return {"pca": self.pca.meta(), "latent": self.latent, "hidden": list(self.hidden)}
-
 
 def from_meta(meta: Mapping[str, Any]) -> MlpCodec:
     """Codec of the right sizes, to be filled from a file."""
-    pca = TensorPca.from_meta(meta["pca"])
-    return MlpCodec(pca, meta["latent"], tuple(meta["hidden"]), torch.Generator())
+    own = MlpCodecSettings.model_validate(meta["settings"])
+    return MlpCodec(TensorPca.from_meta(meta["pca"]), meta["latent"], own, torch.Generator())
 
 
 def fit(
@@ -68,5 +65,5 @@ def fit(
 ) -> tuple[MlpCodec, pd.DataFrame]:
     """Fit on train members; stop by the loss on val members."""
     own, generator = codecs.mlp, torch_stream(seed, "autoencoder", "init")
-    codec = MlpCodec(data.pca, settings.latent, own.hidden, generator)
+    codec = MlpCodec(data.pca, settings.latent, own, generator)
     return codec, fit_coefficients(codec, data, settings, own.behaviour_weight, seed)

@@ -39,6 +39,7 @@ class ResidualCodec(CoefficientCodec):
     """
 
     name = "residual"
+    settings: ResidualCodecSettings
     kept: Tensor
     lost: Tensor
     spread: Tensor
@@ -50,7 +51,7 @@ class ResidualCodec(CoefficientCodec):
         settings: ResidualCodecSettings,
         generator: torch.Generator,
     ) -> None:
-        super().__init__(pca, latent)
+        super().__init__(pca, latent, settings)
         if latent >= pca.features:
             raise problem(
                 "the latent holds every PCA coefficient: nothing is lost that could be predicted",
@@ -58,7 +59,6 @@ class ResidualCodec(CoefficientCodec):
                 found=latent,
                 expected=f"less than the {pca.features} coefficients of all tensors",
             )
-        self.settings = settings
         self.learned = round(settings.learned * latent)
         kept, lost = latent - self.learned, pca.features - latent + self.learned
         self.register_buffer("kept", torch.zeros(kept, dtype=torch.long))
@@ -93,11 +93,6 @@ class ResidualCodec(CoefficientCodec):
         linear = z[:, : len(self.kept)] * self.spread
         order = torch.cat([self.kept, self.lost]).argsort()
         return torch.cat([linear, self.decoder(z)], 1)[:, order]
-
-    def meta(self) -> dict[str, Any]:
-        """Sizes of the codec and of its PCA."""
-        own = self.settings.model_dump(mode="json")
-        return {"pca": self.pca.meta(), "latent": self.latent, "settings": own}
 
 
 def from_meta(meta: Mapping[str, Any]) -> ResidualCodec:

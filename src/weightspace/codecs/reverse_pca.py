@@ -37,6 +37,7 @@ class ReversePcaCodec(PooledCodec):
     """
 
     name = "reverse_pca"
+    settings: ReversePcaCodecSettings
     centre: Tensor
     scale: Tensor
 
@@ -47,8 +48,7 @@ class ReversePcaCodec(PooledCodec):
         settings: ReversePcaCodecSettings,
         generator: torch.Generator,
     ) -> None:
-        super().__init__()
-        self.spec, self.latent, self.settings = spec, latent, settings
+        super().__init__(spec, latent, settings)
         self.register_buffer("centre", torch.zeros(spec.numel))
         self.register_buffer("scale", torch.ones(spec.numel))
         hidden, features = settings.hidden, settings.features
@@ -83,11 +83,6 @@ class ReversePcaCodec(PooledCodec):
     def rebuild(self, features: Tensor) -> Weights:
         """Weights ``(N, *shape)`` of features ``(N, d)``."""
         return self.weights(self.decoder(features))
-
-    def meta(self) -> dict[str, Any]:
-        """What the codec is rebuilt from."""
-        own = self.settings.model_dump(mode="json")
-        return {"spec": self.spec.to_json(), "latent": self.latent, "settings": own}
 
 
 def from_meta(meta: Mapping[str, Any]) -> ReversePcaCodec:

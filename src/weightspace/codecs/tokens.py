@@ -213,6 +213,7 @@ class TokensCodec(PooledCodec):
     """
 
     name = "tokens"
+    settings: TokensCodecSettings
     centre: Tensor
     scale: Tensor
 
@@ -224,15 +225,14 @@ class TokensCodec(PooledCodec):
         sizes: tuple[int, int, int],
         generator: torch.Generator,
     ) -> None:
-        super().__init__()
+        super().__init__(spec, latent, settings)
         if settings.width % settings.heads:
             raise problem(
                 "width is no multiple of heads",
                 where="params.yaml: codecs.tokens.width",
                 found=f"{settings.width} and {settings.heads} heads",
             )
-        self.spec, self.latent, self.settings, self.sizes = spec, latent, settings, sizes
-        self.layout = Layout(spec, settings.token)
+        self.sizes, self.layout = sizes, Layout(spec, settings.token)
         count, size = self.layout.index.shape
         self.register_buffer("centre", torch.zeros(count, size))
         self.register_buffer("scale", torch.ones(count))
@@ -334,12 +334,7 @@ class TokensCodec(PooledCodec):
 
     def meta(self) -> dict[str, Any]:
         """What the codec is rebuilt from."""
-        return {
-            "spec": self.spec.to_json(),
-            "latent": self.latent,
-            "settings": self.settings.model_dump(mode="json"),
-            "sizes": list(self.sizes),
-        }
+        return {"sizes": list(self.sizes), **super().meta()}
 
 
 def _sum_by(values: Tensor, group: Tensor, groups: int) -> Tensor:

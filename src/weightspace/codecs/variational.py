@@ -40,6 +40,7 @@ class VariationalCodec(CoefficientCodec):
     """
 
     name = "variational"
+    settings: VariationalCodecSettings
 
     def __init__(
         self,
@@ -48,8 +49,8 @@ class VariationalCodec(CoefficientCodec):
         settings: VariationalCodecSettings,
         generator: torch.Generator,
     ) -> None:
-        super().__init__(pca, latent)
-        self.settings, hidden = settings, settings.hidden
+        super().__init__(pca, latent, settings)
+        hidden = settings.hidden
         self.encoder = SkipMlp([pca.features, *hidden, 2 * latent], generator)
         self.decoder = SkipMlp([latent, *reversed(hidden), pca.features], generator)
         self.steps = self.warm_steps = 0  # training passes so far, and those with a rising weight
@@ -86,11 +87,6 @@ class VariationalCodec(CoefficientCodec):
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """Latents ``(count, latent)`` from the prior, standard normal."""
         return torch.randn(count, self.latent, generator=generator)
-
-    def meta(self) -> dict[str, Any]:
-        """Sizes of the codec and of its PCA."""
-        own = self.settings.model_dump(mode="json")
-        return {"pca": self.pca.meta(), "latent": self.latent, "settings": own}
 
 
 def kl_from_prior(mean: Tensor, log_variance: Tensor) -> Tensor:
