@@ -449,7 +449,7 @@ def test_classes_of_a_task_are_read_where_they_are_written_and_not_elsewhere():
     clear = {s: p + 0.1 * rng.normal(size=p.shape) for s, p in present.items()}
     noise = {s: rng.normal(size=p.shape) for s, p in present.items()}
     features = properties.Features({}, {"latent": clear, "noise": noise}, present)
-    found = properties.class_set_figures(features, "test_sets", 0)
+    found = properties.class_set_figures(features, ["test_sets"], 0)["test_sets"]
     assert found["latent_classes_exact"] == 1
     assert found["chance_classes_recall"] == pytest.approx(1 / 3)
     assert found["chance_classes_exact"] == pytest.approx(1 / 15)

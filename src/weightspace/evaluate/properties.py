@@ -109,22 +109,28 @@ def evaluate(features: Features, seed: int) -> dict[str, dict[str, float]]:
                 found = score(name, y[split], best.predict(x[split]))
                 out[split] |= {f"{reading}_{k}": v for k, v in found.items()}
             bar.advance(note=f"{reading}: {name}")
+    for split, found in class_set_figures(features, splits, seed).items():
+        out[split] |= found
     for split in splits:
-        if features.present:
-            out[split] |= class_set_figures(features, split, seed)
         out[split] |= _mean_predictor(features, split)
         out[split]["members"] = len(features.members[split])
     return out
 
 
-def class_set_figures(features: Features, split: str, seed: int) -> dict[str, float]:
+def class_set_figures(
+    features: Features, splits: list[str], seed: int
+) -> dict[str, dict[str, float]]:
     """Share of the classes found, ``<reading>_classes_recall``, and of exact sets, ``_classes_exact``.
 
     The c classes of the highest score are predicted. ``chance``: any c of the classes that train
-    tasks have.
+    tasks have. No figure where ``features.present`` is empty.
     """
     y = features.present
-    out: dict[str, float] = {}
+    if not y:
+        return {}
+    classes, seen = int(y["train"][0].sum()), int(y["train"].any(0).sum())
+    chance = {"recall": classes / seen, "exact": 1 / math.comb(seen, classes)}
+    out = {split: {f"chance_classes_{k}": v for k, v in chance.items()} for split in splits}
     for reading, x in features.x.items():
         models = (
             make_pipeline(StandardScaler(), RidgeCV(np.logspace(-2, 5, 8))),
@@ -132,11 +138,10 @@ def class_set_figures(features: Features, split: str, seed: int) -> dict[str, fl
         )
         fitted = [m.fit(x["train"], y["train"].astype(float)) for m in models]
         best = max(fitted, key=lambda m: set_scores(y["val"], m.predict(x["val"]))[0])
-        recall, exact = set_scores(y[split], best.predict(x[split]))
-        out |= {f"{reading}_classes_recall": recall, f"{reading}_classes_exact": exact}
-    classes, seen = int(y["train"][0].sum()), int(y["train"].any(0).sum())
-    chance = {"recall": classes / seen, "exact": 1 / math.comb(seen, classes)}
-    return out | {f"chance_classes_{k}": v for k, v in chance.items()}
+        for split in splits:
+            recall, exact = set_scores(y[split], best.predict(x[split]))
+            out[split] |= {f"{reading}_classes_recall": recall, f"{reading}_classes_exact": exact}
+    return out
 
 
 def set_scores(present: np.ndarray, score: np.ndarray) -> tuple[float, float]:
