@@ -93,6 +93,22 @@ def test_table_has_means_intervals_and_published_figures(definition, experiments
     assert "| best |  | " in text  # a figure that a row has not is no figure
 
 
+def test_a_stage_from_the_cache_has_no_time_of_its_own(
+    definition, experiments, tmp_path, monkeypatch
+):
+    definition.write_text(
+        yaml.safe_dump(DEFINITION | {"columns": {"s": "cost/zoo:seconds", "R2": "sampling.r2"}})
+    )
+    seconds = {"base": 455.1, "0": 455.1, "1": 12.5}  # the first experiment trained no zoo
+    monkeypatch.setattr(ladder, "value", lambda commit, _: seconds.get(commit, 20.0))
+    ladder.run_ladder(definition, tmp_path / "r.md")
+    raw = pd.read_csv(tmp_path / "r.csv")
+    raw = raw[(raw["seed"] == 0) & (raw["row"] != "best")].set_index(["row", "column"])["value"]
+    assert np.isnan(raw["one", "s"])
+    assert raw["two", "s"] == 12.5
+    assert raw["one", "R2"] == 455.1  # other figures are outputs and may agree by chance
+
+
 def test_interval_covers_the_mean_of_normal_values():
     rng = np.random.default_rng(0)
     found = [ladder.interval(rng.normal(size=3)) for _ in range(2000)]

@@ -132,17 +132,26 @@ def _measure(ladder: Ladder) -> list[dict[str, Any]]:
                         raise problem("experiment failed", where=row.name, found=" ".join(job))
                     commits[job] = commit
                 if job is not None and row.published is None:
-                    rows += _figures(ladder, row, seed, commits[job])
+                    rows += _figures(ladder, row, seed, commits[job], baseline)
                 bar.advance(note=f"seed {seed}: {row.name}")
     return rows
 
 
-def _figures(ladder: Ladder, row: Row, seed: int, commit: str) -> list[dict[str, Any]]:
+def _figures(
+    ladder: Ladder, row: Row, seed: int, commit: str, baseline: str
+) -> list[dict[str, Any]]:
+    """Figures of one experiment.
+
+    Files in metrics/cost are outputs of no stage: one that came from DVC's cache leaves them as they
+    were in the baseline, and has no time of its own.
+    """
     out = []
     for column in ladder.columns:
         metric = ladder.metric(row, column)
         if metric is not None:
             found = value(commit, metric)
+            if metric.startswith("cost/") and found == value(baseline, metric):
+                found = None
             out.append({"row": row.name, "column": column, "seed": seed, "value": found})
     return out
 
