@@ -109,6 +109,19 @@ def test_a_stage_from_the_cache_has_no_time_of_its_own(
     assert raw["one", "R2"] == 455.1  # other figures are outputs and may agree by chance
 
 
+def test_large_numbers_have_no_decimals_and_constants_no_interval(tmp_path):
+    table = ladder.Ladder.model_validate(DEFINITION | {"columns": {"n": "a:n", "s": "a:s"}})
+    rows = [
+        ("one", "n", 590410.0),
+        ("one", "n", 590410.0),
+        ("one", "s", 290.2),
+        ("one", "s", 331.4),
+    ]
+    figures = pd.DataFrame(rows, columns=["row", "column", "value"])
+    text = ladder.markdown(table, figures, tmp_path)
+    assert re.search(r"\| one \| 590,410 \| 311 ± \d+ \|", text)
+
+
 def test_interval_covers_the_mean_of_normal_values():
     rng = np.random.default_rng(0)
     found = [ladder.interval(rng.normal(size=3)) for _ in range(2000)]

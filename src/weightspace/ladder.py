@@ -197,4 +197,6 @@ def _cell(ladder: Ladder, row: Row, column: str, figures: pd.DataFrame) -> str:
     if here.empty:
         return ""
     mean, half = interval(here.to_numpy(float))
-    return f"{mean:.3f} ± {half:.3f}" if len(here) > 1 else f"{mean:.3f}"
+    digits = ",.0f" if abs(mean) >= 100 else ".3f"
+    varies = len(here) > 1 and half > 0  # a number of parameters does not
+    return f"{mean:{digits}} ± {half:{digits}}" if varies else f"{mean:{digits}}"
