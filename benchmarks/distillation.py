@@ -12,10 +12,7 @@ ReLU networks on the few images of all classes and tests them on the val images.
 """
 
 import argparse
-import json
 import math
-import os
-import platform
 import statistics
 import time
 from pathlib import Path
@@ -23,6 +20,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+import report
 from weightspace.data.dataset import Dataset
 from weightspace.encoders import distillation
 from weightspace.params import load_params
@@ -127,9 +125,7 @@ def main():
     params, dataset = load_params(), Dataset.load(o.dataset)
     images, tested = (dataset.images[part][dataset.seen] for part in ("train", "val"))
     rounds = [measure(images, tested, params.encoders, s, o.networks) for s in range(o.seeds)]
-    out = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, 1 thread",
-        "torch": torch.__version__,
+    out = report.machine("1 thread") | {
         "images": list(images.shape),
         "settings": params.encoders.distillation.model_dump(),
         "seeds": o.seeds,
@@ -143,10 +139,7 @@ def main():
             "mean": round(statistics.mean(values), 3),
             "std": None if spread is None else round(spread, 3),
         }
-    text = json.dumps(out, indent=2)
-    print(text)
-    if o.out:
-        o.out.write_text(text + "\n")
+    report.write(out, o.out)
 
 
 if __name__ == "__main__":
