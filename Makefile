@@ -44,6 +44,9 @@ deck: $(READY)  ## the deck's own setting: make deck IMAGES=/path/to/classes RUN
 pictures: $(READY)  ## draw docs/pictures from the plot data in metrics/plots
 	python -m weightspace pictures
 
+report: $(READY)  ## one self-contained page: report/index.html
+	python -m weightspace report
+
 # torch comes first and by pip, so that the CPU build on pip's path is taken.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, found " + sys.version.split()[0] + "; run make PYTHON=/path/to/python3.11")'

@@ -46,8 +46,9 @@ COMMANDS = commands(BEFORE + AFTER)
 def verify(command, clone):
     """Run a command of the README, or the part of it that is quick; fail on any that is not known."""
     if command[0] == "make":
-        # GNU make plans the target: it must exist, and so must all that it needs
+        # GNU make plans the target: it must exist, and so must all that it needs and a recipe
         planned = clone.run("make", "--dry-run", *command[1:])
+        assert "Nothing to be done" not in planned.text
         for line in re.findall(r"^python -m weightspace sweep .*", planned.text, re.MULTILINE):
             parse_sweep(shlex.split(line), clone)
     elif command in RUN or command[:3] == ("dvc", "exp", "show"):
@@ -149,6 +150,7 @@ def run_here(words, monkeypatch):
     "command",
     [
         "make nothing",
+        "make Makefile",  # a target without a recipe
         "dvc nothing",
         "python -m weightspace sweep -S pca.component=8",
         "python -m weightspace sweep -S pca.components=8 --metric sampling.nothing",
