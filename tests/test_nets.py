@@ -161,7 +161,7 @@ def test_batched_forward_equals_vmap_of_the_module(case, own, training, rng):
     net.module.train(training)
     found, expected = (networks(net, 3, dtype=torch.float64) for _ in range(2))
     grads = []
-    for weights, call in ((found, net.module.batched), (expected, _vmapped(net))):
+    for weights, call in ((found, lambda w, x: net.module.batched(w, x).outputs().mT), (expected, _vmapped(net))):
         leaves = [
             weights[t.name].requires_grad_()
             for t in net.spec.tensors
@@ -172,6 +172,25 @@ def test_batched_forward_equals_vmap_of_the_module(case, own, training, rng):
         grads.append([out, *torch.autograd.grad(out.sin().sum(), leaves), *weights.values()])
     for a, b in zip(*grads, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("case", NETS)
+def test_gradient_of_training_equals_that_of_autograd(case, own, rng):
+    net = build(case)
+    images = torch.randn(*((3,) if own else ()), 7, *NETS[case][2], generator=rng).double()
+    found, expected = (networks(net, 3, dtype=torch.float64) for _ in range(2))
+    leaves = {name: expected[name].requires_grad_() for name in net.spec.parameters.names}
+    net.module.train()
+    loss = _vmapped(net)(expected, images).sin().sum()
+    grads = torch.autograd.grad(loss, tuple(leaves.values()))
+    got = net.gradient(found, images, torch.cos)
+    assert set(got) == set(leaves)
+    for name, g in zip(leaves, grads, strict=True):
+        assert got[name].abs().max() > 0
+        torch.testing.assert_close(got[name], g, rtol=1e-9, atol=1e-11)
+    for name in set(net.spec.names) - set(leaves):  # running statistics
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-10, atol=1e-12)
 
 
 def test_a_chain_runs_backward_once():

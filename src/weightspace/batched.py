@@ -5,14 +5,14 @@ with the images last. A convolution is then a batched matrix product whose resul
 reordering, copies for it move runs of at least B numbers, and PyTorch's weight layout is used as it
 is. Images that all networks share have no N, and the first layer is one wide product.
 
-A :func:`chain` of layers is one node for autograd: with many small products its bookkeeping and the
-copies it makes cost a quarter of a step. benchmarks/zoo_training.py measures all this against
-grouped convolution, which is what vmap makes of a convolution.
+A :class:`Chain` of layers is one node for autograd, and training goes without: with many small
+products its bookkeeping and the copies it makes cost a third of a step. benchmarks/zoo_training.py
+measures all this against grouped convolution, which is what vmap makes of a convolution.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -40,65 +40,111 @@ class Layer(Protocol):
         """Gradient of the input, None if it is not wanted, and of the weights."""
 
 
-def chain(x: Tensor, steps: Sequence[tuple[Any, ...]]) -> Tensor:
-    """Run layers one after the other.
+@dataclass(frozen=True)
+class Chain:
+    """Layers one after the other, with the weights of N networks.
 
-    Args:
+    Attributes:
         x: input of the first, ``(N, C, M)``, or ``(C, M)`` for all networks.
-        steps: each a layer and its weights, ``(N, ...)`` or None; the last one is a
-            :class:`Linear`, which does not keep its result.
-
-    Returns:
-        Result of the last, ``(N, C, M)``.
+        steps: each a layer and the names of its weights, None for one that it does without; the last
+            is a :class:`Linear`, which does not keep its result.
+        weights: name -> ``(N, ...)``.
 
     """
-    layers = tuple((step[0], len(step) - 1) for step in steps)
-    out: Tensor = _Chain.apply(layers, x, *(w for step in steps for w in step[1:]))
-    return out
+
+    x: Tensor
+    steps: Sequence[tuple[Any, ...]]
+    weights: Mapping[str, Tensor]
+
+    def outputs(self) -> Tensor:
+        """Result of the last layer, ``(N, C, M)``."""
+        out: Tensor = _Chain.apply(self._layers, self.x, *self._arguments)
+        return out
+
+    @torch.no_grad()
+    def gradient(self, slope: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """Gradient by each weight, without autograd.
+
+        Args:
+            slope: result of the last layer -> gradient by it, both ``(N, C, M)``.
+
+        """
+        out, kept = _forward(self._layers, self.x, self._arguments)
+        _, gradients = _backward(self._layers, kept, slope(out), wanted=False)
+        named = zip(self._names, gradients, strict=True)
+        return {name: g for name, g in named if name is not None and g is not None}
+
+    @property
+    def _layers(self) -> tuple[tuple[Layer, int], ...]:
+        return tuple((step[0], len(step) - 1) for step in self.steps)
+
+    @property
+    def _names(self) -> list[str | None]:
+        return [name for step in self.steps for name in step[1:]]
+
+    @property
+    def _arguments(self) -> list[Tensor | None]:
+        return [None if name is None else self.weights[name] for name in self._names]
 
 
 class _Chain(torch.autograd.Function):
+    """The layers as one node of autograd."""
+
     @staticmethod
     def forward(ctx: Any, layers: Any, x: Tensor, *weights: Any) -> Tensor:
-        learns, start = any(ctx.needs_input_grad), 0
-        ctx.shape, ctx.layers, ctx.kept = x.shape, layers, []
-        for layer, count in layers:
-            x, kept = layer.forward(x, *weights[start : start + count])
-            start += count
-            if learns:
-                ctx.kept.append(kept)
-        return x
+        out, kept = _forward(layers, x, weights, keep=any(ctx.needs_input_grad))
+        ctx.shape, ctx.layers, ctx.kept = x.shape, layers, kept
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         if len(ctx.kept) < len(ctx.layers):
             raise RuntimeError("a chain of layers runs backward once: it frees what it kept")
-        gradients: Gradients = ()
-        wanted = ctx.needs_input_grad[1]
-        for i in reversed(range(len(ctx.layers))):
-            layer, kept = ctx.layers[i][0], ctx.kept.pop()
-            by_x, own = layer.backward(grad, kept, wanted=wanted or i > 0)
-            grad, gradients = by_x, own + gradients
-        return None, grad.view(ctx.shape) if wanted else None, *gradients
+        by_x, gradients = _backward(ctx.layers, ctx.kept, grad, wanted=ctx.needs_input_grad[1])
+        return None, None if by_x is None else by_x.view(ctx.shape), *gradients
+
+
+def _forward(
+    layers: Sequence[tuple[Layer, int]], x: Tensor, weights: Sequence[Any], *, keep: bool = True
+) -> tuple[Tensor, list[Kept]]:
+    """Result of layers, each with its number of weights, and what all of them keep."""
+    start, kept = 0, []
+    for layer, count in layers:
+        x, own = layer.forward(x, *weights[start : start + count])
+        start += count
+        if keep:
+            kept.append(own)
+    return x, kept
+
+
+def _backward(
+    layers: Sequence[tuple[Layer, int]], kept: list[Kept], grad: Tensor, *, wanted: bool
+) -> tuple[Tensor | None, Gradients]:
+    """Gradient by the input, if wanted, and by the weights; ``kept`` is freed on the way."""
+    gradients: Gradients = ()
+    by_x: Tensor | None = grad
+    for i in reversed(range(len(layers))):
+        assert by_x is not None
+        by_x, own = layers[i][0].backward(by_x, kept.pop(), wanted=wanted or i > 0)
+        gradients = own + gradients
+    return by_x, gradients
 
 
 class Linear:
     """Linear layer: input ``(N, I, M)``, or ``(I, M)`` for all; weight ``(N, O, I)``, bias ``(N, O)``.
 
-    Channels and pixels of the input become one axis where the weight has as many inputs; there may be
-    no bias.
+    Channels and pixels of the input become one axis where the weight has as many inputs, and so do
+    all axes of a convolution's weight; there may be no bias.
     """
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Kept]:
         """``(N, O, M)``."""
-        x = x.reshape(*x.shape[:-2], weight.shape[2], -1)
+        flat = weight.flatten(2)
+        x = x.reshape(*x.shape[:-2], flat.shape[2], -1)
         if x.ndim == 3:
-            out = (
-                torch.bmm(weight, x) if bias is None else torch.baddbmm(bias[..., None], weight, x)
-            )
-            return out, (x, weight, bias)
-        wide = weight.flatten(0, 1)
+            return _product(flat, x, bias), (x, weight, bias)
+        wide = flat.flatten(0, 1)
         out = wide @ x if bias is None else torch.addmm(bias.reshape(-1, 1), wide, x)
         return out.view(*weight.shape[:2], -1), (x, weight, bias)
 
@@ -108,12 +154,18 @@ class Linear:
         """See :class:`Layer`."""
         x, weight, bias = kept
         by_bias = None if bias is None else grad.sum(-1)
+        flat = weight.flatten(2)
         if x.ndim == 3:
-            by_x = torch.bmm(weight.mT, grad) if wanted else None
-            return by_x, (torch.bmm(grad, x.mT), by_bias)
+            by_x = torch.bmm(flat.mT, grad) if wanted else None
+            return by_x, (torch.bmm(grad, x.mT).view_as(weight), by_bias)
         wide = grad.flatten(0, 1)
-        by_x = weight.flatten(0, 1).mT @ wide if wanted else None
+        by_x = flat.flatten(0, 1).mT @ wide if wanted else None
         return by_x, ((wide @ x.mT).view_as(weight), by_bias)
+
+
+def _product(weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+    """``(N, O, I)`` times ``(N, I, M)``, and ``(N, O)`` for all columns."""
+    return torch.bmm(weight, x) if bias is None else torch.baddbmm(bias[..., None], weight, x)
 
 
 class Relu:
@@ -187,16 +239,8 @@ class Conv3x3:
         stacked = padded.as_strided(sizes, (n, c, w, h, w, b)).reshape(len(x), 3 * x.shape[1], -1)
         by_row = weight.permute(3, 0, 1, 2, 4).flatten(3)  # (3, N, O, 3 I)
         top, middle, bottom = self._rows(stacked)
-        start = (
-            torch.bmm(by_row[0], top)
-            if bias is None
-            else torch.baddbmm(bias[..., None], by_row[0], top)
-        )
-        return start.baddbmm_(by_row[1], middle).baddbmm_(by_row[2], bottom), (
-            stacked,
-            by_row,
-            bias,
-        )
+        out = _product(by_row[0], top, bias).baddbmm_(by_row[1], middle)
+        return out.baddbmm_(by_row[2], bottom), (stacked, by_row, bias)
 
     def backward(
         self, grad: Tensor, kept: Kept, *, wanted: bool
@@ -264,6 +308,30 @@ class Normalise:
         tilt, level = scale * inverse * by_weight / -count, scale * by_bias / -count
         by_x = torch.addcmul(level[..., None], grad, scale[..., None])
         return by_x.addcmul_(centred, tilt[..., None]), (by_weight, by_bias)
+
+
+def convolutional(
+    images: Tensor,
+    weights: Mapping[str, Tensor],
+    convs: Sequence[tuple[str | None, ...]],
+    norms: Sequence[tuple[Any, ...]] = (),
+) -> Chain:
+    """3x3 convolutions, each with ReLU and 2x2 pooling, then one linear layer, ``head``.
+
+    Args:
+        images: ``(N, B, C, H, W)``, or ``(B, C, H, W)`` for all networks.
+        weights: those of N networks.
+        convs: names of the weight and the bias of each convolution.
+        norms: steps of a :class:`Chain`, one after each convolution, if there are any.
+
+    """
+    h, w = images.shape[-2:]
+    steps: list[tuple[Any, ...]] = []
+    for i, names in enumerate(convs):
+        steps += [(Conv3x3(h, w) if i else Linear(), *names), *norms[i : i + 1], (ReluPool(h, w),)]
+        h, w = h // 2, w // 2
+    steps.append((Linear(), "head.weight", "head.bias"))
+    return Chain(patches(images.movedim(-4, -1)), steps, weights)
 
 
 def patches(x: Tensor) -> Tensor:

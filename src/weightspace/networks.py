@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, cast, runtime_checkable
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from weightspace.batched import Chain
 from weightspace.layers import MOMENTUM, BatchNorm
 from weightspace.nets import NETS
 from weightspace.params import NetsSettings
@@ -25,8 +26,11 @@ BLOCK_PIXELS = 1_600_000  # images x pixels of the networks that run at once
 class Batched(Protocol):
     """A module that runs many networks faster than vmap of its ``forward`` does."""
 
-    def batched(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
-        """Outputs as those of :meth:`Net.outputs`, in the mode of the module."""
+    def batched(self, weights: Mapping[str, Tensor], images: Tensor) -> Chain:
+        """Layers with the weights of N networks, in the mode of the module.
+
+        Arguments as those of :meth:`Net.outputs`; results ``(N, classes, B)``.
+        """
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,28 @@ class Net:
         self._mode(training=True)
         return self._call_many(weights, images)
 
+    def gradient(
+        self,
+        weights: Mapping[str, Tensor],
+        images: Tensor,
+        slope: Callable[[Tensor], Tensor],
+    ) -> Weights:
+        """Gradient of each network's loss by its parameters, in training mode.
+
+        Args:
+            weights: tensors ``(N, *shape)``; running statistics are updated **in place**.
+            images: as those of :meth:`outputs`.
+            slope: outputs ``(N, classes, B)`` -> gradient of each network's loss by its own.
+
+        """
+        self._mode(training=True)
+        if hasattr(self.module, "batched"):
+            return cast("Batched", self.module).batched(weights, images).gradient(slope)
+        learned = {n: weights[n].detach().requires_grad_() for n in self.spec.parameters.names}
+        outputs = self._call_many(dict(weights) | learned, images).mT
+        found = torch.autograd.grad(outputs, tuple(learned.values()), slope(outputs.detach()))
+        return dict(zip(learned, found, strict=True))
+
     @torch.no_grad()
     def reestimate(self, weights: Mapping[str, Tensor], images: Tensor) -> Weights:
         """Replace running statistics by those of the given images, taken as one batch.
@@ -122,7 +148,7 @@ class Net:
 
     def _call_many(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
         if hasattr(self.module, "batched"):  # isinstance takes as long as the smallest products
-            return cast("Batched", self.module).batched(weights, images)
+            return cast("Batched", self.module).batched(weights, images).outputs().mT
         own = 0 if images.ndim == 5 else None
         return vmap(self._call, in_dims=(0, own))(dict(weights), images)
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weightspace.batched import Conv3x3, Linear, ReluPool, chain, patches
+from weightspace.batched import Chain, convolutional
 from weightspace.errors import problem
 from weightspace.params import NetsSettings
 from weightspace.spec import Axis, Spec, TensorSpec
@@ -49,17 +48,10 @@ class Cnn(nn.Module):
         out: Tensor = self.head(x.flatten(1))
         return out
 
-    def batched(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
-        """Outputs ``(N, B, classes)`` of N networks."""
-        h, w = images.shape[-2:]
-        steps: list[tuple[Any, ...]] = []
-        for i in range(len(self.convs)):
-            weight, bias = weights[f"convs.{i}.weight"], weights[f"convs.{i}.bias"]
-            conv = (Conv3x3(h, w), weight, bias) if i else (Linear(), weight.flatten(2), bias)
-            steps += [conv, (ReluPool(h, w),)]
-            h, w = h // 2, w // 2
-        steps.append((Linear(), weights["head.weight"], weights["head.bias"]))
-        return chain(patches(images.movedim(-4, -1)), steps).mT
+    def batched(self, weights: Mapping[str, Tensor], images: Tensor) -> Chain:
+        """The layers of N networks."""
+        convs = [(f"convs.{i}.weight", f"convs.{i}.bias") for i in range(len(self.convs))]
+        return convolutional(images, weights, convs)
 
 
 def build(shape: tuple[int, int, int], classes: int, settings: NetsSettings) -> Cnn:

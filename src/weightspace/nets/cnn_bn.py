@@ -9,7 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weightspace.batched import Conv3x3, Linear, Normalise, ReluPool, chain, patches
+from weightspace.batched import Chain, Normalise, convolutional
 from weightspace.errors import problem
 from weightspace.layers import BatchNorm, batch_norm_tensors, running_affine
 from weightspace.params import NetsSettings
@@ -53,26 +53,23 @@ class CnnBn(nn.Module):
         out: Tensor = self.head(x.flatten(1))
         return out
 
-    def batched(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
-        """Outputs ``(N, B, classes)`` of N networks."""
-        h, w = images.shape[-2:]
-        steps: list[tuple[Any, ...]] = []
+    def batched(self, weights: Mapping[str, Tensor], images: Tensor) -> Chain:
+        """The layers of N networks."""
+        folded = dict(weights)
+        convs: list[tuple[str | None, ...]] = []
+        norms: list[tuple[Any, ...]] = []
         for i in range(len(self.convs)):
-            parts = ("running_mean", "running_var", "weight", "bias")
-            mean, variance, *affine = (weights[f"norms.{i}.{part}"] for part in parts)
-            weight, bias = weights[f"convs.{i}.weight"], None
-            if not self.training:  # normalisation by fixed statistics is part of the product
-                scale, bias = running_affine(mean, variance, *affine)
-                weight = weight * scale[..., None, None, None]
-            steps.append(
-                (Conv3x3(h, w), weight, bias) if i else (Linear(), weight.flatten(2), bias)
-            )
+            weight, bias, norm = f"convs.{i}.weight", f"convs.{i}.bias", f"norms.{i}"
+            running = weights[f"{norm}.running_mean"], weights[f"{norm}.running_var"]
+            affine = f"{norm}.weight", f"{norm}.bias"
             if self.training:
-                steps.append((Normalise(mean, variance), *affine))
-            steps.append((ReluPool(h, w),))
-            h, w = h // 2, w // 2
-        steps.append((Linear(), weights["head.weight"], weights["head.bias"]))
-        return chain(patches(images.movedim(-4, -1)), steps).mT
+                convs.append((weight, None))
+                norms.append((Normalise(*running), *affine))
+            else:  # normalisation by fixed statistics is part of the product
+                scale, folded[bias] = running_affine(*running, *(weights[name] for name in affine))
+                folded[weight] = weights[weight] * scale[..., None, None, None]
+                convs.append((weight, bias))
+        return convolutional(images, folded, convs, norms)
 
 
 def build(shape: tuple[int, int, int], classes: int, settings: NetsSettings) -> CnnBn:

@@ -10,7 +10,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weightspace.batched import Linear, Relu, chain
+from weightspace.batched import Chain, Linear, Relu
 from weightspace.params import NetsSettings
 from weightspace.spec import Axis, Spec, TensorSpec
 
@@ -40,14 +40,13 @@ class Mlp(nn.Module):
         out: Tensor = self.head(x)
         return out
 
-    def batched(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
-        """Outputs ``(N, B, classes)`` of N networks."""
+    def batched(self, weights: Mapping[str, Tensor], images: Tensor) -> Chain:
+        """The layers of N networks."""
         steps: list[tuple[Any, ...]] = []
         for i in range(len(self.layers)):
-            layer = Linear(), weights[f"layers.{i}.weight"], weights[f"layers.{i}.bias"]
-            steps += [layer, (Relu(),)]
-        steps.append((Linear(), weights["head.weight"], weights["head.bias"]))
-        return chain(images.flatten(-3).mT, steps).mT
+            steps += [(Linear(), f"layers.{i}.weight", f"layers.{i}.bias"), (Relu(),)]
+        steps.append((Linear(), "head.weight", "head.bias"))
+        return Chain(images.flatten(-3).mT, steps, weights)
 
 
 def build(shape: tuple[int, int, int], classes: int, settings: NetsSettings) -> Mlp:

@@ -138,15 +138,15 @@ def _due(runs: Sequence[Run]) -> dict[int, tuple[Tensor, Tensor, Tensor]]:
 def _gradient(
     net: Net, learned: Spec, flat: Tensor, buffers: Weights, images: Tensor, labels: Tensor
 ) -> Tensor:
-    """Gradient ``(A, P)`` of each run's mean cross entropy; ``buffers`` are updated in place.
+    """Gradient ``(A, P)`` of each run's mean cross entropy; ``buffers`` are updated in place."""
 
-    With respect to the outputs it is softmax minus one-hot labels ``(A, B)``.
-    """
-    flat = flat.detach().requires_grad_()
-    outputs = net.training_outputs(learned.unflatten(flat) | buffers, images)  # (A, B, c)
-    slope = outputs.detach().mT.softmax(1)  # (A, c, B): the fast axis
-    slope.scatter_add_(1, labels[:, None], slope.new_full((), -1).expand(labels[:, None].shape))
-    return torch.autograd.grad(outputs, flat, slope.mT / images.shape[1])[0]  # runs share no term
+    def slope(outputs: Tensor) -> Tensor:
+        """Softmax minus one-hot labels ``(A, c, B)``."""
+        found = outputs.softmax(1)
+        found.scatter_add_(1, labels[:, None], found.new_full((), -1).expand_as(labels[:, None]))
+        return found / labels.shape[1]
+
+    return learned.flatten(net.gradient(learned.unflatten(flat) | buffers, images, slope))
 
 
 def _adam(w: Tensor, g: Tensor, state: Weights, step: int, _: float) -> None:
