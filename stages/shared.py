@@ -3,10 +3,8 @@
 from _live import live
 from _stage import DATA, METRICS, run
 from weightspace.artifacts import write_csv
-from weightspace.codecs.base import load_codec
-from weightspace.data.dataset import Dataset
+from weightspace.codecs.base import load_trained
 from weightspace.evaluate.requests import calibrate
-from weightspace.networks import build_net
 from weightspace.params import Params
 from weightspace.registry import resolve
 from weightspace.sample import Sampler
@@ -17,9 +15,7 @@ from weightspace.zoo.store import Zoo
 
 def main(params: Params) -> None:
     """Write data/shared and the loss curves."""
-    zoo, dataset = Zoo.open(DATA / "zoo"), Dataset.load(DATA / "dataset")
-    codec = load_codec(DATA / "autoencoder" / "codec.safetensors")
-    net = build_net(params.zoo.architecture, dataset.shape, dataset.classes.shape[1], params.nets)
+    zoo, (dataset, net, codec) = Zoo.open(DATA / "zoo"), load_trained(DATA, params)
     members = {split: zoo.select(split) for split in ("train", "val")}
     pairs = {
         split: make_pairs(table, zoo.weights(table), codec, dataset, params.shared.result)

@@ -161,7 +161,10 @@ def test_batched_forward_equals_vmap_of_the_module(case, own, training, rng):
     net.module.train(training)
     found, expected = (networks(net, 3, dtype=torch.float64) for _ in range(2))
     grads = []
-    for weights, call in ((found, lambda w, x: net.module.batched(w, x).outputs().mT), (expected, _vmapped(net))):
+    for weights, call in (
+        (found, lambda w, x: net.module.batched(w, x).outputs().mT),
+        (expected, _vmapped(net)),
+    ):
         leaves = [
             weights[t.name].requires_grad_()
             for t in net.spec.tensors

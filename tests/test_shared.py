@@ -5,9 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from weightspace.artifacts import load_tensors, save_tensors
 from weightspace.codecs import CODECS
+from weightspace.codecs.base import load_codec
 from weightspace.contrastive import recall_at
+from weightspace.errors import WeightspaceError
 from weightspace.params import SharedSettings
+from weightspace.pca import TensorPca
 from weightspace.registry import resolve
 from weightspace.sample import Sampler
 from weightspace.shared import SHARED
@@ -375,3 +379,32 @@ def test_draws_and_guidance_fit_the_latents_of_every_codec(name, world, rng):
     step = (moved - z).square().mean().sqrt()
     assert 0 < step < 3 * tiny.params.guidance.rate, step
     assert all(w.isfinite().all() for w in sampler.decode(moved).values())
+
+
+def _without_settings(tensors, meta):
+    meta.pop("settings", None)
+    meta.pop("modes", None)
+
+
+def _without_a_tensor(tensors, meta):
+    tensors.pop(sorted(tensors)[0])
+
+
+def _with_another_shape(tensors, meta):
+    tensors[sorted(tensors)[-1]] = torch.zeros(3, 3, 3)
+
+
+@pytest.mark.parametrize("damage", [_without_settings, _without_a_tensor, _with_another_shape])
+@pytest.mark.parametrize("kind", ["pca", "codec", "shared"])
+def test_a_file_of_another_version_is_one_line(kind, damage, fitted, codec, world, tmp_path):
+    path = tmp_path / f"{kind}.safetensors"
+    model = {"pca": world().data.pca, "codec": codec, "shared": fitted[0]}[kind]
+    model.save(path)
+    tensors, meta = load_tensors(path, kind)
+    damage(tensors, meta)
+    save_tensors(path, kind, tensors, {k: v for k, v in meta.items() if k != "kind"})
+    read = {"pca": TensorPca.load, "codec": load_codec, "shared": load_shared}[kind]
+    with pytest.raises(WeightspaceError, match=r"another version; found .*dvc repro") as caught:
+        read(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)

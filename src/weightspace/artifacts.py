@@ -113,6 +113,25 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
         return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118
 
 
+@contextmanager
+def rebuilding(path: Path) -> Iterator[None]:
+    """Say in one line that a model cannot be rebuilt from what its file holds.
+
+    Raises:
+        WeightspaceError: metadata or tensors are not those that this version writes.
+
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise problem(
+            "written by another version",
+            where=path,
+            found=f"{type(error).__name__}: {error}",
+            do="make it again: run `dvc repro`, or install the version that wrote it",
+        ) from error
+
+
 def load_meta(path: Path, kind: str) -> dict[str, Any]:
     """Metadata of a file written by :func:`save_tensors`; errors as those of :func:`load_tensors`."""
     again = "run `dvc repro`, or `dvc checkout` to restore it from the cache"

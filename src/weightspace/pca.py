@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from weightspace.alignment import align
-from weightspace.artifacts import load_part, load_tensors, save_tensors
+from weightspace.artifacts import load_part, load_tensors, rebuilding, save_tensors
 from weightspace.errors import problem
 from weightspace.params import PcaSettings
 from weightspace.spec import Spec, TensorSpec, Weights
@@ -159,8 +159,9 @@ class TensorPca(nn.Module):
     def load(cls, path: Path) -> TensorPca:
         """Read what :meth:`save` wrote."""
         tensors, meta = load_tensors(path, "pca")
-        pca = cls.from_meta(meta)
-        pca.load_state_dict(tensors)
+        with rebuilding(path):
+            pca = cls.from_meta(meta)
+            pca.load_state_dict(tensors)
         return pca
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from weightspace.codecs.base import Codec, decode_latents, load_codec
+from weightspace.codecs.base import Codec, decode_latents, load_trained
 from weightspace.data.dataset import Dataset
 from weightspace.guidance import guide
-from weightspace.networks import Net, build_net
+from weightspace.networks import Net
 from weightspace.params import GuidanceSettings, Params
 from weightspace.shared.base import SharedModel, load_shared
 from weightspace.spec import Weights
@@ -47,11 +47,8 @@ class Sampler:
             WeightspaceError: a stage has not run, or its output is damaged.
 
         """
-        dataset = Dataset.load(data / "dataset")
-        codec = load_codec(data / "autoencoder" / "codec.safetensors")
+        dataset, net, codec = load_trained(data, params)
         shared = load_shared(data / "shared" / "shared.safetensors")
-        classes = dataset.classes.shape[1]
-        net = build_net(params.zoo.architecture, dataset.shape, classes, params.nets)
         return cls(codec, shared, net, dataset, params.guidance)
 
     @torch.no_grad()

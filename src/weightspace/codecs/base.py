@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from weightspace.alignment import shuffled
-from weightspace.artifacts import load_tensors, save_tensors
+from weightspace.artifacts import load_tensors, rebuilding, save_tensors
 from weightspace.behaviour import BehaviouralLoss, Originals, choose_images, read_originals
 from weightspace.codecs import CODECS
 from weightspace.data.dataset import Dataset
 from weightspace.errors import problem
-from weightspace.networks import Net
-from weightspace.params import AutoencoderSettings, CodecSettings
+from weightspace.networks import Net, build_net
+from weightspace.params import AutoencoderSettings, CodecSettings, Params
 from weightspace.pca import FeaturePca, TensorPca
 from weightspace.registry import resolve
 from weightspace.spec import Spec, Weights, blocks, reorder_outputs, take
@@ -363,11 +363,29 @@ def fit_pooled(
 
 
 def load_codec(path: Path) -> Codec:
-    """Read any codec that :meth:`Codec.save` wrote."""
+    """Read any codec that :meth:`Codec.save` wrote.
+
+    Raises:
+        WeightspaceError: no such file, not a codec, or one of another version.
+
+    """
     tensors, meta = load_tensors(path, "codec")
-    codec: Codec = resolve(CODECS, meta["codec"], "autoencoder.codec").from_meta(meta)
-    codec.load_state_dict(tensors)
+    with rebuilding(path):
+        codec: Codec = resolve(CODECS, meta["codec"], "autoencoder.codec").from_meta(meta)
+        codec.load_state_dict(tensors)
     return codec.eval()
+
+
+def load_trained(data: Path, params: Params) -> tuple[Dataset, Net, Codec]:
+    """Dataset, architecture and codec that the stages left in ``data``.
+
+    Raises:
+        WeightspaceError: a stage has not run, or its output is damaged.
+
+    """
+    dataset = Dataset.load(data / "dataset")
+    net = build_net(params.zoo.architecture, dataset.shape, dataset.classes.shape[1], params.nets)
+    return dataset, net, load_codec(data / "autoencoder" / "codec.safetensors")
 
 
 @torch.no_grad()

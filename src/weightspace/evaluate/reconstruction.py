@@ -13,11 +13,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from weightspace.codecs.base import Codec, decode_latents, encode_members, load_codec
+from weightspace.codecs.base import Codec, decode_latents, encode_members, load_trained
 from weightspace.data.dataset import Dataset, task_batch
 from weightspace.evaluate import metrics as m
 from weightspace.guidance import imitate
-from weightspace.networks import Net, build_net
+from weightspace.networks import Net
 from weightspace.outputs import BLOCK, accuracies, random_outputs, real_outputs
 from weightspace.params import EvaluateSettings, GuidanceSettings, Params
 from weightspace.pca import TensorPca
@@ -96,10 +96,7 @@ class PartJob:
 
     def run(self) -> tuple[tuple[str, int], list[np.ndarray]]:
         """Split and number, and the outputs ``(m, B, c)`` in the order of a Reconstruction's."""
-        dataset = Dataset.load(self.data / "dataset")
-        zoo = self.params.zoo
-        net = build_net(zoo.architecture, dataset.shape, dataset.classes.shape[1], self.params.nets)
-        codec = load_codec(self.data / "autoencoder" / "codec.safetensors")
+        dataset, net, codec = load_trained(self.data, self.params)
         pca = TensorPca.load(self.data / "pca" / "pca.safetensors")
         found = reconstruct(
             codec, pca, net, dataset, self.members, self._weights(), self.params, self.number

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from weightspace.artifacts import load_tensors, save_tensors
+from weightspace.artifacts import load_tensors, rebuilding, save_tensors
 from weightspace.codecs.base import Codec, encode_orders
 from weightspace.data.dataset import Dataset
 from weightspace.encoders import ENCODERS
@@ -153,13 +153,14 @@ class SharedModel(nn.Module, ABC):
 def load_shared(path: Path) -> SharedModel:
     """Read what :meth:`SharedModel.save` wrote."""
     tensors, meta = load_tensors(path, "shared")
-    settings = SharedSettings.model_validate(meta["settings"])
-    encoders = EncodersSettings.model_validate(meta["encoders"])
-    shape = tuple(meta["sizes"]["dataset_shape"])
-    sizes = Sizes(**meta["sizes"] | {"dataset_shape": shape, "encoders": encoders})
-    family = resolve(SHARED, settings.model, "shared.model")
-    model: SharedModel = family.build(sizes, settings, torch.Generator())
-    model.load_state_dict(tensors)
+    with rebuilding(path):
+        settings = SharedSettings.model_validate(meta["settings"])
+        encoders = EncodersSettings.model_validate(meta["encoders"])
+        shape = tuple(meta["sizes"]["dataset_shape"])
+        sizes = Sizes(**meta["sizes"] | {"dataset_shape": shape, "encoders": encoders})
+        family = resolve(SHARED, settings.model, "shared.model")
+        model: SharedModel = family.build(sizes, settings, torch.Generator())
+        model.load_state_dict(tensors)
     return model.eval()
 
 
