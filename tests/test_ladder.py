@@ -112,12 +112,12 @@ def test_a_stage_from_the_cache_has_no_time_of_its_own(
 def test_large_numbers_have_no_decimals_and_constants_no_interval(tmp_path):
     table = ladder.Ladder.model_validate(DEFINITION | {"columns": {"n": "a:n", "s": "a:s"}})
     rows = [
-        ("one", "n", 590410.0),
-        ("one", "n", 590410.0),
-        ("one", "s", 290.2),
-        ("one", "s", 331.4),
+        ("one", "n", 0, 590410.0),
+        ("one", "n", 1, 590410.0),
+        ("one", "s", 0, 290.2),
+        ("one", "s", 1, 331.4),
     ]
-    figures = pd.DataFrame(rows, columns=["row", "column", "value"])
+    figures = pd.DataFrame(rows, columns=ladder.COLUMNS)
     text = ladder.markdown(table, figures, tmp_path)
     assert re.search(r"\| one \| 590,410 \| 311 ± \d+ \|", text)
 
@@ -135,6 +135,41 @@ def test_a_failed_experiment_writes_nothing(definition, experiments, tmp_path, m
     with pytest.raises(WeightspaceError, match="experiment failed"):
         ladder.run_ladder(definition, tmp_path / "results.md")
     assert not (tmp_path / "results.md").exists()
+
+
+def test_an_interrupted_table_says_what_it_lacks_and_goes_on(
+    definition, experiments, tmp_path, monkeypatch
+):
+    definition.write_text(yaml.safe_dump(DEFINITION | {"remarks": "What it says."}))
+    whole, out = tmp_path / "whole.md", tmp_path / "r.md"
+    ladder.run_ladder(definition, whole)
+    jobs = experiments.copy()
+    experiments.clear()
+    run_one = ladder.run_one
+    monkeypatch.setattr(ladder, "run_one", lambda *a: run_one(*a) if len(experiments) < 3 else None)
+    with pytest.raises(WeightspaceError, match="experiment failed"):
+        ladder.run_ladder(definition, out)
+    assert (
+        "Not complete, `--resume` goes on: one without seed 2; best without seed 2; "
+        "two without seed 1, 2.\n"
+    ) in out.read_text()
+    monkeypatch.setattr(ladder, "run_one", run_one)
+    ladder.run_ladder(definition, out, resume=True)
+    assert experiments == jobs  # none twice
+    assert out.read_bytes() == whole.read_bytes()
+    assert out.with_suffix(".csv").read_bytes() == whole.with_suffix(".csv").read_bytes()
+    assert "Not complete" not in out.read_text()
+    assert out.read_text().endswith("|\n\nWhat it says.\n")
+
+
+def test_a_table_goes_on_only_from_figures(definition, experiments, tmp_path):
+    for text in (None, "", "row,seed\na,0\n"):
+        if text is not None:
+            (tmp_path / "r.csv").write_text(text)
+        with pytest.raises(WeightspaceError, match="no figures to go on from") as error:
+            ladder.run_ladder(definition, tmp_path / "r.md", resume=True)
+        assert "\n" not in str(error.value)
+        assert not experiments
 
 
 @pytest.mark.parametrize(

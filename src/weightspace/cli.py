@@ -263,11 +263,14 @@ def ladder(
     set: Annotated[
         list[str] | None, typer.Option("-S", help="key=value: a setting of every row")
     ] = None,
+    resume: Annotated[
+        bool, typer.Option(help="keep the figures beside --out, run only what they lack")
+    ] = False,
 ) -> None:
     """Run a table of experiments over several seeds: mean and interval of every figure."""
     from weightspace.ladder import run_ladder
 
-    run_ladder(definition, out, set or [])
+    run_ladder(definition, out, set or [], resume=resume)
 
 
 @app.command()

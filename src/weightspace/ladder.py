@@ -2,12 +2,12 @@
 
 The definition is a YAML file (benchmarks/ladder.yaml explains the keys); every distinct row of
 settings runs once for each seed as a DVC experiment. The raw figures go beside the table as CSV, so
-that each mean can be checked.
+that each mean can be checked, and so that a table which was interrupted can go on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +22,8 @@ from weightspace.errors import problem
 from weightspace.params import Settings
 from weightspace.progress import progress
 from weightspace.sweep import baseline_commit, run_one, value
+
+COLUMNS = ["row", "column", "seed", "value"]  # of the raw figures
 
 
 class Row(Settings):
@@ -55,6 +57,7 @@ class Ladder(Settings):
     stages: list[str] = Field(default_factory=list)
     columns: dict[str, str]
     rows: Annotated[list[Row], Field(min_length=1)]
+    remarks: str = ""  # Markdown below the table
 
     def job(self, row: Row, seed: int) -> tuple[str, ...]:
         """Settings of a row's experiment as ``key=value``."""
@@ -91,23 +94,59 @@ def load_ladder(path: Path) -> Ladder:
         raise problem(f"not a table of experiments ({first})", where=path) from error
 
 
-def run_ladder(path: Path, out: Path, sets: Sequence[str] = ()) -> None:
+def run_ladder(path: Path, out: Path, sets: Sequence[str] = (), *, resume: bool = False) -> None:
     """Run all rows for all seeds and write ``out`` (Markdown) and the raw figures beside it.
+
+    Both are written after each experiment; a table that lacks some says so.
 
     Args:
         path: the definition.
         out: file to write.
         sets: further settings of every row, ``key=value``; they replace those of ``base``.
+        resume: keep the figures beside ``out``, and run only what they lack.
 
     Raises:
-        WeightspaceError: an experiment failed; nothing is written.
+        WeightspaceError: an experiment failed; what was measured before it stays.
 
     """
     ladder = load_ladder(path)
     ladder = ladder.model_copy(update={"base": ladder.base | _settings(sets)})
-    figures = pd.DataFrame(_measure(ladder))
-    write_csv(out.with_suffix(".csv"), figures)
-    write_bytes(out, markdown(ladder, figures, path).encode())
+    raw = out.with_suffix(".csv")
+    figures = _read(raw) if resume else pd.DataFrame(columns=COLUMNS)
+    for found in _measure(ladder, figures):
+        figures = _in_order(ladder, [figures, pd.DataFrame(found, columns=COLUMNS)])
+        write_csv(raw, figures)
+        write_bytes(out, markdown(ladder, figures, path).encode())
+
+
+def _read(raw: Path) -> pd.DataFrame:
+    """Figures of an earlier run.
+
+    Raises:
+        WeightspaceError: no such file, or one of another kind.
+
+    """
+    try:
+        return pd.read_csv(raw)[COLUMNS]
+    except (OSError, KeyError, ValueError) as error:
+        raise problem(
+            "no figures to go on from",
+            where=raw,
+            found=str(error),
+            expected=f"a CSV of {', '.join(COLUMNS)}",
+            do="run without --resume",
+        ) from error
+
+
+def _in_order(ladder: Ladder, parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Figures of the table's rows and columns, the newest of each, by seed, row and column."""
+    rows = {row.name: i for i, row in enumerate(ladder.rows)}
+    columns = {column: i for i, column in enumerate(ladder.columns)}
+    every = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+    every = every[every["row"].isin(rows) & every["column"].isin(columns)]
+    every = every.drop_duplicates(["row", "column", "seed"], keep="last")
+    places = every.assign(row=every["row"].map(rows), column=every["column"].map(columns))
+    return every.loc[places.sort_values(["seed", "row", "column"]).index]
 
 
 def _settings(sets: Sequence[str]) -> dict[str, str]:
@@ -118,23 +157,31 @@ def _settings(sets: Sequence[str]) -> dict[str, str]:
     return dict(item.split("=", 1) for item in sets)
 
 
-def _measure(ladder: Ladder) -> list[dict[str, Any]]:
-    """Figures of every row, column and seed; each distinct experiment runs once."""
-    baseline, commits, rows = baseline_commit(), dict[tuple[str, ...], str](), []
+def _measure(ladder: Ladder, known: pd.DataFrame) -> Iterator[list[dict[str, Any]]]:
+    """Figures of each row and seed that are not known; each distinct experiment runs once."""
+    baseline, commits = baseline_commit(), dict[tuple[str, ...], str]()
     with progress("experiments", len(ladder.seeds) * len(ladder.rows)) as bar:
         for seed in ladder.seeds:
             job: tuple[str, ...] | None = None
             for row in ladder.rows:
                 job = ladder.job(row, seed) if row.set is not None else job
-                if job is not None and job not in commits:
-                    commit = run_one(job, ladder.stages, baseline)
-                    if commit is None:
-                        raise problem("experiment failed", where=row.name, found=" ".join(job))
-                    commits[job] = commit
-                if job is not None and row.published is None:
-                    rows += _figures(ladder, row, seed, commits[job], baseline)
+                if job is not None and row.published is None and not _has(known, row.name, seed):
+                    if job not in commits:
+                        commits[job] = _experiment(ladder, row, job, baseline)
+                    yield _figures(ladder, row, seed, commits[job], baseline)
                 bar.advance(note=f"seed {seed}: {row.name}")
-    return rows
+
+
+def _has(figures: pd.DataFrame, row: str, seed: int) -> bool:
+    return bool(((figures["row"] == row) & (figures["seed"] == seed)).any())
+
+
+def _experiment(ladder: Ladder, row: Row, job: tuple[str, ...], baseline: str) -> str:
+    """Commit of an experiment that was run."""
+    commit = run_one(job, ladder.stages, baseline)
+    if commit is None:
+        raise problem("experiment failed", where=row.name, found=" ".join(job))
+    return commit
 
 
 def _figures(
@@ -187,7 +234,22 @@ def markdown(ladder: Ladder, figures: pd.DataFrame, source: Path) -> str:
     for row in ladder.rows:
         cells = [_cell(ladder, row, column, figures) for column in ladder.columns]
         lines.append(f"| {row.name} | " + " | ".join(cells) + " |")
+    lacking = _lacking(ladder, figures)
+    if lacking:
+        lines += ["", f"Not complete, `--resume` goes on: {lacking}."]
+    if ladder.remarks:
+        lines += ["", ladder.remarks.strip()]
     return "\n".join(lines) + "\n"
+
+
+def _lacking(ladder: Ladder, figures: pd.DataFrame) -> str:
+    """Rows without figures of all seeds, and those seeds."""
+    out = []
+    for row in ladder.rows:
+        seeds = [str(s) for s in ladder.seeds if not _has(figures, row.name, s)]
+        if row.published is None and seeds:
+            out.append(f"{row.name} without seed {', '.join(seeds)}")
+    return "; ".join(out)
 
 
 def _cell(ladder: Ladder, row: Row, column: str, figures: pd.DataFrame) -> str:
