@@ -28,18 +28,20 @@ results: $(READY)  ## the table of results beside chance and the deck's figures
 sweep: $(READY)  ## make sweep SET="pca.components=8,32,128" METRIC=reconstruction.val.agreement_mean
 	python -m weightspace sweep $(foreach s,$(SET),-S $(s)) $(if $(METRIC),--metric $(METRIC))
 
+# RESUME=1: go on with a table that was interrupted; code and settings must be the same.
+RESUME ?=
 ladder: $(READY)  ## the ablation ladder over three seeds, as DVC experiments: docs/results.md
-	python -m weightspace ladder benchmarks/ladder.yaml
+	python -m weightspace ladder benchmarks/ladder.yaml $(if $(RESUME),--resume)
 
 compare: $(READY)  ## every codec, encoder and alignment over three seeds: docs/comparison.md
-	python -m weightspace ladder benchmarks/compare.yaml --out docs/comparison.md
+	python -m weightspace ladder benchmarks/compare.yaml --out docs/comparison.md $(if $(RESUME),--resume)
 
 # IMAGES: a folder of class folders, absolute. DECK=deck_small is the setting for 2 cores.
 DECK ?= deck
 RUNS ?=
 WIDTH ?=
 deck: $(READY)  ## the deck's own setting: make deck IMAGES=/path/to/classes RUNS=1000 WIDTH=64
-	python -m weightspace ladder benchmarks/$(DECK).yaml --out docs/$(DECK).md -S sources.path=$(IMAGES) $(if $(RUNS),-S zoo.runs=$(RUNS)) $(if $(WIDTH),-S nets.resnet18.width=$(WIDTH))
+	python -m weightspace ladder benchmarks/$(DECK).yaml --out docs/$(DECK).md -S sources.path=$(IMAGES) $(if $(RUNS),-S zoo.runs=$(RUNS)) $(if $(WIDTH),-S nets.resnet18.width=$(WIDTH)) $(if $(RESUME),--resume)
 
 pictures: $(READY)  ## draw docs/pictures from the plot data in metrics/plots
 	python -m weightspace pictures

@@ -142,6 +142,8 @@ def test_an_interrupted_table_says_what_it_lacks_and_goes_on(
 ):
     definition.write_text(yaml.safe_dump(DEFINITION | {"remarks": "What it says."}))
     whole, out = tmp_path / "whole.md", tmp_path / "r.md"
+    value = ladder.value
+    monkeypatch.setattr(ladder, "value", lambda *a: value(*a) * 12345.6789)  # of many digits
     ladder.run_ladder(definition, whole)
     jobs = experiments.copy()
     experiments.clear()

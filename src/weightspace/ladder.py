@@ -17,7 +17,7 @@ import yaml
 from pydantic import Field, ValidationError
 from scipy.stats import t as student
 
-from weightspace.artifacts import write_bytes, write_csv
+from weightspace.artifacts import write_bytes
 from weightspace.errors import problem
 from weightspace.params import Settings
 from weightspace.progress import progress
@@ -115,7 +115,7 @@ def run_ladder(path: Path, out: Path, sets: Sequence[str] = (), *, resume: bool 
     figures = _read(raw) if resume else pd.DataFrame(columns=COLUMNS)
     for found in _measure(ladder, figures):
         figures = _in_order(ladder, [figures, pd.DataFrame(found, columns=COLUMNS)])
-        write_csv(raw, figures)
+        write_bytes(raw, figures.to_csv(index=False, lineterminator="\n").encode())  # all digits
         write_bytes(out, markdown(ladder, figures, path).encode())
 
 
