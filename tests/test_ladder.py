@@ -162,6 +162,10 @@ def test_an_interrupted_table_says_what_it_lacks_and_goes_on(
     assert out.with_suffix(".csv").read_bytes() == whole.with_suffix(".csv").read_bytes()
     assert "Not complete" not in out.read_text()
     assert out.read_text().endswith("|\n\nWhat it says.\n")
+    definition.write_text(yaml.safe_dump(DEFINITION | {"remarks": "More."}))
+    ladder.run_ladder(definition, out, resume=True)  # nothing to run, but other words
+    assert experiments == jobs
+    assert out.read_text().endswith("|\n\nMore.\n")
 
 
 def test_a_table_goes_on_only_from_figures(definition, experiments, tmp_path):

@@ -7,6 +7,7 @@ that each mean can be checked, and so that a table which was interrupted can go 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -112,11 +113,14 @@ def run_ladder(path: Path, out: Path, sets: Sequence[str] = (), *, resume: bool 
     ladder = load_ladder(path)
     ladder = ladder.model_copy(update={"base": ladder.base | _settings(sets)})
     raw = out.with_suffix(".csv")
-    figures = _read(raw) if resume else pd.DataFrame(columns=COLUMNS)
-    for found in _measure(ladder, figures):
-        figures = _in_order(ladder, [figures, pd.DataFrame(found, columns=COLUMNS)])
-        write_bytes(raw, figures.to_csv(index=False, lineterminator="\n").encode())  # all digits
-        write_bytes(out, markdown(ladder, figures, path).encode())
+    known = _read(raw) if resume else pd.DataFrame(columns=COLUMNS)
+    parts = [known]
+    for found in itertools.chain([[]], _measure(ladder, known)):  # first what is known
+        parts.append(pd.DataFrame(found, columns=COLUMNS))
+        figures = _in_order(ladder, parts)
+        if len(figures):
+            write_bytes(raw, figures.to_csv(index=False, lineterminator="\n").encode())
+            write_bytes(out, markdown(ladder, figures, path).encode())
 
 
 def _read(raw: Path) -> pd.DataFrame:
