@@ -112,10 +112,10 @@ def test_a_stage_from_the_cache_has_no_time_of_its_own(
 def test_large_numbers_have_no_decimals_and_constants_no_interval(tmp_path):
     table = ladder.Ladder.model_validate(DEFINITION | {"columns": {"n": "a:n", "s": "a:s"}})
     rows = [
-        ("one", "n", 0, 590410.0),
-        ("one", "n", 1, 590410.0),
-        ("one", "s", 0, 290.2),
-        ("one", "s", 1, 331.4),
+        ("one", "n", 0, 590410.0, "a"),
+        ("one", "n", 1, 590410.0, "b"),
+        ("one", "s", 0, 290.2, "a"),
+        ("one", "s", 1, 331.4, "b"),
     ]
     figures = pd.DataFrame(rows, columns=ladder.COLUMNS)
     text = ladder.markdown(table, figures, tmp_path)
@@ -166,6 +166,14 @@ def test_an_interrupted_table_says_what_it_lacks_and_goes_on(
     ladder.run_ladder(definition, out, resume=True)  # nothing to run, but other words
     assert experiments == jobs
     assert out.read_text().endswith("|\n\nMore.\n")
+    more = DEFINITION["columns"] | {"cosine": "reconstruction.cosine_mean"}
+    for change in ({"columns": more}, {"columns": more, "base": {"zoo.runs": 90}}):
+        experiments.clear()
+        definition.write_text(yaml.safe_dump(DEFINITION | change))
+        ladder.run_ladder(definition, out, resume=True)  # another figure, then other settings
+        assert len(experiments) == len(jobs)
+        ladder.run_ladder(definition, whole)
+        assert out.read_bytes() == whole.read_bytes()
 
 
 def test_a_table_goes_on_only_from_figures(definition, experiments, tmp_path):

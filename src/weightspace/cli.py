@@ -264,7 +264,8 @@ def ladder(
         list[str] | None, typer.Option("-S", help="key=value: a setting of every row")
     ] = None,
     resume: Annotated[
-        bool, typer.Option(help="keep the figures beside --out, run only what they lack")
+        bool,
+        typer.Option(help="keep figures beside --out of the same settings, run what they lack"),
     ] = False,
 ) -> None:
     """Run a table of experiments over several seeds: mean and interval of every figure."""

@@ -22,9 +22,9 @@ from weightspace.artifacts import write_bytes
 from weightspace.errors import problem
 from weightspace.params import Settings
 from weightspace.progress import progress
-from weightspace.sweep import baseline_commit, run_one, value
+from weightspace.sweep import baseline_commit, experiment, run_one, value
 
-COLUMNS = ["row", "column", "seed", "value"]  # of the raw figures
+COLUMNS = ["row", "column", "seed", "value", "experiment"]  # of the raw figures
 
 
 class Row(Settings):
@@ -104,7 +104,8 @@ def run_ladder(path: Path, out: Path, sets: Sequence[str] = (), *, resume: bool 
         path: the definition.
         out: file to write.
         sets: further settings of every row, ``key=value``; they replace those of ``base``.
-        resume: keep the figures beside ``out``, and run only what they lack.
+        resume: keep the figures beside ``out`` that have the same settings, and run only what they
+            lack; whether the code is the same is the caller's to know.
 
     Raises:
         WeightspaceError: an experiment failed; what was measured before it stays.
@@ -164,20 +165,27 @@ def _settings(sets: Sequence[str]) -> dict[str, str]:
 def _measure(ladder: Ladder, known: pd.DataFrame) -> Iterator[list[dict[str, Any]]]:
     """Figures of each row and seed that are not known; each distinct experiment runs once."""
     baseline, commits = baseline_commit(), dict[tuple[str, ...], str]()
-    with progress("experiments", len(ladder.seeds) * len(ladder.rows)) as bar:
+    measured = [row for row in ladder.rows if row.published is None]
+    with progress("experiments", len(ladder.seeds) * len(measured)) as bar:
         for seed in ladder.seeds:
             job: tuple[str, ...] | None = None
-            for row in ladder.rows:
+            for row in measured:
                 job = ladder.job(row, seed) if row.set is not None else job
-                if job is not None and row.published is None and not _has(known, row.name, seed):
+                if job is not None and not _has(ladder, known, row, seed, experiment(job)):
                     if job not in commits:
                         commits[job] = _experiment(ladder, row, job, baseline)
-                    yield _figures(ladder, row, seed, commits[job], baseline)
+                    found = _figures(ladder, row, seed, commits[job], baseline)
+                    yield [figure | {"experiment": experiment(job)} for figure in found]
                 bar.advance(note=f"seed {seed}: {row.name}")
 
 
-def _has(figures: pd.DataFrame, row: str, seed: int) -> bool:
-    return bool(((figures["row"] == row) & (figures["seed"] == seed)).any())
+def _has(
+    ladder: Ladder, figures: pd.DataFrame, row: Row, seed: int, name: str | None = None
+) -> bool:
+    """Whether a row has all its figures of a seed, from an experiment of that name if one is given."""
+    here = figures[(figures["row"] == row.name) & (figures["seed"] == seed)]
+    found = set(here["column"] if name is None else here["column"][here["experiment"] == name])
+    return found >= {c for c in ladder.columns if ladder.metric(row, c) is not None}
 
 
 def _experiment(ladder: Ladder, row: Row, job: tuple[str, ...], baseline: str) -> str:
@@ -250,7 +258,7 @@ def _lacking(ladder: Ladder, figures: pd.DataFrame) -> str:
     """Rows without figures of all seeds, and those seeds."""
     out = []
     for row in ladder.rows:
-        seeds = [str(s) for s in ladder.seeds if not _has(figures, row.name, s)]
+        seeds = [str(s) for s in ladder.seeds if not _has(ladder, figures, row, s)]
         if row.published is None and seeds:
             out.append(f"{row.name} without seed {', '.join(seeds)}")
     return "; ".join(out)
