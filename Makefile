@@ -28,7 +28,7 @@ results: $(READY)  ## the table of results beside chance and the deck's figures
 sweep: $(READY)  ## make sweep SET="pca.components=8,32,128" METRIC=reconstruction.val.agreement_mean
 	python -m weightspace sweep $(foreach s,$(SET),-S $(s)) $(if $(METRIC),--metric $(METRIC))
 
-# RESUME=1: go on with a table that was interrupted; code and settings must be the same.
+# RESUME=1: go on with a table that was interrupted; the code must be the same.
 RESUME ?=
 ladder: $(READY)  ## the ablation ladder over three seeds, as DVC experiments: docs/results.md
 	python -m weightspace ladder benchmarks/ladder.yaml $(if $(RESUME),--resume)

@@ -176,6 +176,21 @@ def test_an_interrupted_table_says_what_it_lacks_and_goes_on(
         assert out.read_bytes() == whole.read_bytes()
 
 
+def test_figures_of_other_settings_do_not_stay_in_a_table(
+    definition, experiments, tmp_path, monkeypatch
+):
+    out = tmp_path / "r.md"
+    ladder.run_ladder(definition, out)
+    rows = [row for row in DEFINITION["rows"] if row["name"] != "two"]
+    changed = [*rows, {"name": "two", "set": {"pca.components": 8}}]
+    definition.write_text(yaml.safe_dump(DEFINITION | {"rows": changed}))
+    monkeypatch.setattr(ladder, "run_one", lambda *_: None)
+    with pytest.raises(WeightspaceError, match="two: experiment failed"):
+        ladder.run_ladder(definition, out, resume=True)
+    assert "Not complete, `--resume` goes on: two without seed 0, 1, 2.\n" in out.read_text()
+    assert "two" not in set(pd.read_csv(out.with_suffix(".csv"))["row"])
+
+
 def test_a_table_goes_on_only_from_figures(definition, experiments, tmp_path):
     for text in (None, "", "row,seed\na,0\n"):
         if text is not None:

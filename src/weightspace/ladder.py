@@ -67,6 +67,18 @@ class Ladder(Settings):
             f"{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in chosen.items()
         )
 
+    def jobs(self) -> list[tuple[Row, int, tuple[str, ...]]]:
+        """Every row that is measured, with each seed and the settings of its experiment."""
+        out: list[tuple[Row, int, tuple[str, ...]]] = []
+        for seed in self.seeds:
+            job: tuple[str, ...] | None = None
+            for row in self.rows:
+                if row.published is None:
+                    job = self.job(row, seed) if row.set is not None else job
+                    if job is not None:
+                        out.append((row, seed, job))
+        return out
+
     def metric(self, row: Row, column: str) -> str | None:
         """Name of a row's metric, ``file.split.key`` or ``file.key``; None where the row has no such figure."""
         columns = self.columns if row.columns is None else row.columns
@@ -114,7 +126,7 @@ def run_ladder(path: Path, out: Path, sets: Sequence[str] = (), *, resume: bool 
     ladder = load_ladder(path)
     ladder = ladder.model_copy(update={"base": ladder.base | _settings(sets)})
     raw = out.with_suffix(".csv")
-    known = _read(raw) if resume else pd.DataFrame(columns=COLUMNS)
+    known = _read(raw, ladder) if resume else pd.DataFrame(columns=COLUMNS)
     parts = [known]
     for found in itertools.chain([[]], _measure(ladder, known)):  # first what is known
         parts.append(pd.DataFrame(found, columns=COLUMNS))
@@ -124,15 +136,15 @@ def run_ladder(path: Path, out: Path, sets: Sequence[str] = (), *, resume: bool 
             write_bytes(out, markdown(ladder, figures, path).encode())
 
 
-def _read(raw: Path) -> pd.DataFrame:
-    """Figures of an earlier run.
+def _read(raw: Path, ladder: Ladder) -> pd.DataFrame:
+    """Figures of an earlier run that come from the table's experiments.
 
     Raises:
         WeightspaceError: no such file, or one of another kind.
 
     """
     try:
-        return pd.read_csv(raw)[COLUMNS]
+        figures = pd.read_csv(raw)[COLUMNS]
     except (OSError, KeyError, ValueError) as error:
         raise problem(
             "no figures to go on from",
@@ -141,6 +153,9 @@ def _read(raw: Path) -> pd.DataFrame:
             expected=f"a CSV of {', '.join(COLUMNS)}",
             do="run without --resume",
         ) from error
+    names = {(row.name, seed): experiment(job) for row, seed, job in ladder.jobs()}
+    places = zip(figures["row"], figures["seed"], figures["experiment"], strict=True)
+    return figures[[names.get((row, seed)) == name for row, seed, name in places]]
 
 
 def _in_order(ladder: Ladder, parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -164,28 +179,21 @@ def _settings(sets: Sequence[str]) -> dict[str, str]:
 
 def _measure(ladder: Ladder, known: pd.DataFrame) -> Iterator[list[dict[str, Any]]]:
     """Figures of each row and seed that are not known; each distinct experiment runs once."""
-    baseline, commits = baseline_commit(), dict[tuple[str, ...], str]()
-    measured = [row for row in ladder.rows if row.published is None]
-    with progress("experiments", len(ladder.seeds) * len(measured)) as bar:
-        for seed in ladder.seeds:
-            job: tuple[str, ...] | None = None
-            for row in measured:
-                job = ladder.job(row, seed) if row.set is not None else job
-                if job is not None and not _has(ladder, known, row, seed, experiment(job)):
-                    if job not in commits:
-                        commits[job] = _experiment(ladder, row, job, baseline)
-                    found = _figures(ladder, row, seed, commits[job], baseline)
-                    yield [figure | {"experiment": experiment(job)} for figure in found]
-                bar.advance(note=f"seed {seed}: {row.name}")
+    baseline, commits, jobs = baseline_commit(), dict[tuple[str, ...], str](), ladder.jobs()
+    with progress("experiments", len(jobs)) as bar:
+        for row, seed, job in jobs:
+            if not _has(ladder, known, row, seed):
+                if job not in commits:
+                    commits[job] = _experiment(ladder, row, job, baseline)
+                found = _figures(ladder, row, seed, commits[job], baseline)
+                yield [figure | {"experiment": experiment(job)} for figure in found]
+            bar.advance(note=f"seed {seed}: {row.name}")
 
 
-def _has(
-    ladder: Ladder, figures: pd.DataFrame, row: Row, seed: int, name: str | None = None
-) -> bool:
-    """Whether a row has all its figures of a seed, from an experiment of that name if one is given."""
+def _has(ladder: Ladder, figures: pd.DataFrame, row: Row, seed: int) -> bool:
+    """Whether a row has all its figures of a seed."""
     here = figures[(figures["row"] == row.name) & (figures["seed"] == seed)]
-    found = set(here["column"] if name is None else here["column"][here["experiment"] == name])
-    return found >= {c for c in ladder.columns if ladder.metric(row, c) is not None}
+    return set(here["column"]) >= {c for c in ladder.columns if ladder.metric(row, c) is not None}
 
 
 def _experiment(ladder: Ladder, row: Row, job: tuple[str, ...], baseline: str) -> str:
