@@ -212,7 +212,9 @@ def test_bad_definitions_are_one_line(change, tmp_path):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["ladder", "glyphs", "compare", "deck", "deck_small"])
+@pytest.mark.parametrize(
+    "name", ["ladder", "glyphs", "compare", "compare_default", "deck", "deck_small"]
+)
 def test_the_tables_of_the_project_are_valid(name):
     """Their settings are those of params.yaml and their figures those of the metric files."""
     from pathlib import Path
