@@ -1,6 +1,7 @@
 """Tables of experiments: definitions, jobs, means and intervals. Experiments themselves: test_dvc."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from weightspace import ladder
 from weightspace.artifacts import read_json
 from weightspace.errors import WeightspaceError
 from weightspace.evaluate.generation import FIGURES, KINDS
+from workspace import ROOT
 
 FILES = ("reconstruction", "sampling", "properties", "novelty")
 GENERATION = {"latent", "parameters"} | {f"{k}_{f}" for k in KINDS for f in FIGURES}
@@ -72,9 +74,14 @@ def test_every_distinct_row_runs_once_for_each_seed(definition, experiments, tmp
 
 
 def test_settings_of_the_caller_replace_those_of_the_base(definition, experiments, tmp_path):
-    ladder.run_ladder(definition, tmp_path / "r.md", ["zoo.runs=7", "sources.path=/a=b"])
-    assert experiments[1] == ("seed=0", "zoo.runs=7", "sources.path=/a=b")
-    assert "`sources.path=/a=b`" in (tmp_path / "r.md").read_text()
+    definition.write_text(yaml.safe_dump(DEFINITION | {"remarks": "Of the table's own settings."}))
+    out = tmp_path / "r.md"
+    ladder.run_ladder(definition, out, ["zoo.runs=7", "sources.path=/a b"])
+    assert experiments[1] == ("seed=0", "zoo.runs=7", "sources.path=/a b")
+    text = out.read_text()
+    assert "`sources.path=/a b`" in text
+    assert f"ladder {definition} -S zoo.runs=7 -S 'sources.path=/a b' --out {out}`" in text
+    assert "own settings" not in text
     for wrong in ("zoo.runs", "=7", "zoo.runs="):
         with pytest.raises(WeightspaceError, match="not a setting"):
             ladder.run_ladder(definition, tmp_path / "r.md", [wrong])
@@ -87,6 +94,8 @@ def test_table_has_means_intervals_and_published_figures(definition, experiments
     key = len("sampling.test_sets.unguided_r2_identity")
     assert one.tolist() == pytest.approx([key + 10, key + 10.1, key + 10.2])
     text = (tmp_path / "results.md").read_text()
+    out = tmp_path / "results.md"
+    assert f"`python -m weightspace ladder {definition} --out {out}`" in text
     assert "| published | 0.310 |  |" in text
     half = 4.302653 * 0.1 / 3**0.5  # Student's t with two degrees of freedom
     assert f"{key + 10.1:.3f} ± {half:.3f} |" in text
@@ -118,7 +127,7 @@ def test_large_numbers_have_no_decimals_and_constants_no_interval(tmp_path):
         ("one", "s", 1, 331.4, "b"),
     ]
     figures = pd.DataFrame(rows, columns=ladder.COLUMNS)
-    text = ladder.markdown(table, figures, tmp_path)
+    text = ladder.markdown(table, figures, "made")
     assert re.search(r"\| one \| 590,410 \| 311 ± \d+ \|", text)
 
 
@@ -158,7 +167,7 @@ def test_an_interrupted_table_says_what_it_lacks_and_goes_on(
     monkeypatch.setattr(ladder, "run_one", run_one)
     ladder.run_ladder(definition, out, resume=True)
     assert experiments == jobs  # none twice
-    assert out.read_bytes() == whole.read_bytes()
+    assert out.read_text() == whole.read_text().replace(str(whole), str(out))
     assert out.with_suffix(".csv").read_bytes() == whole.with_suffix(".csv").read_bytes()
     assert "Not complete" not in out.read_text()
     assert out.read_text().endswith("|\n\nWhat it says.\n")
@@ -173,7 +182,7 @@ def test_an_interrupted_table_says_what_it_lacks_and_goes_on(
         ladder.run_ladder(definition, out, resume=True)  # another figure, then other settings
         assert len(experiments) == len(jobs)
         ladder.run_ladder(definition, whole)
-        assert out.read_bytes() == whole.read_bytes()
+        assert out.read_text() == whole.read_text().replace(str(whole), str(out))
 
 
 def test_figures_of_other_settings_do_not_stay_in_a_table(
@@ -213,18 +222,31 @@ def test_bad_definitions_are_one_line(change, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["ladder", "glyphs", "compare", "compare_default", "deck", "deck_small"]
+    ("name", "page", "sets"),
+    [
+        ("ladder", "results", []),
+        ("glyphs", "unseen_classes", []),
+        ("compare", "comparison", []),
+        ("compare", "comparison_small", ["zoo.runs=400"]),
+    ],
 )
+def test_the_pages_show_their_raw_figures(name, page, sets):
+    path, out = Path(f"benchmarks/{name}.yaml"), Path(f"docs/{page}.md")
+    table = ladder.load_ladder(ROOT / path).changed(sets)
+    figures = pd.read_csv((ROOT / out).with_suffix(".csv"))
+    assert (ROOT / out).read_text() == ladder.markdown(
+        table, figures, ladder.command(path, out, sets)
+    )
+
+
+@pytest.mark.parametrize("name", ["ladder", "glyphs", "compare", "deck", "deck_small"])
 def test_the_tables_of_the_project_are_valid(name):
     """Their settings are those of params.yaml and their figures those of the metric files."""
-    from pathlib import Path
-
     from weightspace.params import validate_params
 
-    root = Path(__file__).resolve().parent.parent
-    found = ladder.load_ladder(root / "benchmarks" / f"{name}.yaml")
+    found = ladder.load_ladder(ROOT / "benchmarks" / f"{name}.yaml")
     for row in found.rows:
-        params = yaml.safe_load((root / "params.yaml").read_text())
+        params = yaml.safe_load((ROOT / "params.yaml").read_text())
         for key, setting in (found.base | (row.set or {})).items():
             *sections, last = key.split(".")
             place = params
@@ -233,7 +255,7 @@ def test_the_tables_of_the_project_are_valid(name):
             assert last in place, key
             place[last] = yaml.safe_load(setting) if isinstance(setting, str) else setting
         validate_params(params)
-    metrics = {f: read_json(root / "metrics" / f"{f}.json") for f in FILES}
+    metrics = {f: read_json(ROOT / "metrics" / f"{f}.json") for f in FILES}
     for row in found.rows:
         for metric in (row.columns or found.columns).values():
             file, key = re.split(r"[.:]", metric)

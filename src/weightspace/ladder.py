@@ -8,6 +8,7 @@ that each mean can be checked, and so that a table which was interrupted can go 
 from __future__ import annotations
 
 import itertools
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -58,7 +59,18 @@ class Ladder(Settings):
     stages: list[str] = Field(default_factory=list)
     columns: dict[str, str]
     rows: Annotated[list[Row], Field(min_length=1)]
-    remarks: str = ""  # Markdown below the table
+    remarks: str = ""  # Markdown below the table; what it says holds for its own settings only
+
+    def changed(self, sets: Sequence[str]) -> Ladder:
+        """The table with further settings (``key=value``) of every row, without the remarks.
+
+        Raises:
+            WeightspaceError: not of the form ``key=value``.
+
+        """
+        if not sets:
+            return self
+        return self.model_copy(update={"base": self.base | _settings(sets), "remarks": ""})
 
     def job(self, row: Row, seed: int) -> tuple[str, ...]:
         """Settings of a row's experiment as ``key=value``."""
@@ -115,7 +127,8 @@ def run_ladder(path: Path, out: Path, sets: Sequence[str] = (), *, resume: bool 
     Args:
         path: the definition.
         out: file to write.
-        sets: further settings of every row, ``key=value``; they replace those of ``base``.
+        sets: further settings of every row, ``key=value``; they replace those of ``base``, and the
+            remarks are left out.
         resume: keep the figures beside ``out`` that have the same settings, and run only what they
             lack; whether the code is the same is the caller's to know.
 
@@ -123,8 +136,8 @@ def run_ladder(path: Path, out: Path, sets: Sequence[str] = (), *, resume: bool 
         WeightspaceError: an experiment failed; what was measured before it stays.
 
     """
-    ladder = load_ladder(path)
-    ladder = ladder.model_copy(update={"base": ladder.base | _settings(sets)})
+    ladder = load_ladder(path).changed(sets)
+    made = command(path, out, sets)
     raw = out.with_suffix(".csv")
     known = _read(raw, ladder) if resume else pd.DataFrame(columns=COLUMNS)
     parts = [known]
@@ -133,7 +146,7 @@ def run_ladder(path: Path, out: Path, sets: Sequence[str] = (), *, resume: bool 
         figures = _in_order(ladder, parts)
         if len(figures):
             write_bytes(raw, figures.to_csv(index=False, lineterminator="\n").encode())
-            write_bytes(out, markdown(ladder, figures, path).encode())
+            write_bytes(out, markdown(ladder, figures, made).encode())
 
 
 def _read(raw: Path, ladder: Ladder) -> pd.DataFrame:
@@ -232,8 +245,15 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     return float(values.mean()), float(half)
 
 
-def markdown(ladder: Ladder, figures: pd.DataFrame, source: Path) -> str:
-    """The table, mean ± half width of the 95 % interval."""
+def command(path: Path, out: Path, sets: Sequence[str] = ()) -> str:
+    """Command line that makes a table."""
+    items = [part for item in sets for part in ("-S", item)]
+    words = [path.as_posix(), *items, "--out", out.as_posix()]
+    return "python -m weightspace ladder " + shlex.join(words)
+
+
+def markdown(ladder: Ladder, figures: pd.DataFrame, made: str) -> str:
+    """The table, mean ± half width of the 95 % interval; ``made`` is the command that makes it."""
     seeds = f"seed {ladder.seeds[0]}, one run, no interval over seeds"
     if len(ladder.seeds) > 1:
         seeds = (
@@ -245,8 +265,8 @@ def markdown(ladder: Ladder, figures: pd.DataFrame, source: Path) -> str:
     lines = [
         f"# {ladder.title}",
         "",
-        f"Made by `python -m weightspace ladder {source.as_posix()}`; raw figures in the CSV beside "
-        f"it. Split `{ladder.split}`; {seeds}. Settings beside the default ones: {base}.",
+        f"Made by `{made}`; raw figures in the CSV beside it. Split `{ladder.split}`; {seeds}. "
+        f"Settings beside the default ones: {base}.",
         "",
         "| | " + " | ".join(ladder.columns) + " |",
         "|---" * (len(ladder.columns) + 1) + "|",
