@@ -6,7 +6,7 @@ from weightspace.artifacts import write_csv
 from weightspace.codecs import CODECS
 from weightspace.codecs.base import CodecData
 from weightspace.data.dataset import Dataset
-from weightspace.networks import build_net
+from weightspace.networks import net_for
 from weightspace.params import Params
 from weightspace.pca import TensorPca
 from weightspace.registry import resolve
@@ -16,7 +16,7 @@ from weightspace.zoo.store import Zoo
 def main(params: Params) -> None:
     """Write data/autoencoder and the loss curves."""
     zoo, dataset = Zoo.open(DATA / "zoo"), Dataset.load(DATA / "dataset")
-    net = build_net(params.zoo.architecture, dataset.shape, dataset.classes.shape[1], params.nets)
+    net = net_for(dataset, params.zoo.architecture, params.nets)
     members = {split: zoo.select(split) for split in ("train", "val")}
     weights = {split: zoo.weights(table) for split, table in members.items()}
     data = CodecData(

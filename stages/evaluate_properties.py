@@ -20,14 +20,15 @@ def main(params: Params) -> None:
         s: t for s in ("train", "val", "test_sets", "test_classes") if len(t := zoo.select(s))
     }
     weights = {split: zoo.weights(table) for split, table in members.items()}
-    readings = {
-        "latent": {s: encode_members(codec, w).numpy() for s, w in weights.items()},
-        "raw_weights": {s: zoo.spec.flatten(w).numpy() for s, w in weights.items()},
-        "weight_statistics": {
-            s: weight_statistics(zoo.spec, w).numpy() for s, w in weights.items()
-        },
-        "hyperparameters": {s: hyper_parameters(t) for s, t in members.items()},
-    }
+    readings = {"latent": {s: encode_members(codec, w).numpy() for s, w in weights.items()}}
+    if params.evaluate.controls:
+        readings |= {
+            "raw_weights": {s: zoo.spec.flatten(w).numpy() for s, w in weights.items()},
+            "weight_statistics": {
+                s: weight_statistics(zoo.spec, w).numpy() for s, w in weights.items()
+            },
+            "hyperparameters": {s: hyper_parameters(t) for s, t in members.items()},
+        }
     classes = Dataset.load(DATA / "dataset").classes
     known = torch.arange(int(classes.max()) + 1)
     present = {

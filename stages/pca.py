@@ -4,7 +4,7 @@ from _stage import DATA, METRICS, SCRATCH, run
 from weightspace.artifacts import write_csv, write_parquet
 from weightspace.data.dataset import Dataset
 from weightspace.evaluate.components import against_k
-from weightspace.networks import build_net
+from weightspace.networks import net_for
 from weightspace.params import Params
 from weightspace.pca import stream_pca
 from weightspace.zoo.store import Zoo
@@ -13,7 +13,7 @@ from weightspace.zoo.store import Zoo
 def main(params: Params) -> None:
     """Write data/pca and the plot data of explained variance and agreement against k."""
     zoo, dataset = Zoo.open(DATA / "zoo"), Dataset.load(DATA / "dataset")
-    net = build_net(params.zoo.architecture, dataset.shape, dataset.classes.shape[1], params.nets)
+    net = net_for(dataset, params.zoo.architecture, params.nets)
     train = zoo.select("train")
     SCRATCH.mkdir(exist_ok=True)
     pca = stream_pca(zoo.spec, zoo.reader(train), len(train), params.pca, SCRATCH)

@@ -122,6 +122,27 @@ def test_every_stage_gives_the_same_bytes_again(finished_clone, copied):
     assert planned(copied) == {"evaluate_sampling"}
 
 
+def test_without_controls_the_other_figures_stay(copied):
+    def figures():
+        return {
+            f"{file} {split} {key}": value
+            for file in ("sampling", "properties")
+            for split, found in json.loads(copied.read(f"metrics/{file}.json")).items()
+            for key, value in found.items()
+        }
+
+    every = figures()
+    copied.set({"evaluate.controls": False})
+    copied.stages("evaluate_sampling", "evaluate_properties")
+    kept = figures()
+    assert kept == {k: every[k] for k in kept}
+    gone = " ".join(every.keys() - kept.keys())
+    assert all(name in gone for name in ("shuffled_d", "guidance_only", "raw_weights"))
+    assert not re.search("latent|best_of_n|unguided|recall|scratch", gone)
+    copied.run("python", "-m", "weightspace", "results")
+    copied.run("python", "-m", "weightspace", "report")
+
+
 def planned(workspace):
     """Stages that `dvc repro` would run."""
     return set(re.findall(r"Running stage '(\w+)'", workspace.dvc("repro", "--dry").text))
@@ -134,6 +155,7 @@ def planned(workspace):
         ({"shared.temperature": 0.5}, {"check", "shared"}),
         ({"shared.result": "loss"}, {"check", "shared", "evaluate_sampling", "evaluate_novelty"}),
         ({"evaluate.draws": 3}, {"check", "evaluate_sampling"}),
+        ({"evaluate.controls": False}, {"check", "evaluate_sampling", "evaluate_properties"}),
         (
             {
                 "nets.mlp.hidden": [7],

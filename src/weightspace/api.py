@@ -39,7 +39,7 @@ from weightspace.data.dataset import Dataset
 from weightspace.data.sources.base import read_npz
 from weightspace.errors import problem
 from weightspace.images import GivenTask, ImageSet, check_choice, make_task, read_images
-from weightspace.networks import Net, build_net
+from weightspace.networks import Net, net_for
 from weightspace.on_task import fine_tune, measure, reestimated
 from weightspace.params import Params, load_params
 from weightspace.progress import progress
@@ -349,7 +349,7 @@ def import_zoo(
     """
     root = Path(root)
     params, dataset = load_params(root / "params.yaml"), Dataset.load(root / "data" / "dataset")
-    net = build_net(arch, dataset.shape, dataset.classes.shape[1], params.nets)
+    net = net_for(dataset, arch, params.nets)
     return foreign.import_zoo(Path(folder), Path(results), net, dataset, Path(out))
 
 

@@ -8,7 +8,7 @@ from weightspace.codecs import CODECS
 from weightspace.data.dataset import Dataset, make_dataset
 from weightspace.encoders import ENCODERS
 from weightspace.errors import problem
-from weightspace.networks import build_net
+from weightspace.networks import net_for
 from weightspace.params import Params
 from weightspace.registry import resolve
 from weightspace.shared import SHARED
@@ -39,7 +39,7 @@ def check(params: Params) -> Dataset:
     encoder = resolve(ENCODERS, params.shared.encoder, "shared.encoder")
     dataset = make_dataset(params.dataset, params.sources, params.seed)
     encoder.build(dataset.shape, params.encoders, torch.Generator())
-    build_net(params.zoo.architecture, dataset.shape, dataset.classes.shape[1], params.nets)
+    net_for(dataset, params.zoo.architecture, params.nets)
     per_epoch = steps_per_epoch(dataset, params.zoo)
     shortest = params.zoo.model_copy(update={"epochs": (params.zoo.epochs[0],) * 2})
     plan_run(0, shortest, len(dataset.tasks), per_epoch, params.seed)

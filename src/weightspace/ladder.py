@@ -75,9 +75,7 @@ class Ladder(Settings):
     def job(self, row: Row, seed: int) -> tuple[str, ...]:
         """Settings of a row's experiment as ``key=value``."""
         chosen = {"seed": seed} | self.base | (row.set or {})
-        return tuple(
-            f"{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in chosen.items()
-        )
+        return tuple(_item(k, v) for k, v in chosen.items())
 
     def jobs(self) -> list[tuple[Row, int, tuple[str, ...]]]:
         """Every row that is measured, with each seed and the settings of its experiment."""
@@ -190,6 +188,11 @@ def _settings(sets: Sequence[str]) -> dict[str, str]:
     return dict(item.split("=", 1) for item in sets)
 
 
+def _item(key: str, value: Any) -> str:
+    """A setting as ``key=value``, as YAML spells it."""
+    return f"{key}={str(value).lower() if isinstance(value, bool) else value}"
+
+
 def _measure(ladder: Ladder, known: pd.DataFrame) -> Iterator[list[dict[str, Any]]]:
     """Figures of each row and seed that are not known; each distinct experiment runs once."""
     baseline, commits, jobs = baseline_commit(), dict[tuple[str, ...], str](), ladder.jobs()
@@ -261,7 +264,7 @@ def markdown(ladder: Ladder, figures: pd.DataFrame, made: str) -> str:
             "tasks, networks, codec), mean ± half the width of the 95 % interval over seeds "
             "(Student's t)"
         )
-    base = ", ".join(f"`{k}={v}`" for k, v in ladder.base.items()) or "default settings"
+    base = ", ".join(f"`{_item(k, v)}`" for k, v in ladder.base.items()) or "default settings"
     lines = [
         f"# {ladder.title}",
         "",

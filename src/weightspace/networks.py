@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from weightspace.batched import Chain
+from weightspace.data.dataset import Dataset
 from weightspace.layers import MOMENTUM, BatchNorm
 from weightspace.nets import NETS
 from weightspace.params import NetsSettings
@@ -184,6 +185,11 @@ def build_net(
         "settings": settings.model_dump(mode="json"),
     }
     return Net(module, family.spec(module), meta)
+
+
+def net_for(dataset: Dataset, architecture: str, settings: NetsSettings) -> Net:
+    """Build an architecture by name for the images and tasks of a dataset."""
+    return build_net(architecture, dataset.shape, dataset.classes.shape[1], settings)
 
 
 def net_from_meta(meta: Mapping[str, Any]) -> Net:

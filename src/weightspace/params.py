@@ -481,6 +481,9 @@ class EvaluateSettings(Settings):
     targets: int = Field(9, ge=2, description="requested results, evenly over the trained range")
     draws: int = Field(16, ge=1, description="networks drawn for one (D, R)")
     val_draws: int = Field(4, ge=1, description="the same on val, where figures serve choices")
+    controls: bool = Field(
+        True, description="also what the figures are held against: false saves time in sweeps"
+    )
     random_inputs: int = Field(
         128, ge=2, description="random images of the deck's second comparison"
     )

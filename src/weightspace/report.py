@@ -111,14 +111,15 @@ def answers(sampling: dict[str, Any]) -> Iterator[str]:
     """A sentence for each split on how well requests are met, and what the controls say."""
     for split in SPLITS:
         f = sampling.get(split, {})
-        keys = ("r2_identity", "best_of_n_r2_identity", "shuffled_d_r2_identity", "draws", "tasks")
+        keys = ("r2_identity", "best_of_n_r2_identity", "draws", "tasks")
         if all(f.get(k) is not None for k in keys):
+            other = f.get("shuffled_d_r2_identity")
+            control = "" if other is None else f" With the D of another task it is {other:.2f}."
             yield (
                 f"On {f['tasks']} tasks of {UNSEEN[split]}, single draws meet the request with R2 "
                 f"{f['r2_identity']:.2f} (1 is exact), "
                 f"the best of {f['draws']} chosen on train images with "
-                f"{f['best_of_n_r2_identity']:.2f}. With the D of another task it is "
-                f"{f['shuffled_d_r2_identity']:.2f}."
+                f"{f['best_of_n_r2_identity']:.2f}.{control}"
             )
 
 

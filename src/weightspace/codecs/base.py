@@ -18,7 +18,7 @@ from weightspace.behaviour import BehaviouralLoss, Originals, choose_images, rea
 from weightspace.codecs import CODECS
 from weightspace.data.dataset import Dataset
 from weightspace.errors import problem
-from weightspace.networks import Net, build_net
+from weightspace.networks import Net, net_for
 from weightspace.params import AutoencoderSettings, CodecSettings, Params
 from weightspace.pca import FeaturePca, TensorPca
 from weightspace.registry import resolve
@@ -384,7 +384,7 @@ def load_trained(data: Path, params: Params) -> tuple[Dataset, Net, Codec]:
 
     """
     dataset = Dataset.load(data / "dataset")
-    net = build_net(params.zoo.architecture, dataset.shape, dataset.classes.shape[1], params.nets)
+    net = net_for(dataset, params.zoo.architecture, params.nets)
     return dataset, net, load_codec(data / "autoencoder" / "codec.safetensors")
 
 

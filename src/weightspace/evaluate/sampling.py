@@ -185,10 +185,11 @@ def evaluate_split(
         best = figures(grid, chosen, result, *bounds)
         out |= {f"best_of_n_{k}": v for k, v in best.items()}
         bar.advance(note="intervals")
-        first = {name: w[::draws] for name, w in drawn.items()}
-        for name, weights in controls(grid, sampler, donors, first, params.seed).items():
-            achieved = judge(grid, weights, part)[:, 0]
-            out |= {f"{name}_{k}": v for k, v in figures(grid, achieved, result).items()}
+        if settings.controls:
+            first = {name: w[::draws] for name, w in drawn.items()}
+            for name, weights in controls(grid, sampler, donors, first, params.seed).items():
+                achieved = judge(grid, weights, part)[:, 0]
+                out |= {f"{name}_{k}": v for k, v in figures(grid, achieved, result).items()}
         bar.advance(note="controls")
         out |= diversity(zoo, judge, grid, outputs, split)
         bar.advance(note="diversity")

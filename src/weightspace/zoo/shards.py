@@ -18,7 +18,7 @@ from torch import Tensor
 from weightspace.artifacts import read_parquet, write_parquet
 from weightspace.data.dataset import PARTS, Dataset, task_batch
 from weightspace.errors import problem
-from weightspace.networks import Net, build_net
+from weightspace.networks import Net, net_for
 from weightspace.params import NetsSettings, ZooSettings
 from weightspace.rng import stream, torch_stream
 from weightspace.spec import Weights, stack, take
@@ -91,7 +91,7 @@ def train_shard(job: ShardJob) -> int:
     larger one; runs beyond ``zoo.runs`` are left out when the zoo is put together.
     """
     dataset = Dataset.load(job.dataset)
-    net = build_net(job.zoo.architecture, dataset.shape, dataset.classes.shape[1], job.nets)
+    net = net_for(dataset, job.zoo.architecture, job.nets)
     per_epoch = steps_per_epoch(dataset, job.zoo)
     numbers = range(job.shard * job.zoo.runs_per_shard, (job.shard + 1) * job.zoo.runs_per_shard)
     runs = [plan_run(n, job.zoo, len(dataset.tasks), per_epoch, job.seed) for n in numbers]
