@@ -239,6 +239,20 @@ def test_the_pages_show_their_raw_figures(name, page, sets):
     )
 
 
+def test_the_readme_shows_figures_of_the_comparison():
+    text = (ROOT / "README.md").read_text()
+    (table,) = re.findall(r"<!-- codecs -->\n(.*?)<!-- /codecs -->", text, re.DOTALL)
+    head, _, *rows = [line.strip("| ").split(" | ") for line in table.splitlines()]
+    figures = pd.read_csv(ROOT / "docs" / "comparison.csv").dropna()
+    assert len(rows) >= 8
+    for name, *cells in rows:
+        for column, cell in zip(head[1:], cells, strict=True):
+            here = figures[(figures["row"] == name) & (figures["column"] == column)]
+            mean, half = ladder.interval(here["value"].to_numpy())
+            shown = [float(number) for number in cell.split(" ± ")]
+            assert shown == pytest.approx([mean, half][: len(shown)], abs=0.00501)
+
+
 @pytest.mark.parametrize("name", ["ladder", "glyphs", "compare", "deck", "deck_small"])
 def test_the_tables_of_the_project_are_valid(name):
     """Their settings are those of params.yaml and their figures those of the metric files."""
