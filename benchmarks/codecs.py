@@ -34,7 +34,7 @@ import report
 from weightspace.codecs import CODECS
 from weightspace.codecs.base import CodecData, decode_latents, encode_members
 from weightspace.data.dataset import make_dataset
-from weightspace.networks import build_net
+from weightspace.networks import net_for
 from weightspace.outputs import real_outputs
 from weightspace.params import Params, PcaSettings
 from weightspace.pca import FeaturePca, fit_pca
@@ -98,7 +98,7 @@ class World:
             self.dataset.save(folder / "dataset")
             generate(self.params, folder / "dataset", folder / "zoo", folder / "scratch")
         self.zoo = Zoo.open(folder / "zoo")
-        self.net = build_net(architecture, self.dataset.shape, 3, self.params.nets)
+        self.net = net_for(self.dataset, architecture, self.params.nets)
         self.members = {s: self.zoo.select(s) for s in ("train", "val", "test_sets")}
         self.weights = {s: self.zoo.weights(t) for s, t in self.members.items()}
         self.wanted = self.outputs(self.weights["test_sets"])

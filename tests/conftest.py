@@ -17,7 +17,7 @@ from weightspace.artifacts import write_bytes
 from weightspace.codecs import CODECS
 from weightspace.codecs.base import CodecData
 from weightspace.data.dataset import Dataset, make_dataset
-from weightspace.networks import Net, build_net
+from weightspace.networks import Net, net_for
 from weightspace.params import Params
 from weightspace.pca import TensorPca, fit_pca
 from weightspace.registry import resolve
@@ -95,7 +95,7 @@ def world(tmp_path_factory):
             folder = tmp_path_factory.mktemp(architecture)
             zoo = Zoo.open(train_zoo(params, folder))
             dataset = Dataset.load(folder / "dataset")
-            net = build_net(architecture, dataset.shape, 3, params.nets)
+            net = net_for(dataset, architecture, params.nets)
             pca = fit_pca(zoo.spec, zoo.weights(zoo.select("train")), params.pca)
             made[architecture] = Tiny(params, folder, dataset, zoo, net, pca)
         return made[architecture]
