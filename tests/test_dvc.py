@@ -136,9 +136,14 @@ def test_without_controls_the_other_figures_stay(copied):
     copied.stages("evaluate_sampling", "evaluate_properties")
     kept = figures()
     assert kept == {k: every[k] for k in kept}
-    gone = " ".join(every.keys() - kept.keys())
-    assert all(name in gone for name in ("shuffled_d", "guidance_only", "raw_weights"))
-    assert not re.search("latent|best_of_n|unguided|recall|scratch", gone)
+    readings = ("raw_weights", "weight_statistics", "hyperparameters")
+    draws = ("shuffled_d", "shuffled_r", "d_only", "r_only", "uncalibrated", "guidance_only")
+    draws += ("nearest_task", "noised_copy", "average", "head_only")
+    gone = {name.split(" ")[2] for name in every.keys() - kept.keys()}
+    assert {next(c for c in readings + draws if f.startswith(f"{c}_")) for f in gone} == {
+        *readings,
+        *draws,
+    }
     copied.run("python", "-m", "weightspace", "results")
     copied.run("python", "-m", "weightspace", "report")
 
