@@ -14,7 +14,9 @@ from weightspace.zoo.store import Zoo
 def main(params: Params) -> None:
     """Write metrics/sampling.json and its plot data."""
     zoo, sampler = Zoo.open(DATA / "zoo"), Sampler.load(DATA, params)
-    donors = Donors.of(zoo, sampler.shared, sampler.dataset)
+    donors = None
+    if params.evaluate.controls:
+        donors = Donors.of(zoo, sampler.shared, sampler.dataset)
     out = {}
     for split in SPLITS:
         found = evaluate_split(zoo, sampler, donors, split, params)

@@ -513,6 +513,36 @@ def test_a_killed_worker_is_one_line():
         list(local.run([_Deadly()], tiny().runtime))
 
 
+UNGUARDED = """
+from weightspace.params import RuntimeSettings
+from weightspace.zoo.executors import local
+
+class Job:
+    device = "cpu"
+    def run(self):
+        return "done"
+
+list(local.run([Job()], RuntimeSettings()))
+"""
+
+
+def test_a_script_without_a_main_guard_is_told_so(tmp_path):
+    script = tmp_path / "script.py"
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+
+    def last_line(text):
+        script.write_text(text)
+        command = [sys.executable, str(script)]
+        found = subprocess.run(
+            command, check=False, env=environment, capture_output=True, text=True
+        )
+        return (found.stdout + found.stderr).strip().splitlines()[-1]
+
+    assert '`if __name__ == "__main__":`' in last_line(UNGUARDED)
+    guarded = UNGUARDED.replace("list(", 'if __name__ == "__main__":\n    print(*').rstrip()
+    assert last_line(guarded) == "done"
+
+
 def test_a_failed_generation_leaves_the_earlier_zoo(world, tmp_path):
     folder = _copy(world().zoo, tmp_path / "zoo").parent
     before = _bytes(folder)

@@ -115,8 +115,8 @@ class Net:
 
         """
         self._mode(training=True)
-        if hasattr(self.module, "batched"):
-            return cast("Batched", self.module).batched(weights, images).gradient(slope)
+        if chain := self._chain(weights, images):
+            return chain.gradient(slope)
         learned = {n: weights[n].detach().requires_grad_() for n in self.spec.parameters.names}
         outputs = self._call_many(dict(weights) | learned, images).mT
         found = torch.autograd.grad(outputs, tuple(learned.values()), slope(outputs.detach()))
@@ -143,13 +143,18 @@ class Net:
         if self.module.training != training:  # setting it walks through all modules
             self.module.train(training)
 
+    def _chain(self, weights: Mapping[str, Tensor], images: Tensor) -> Chain | None:
+        if not hasattr(self.module, "batched"):  # isinstance takes as long as the smallest products
+            return None
+        return cast("Batched", self.module).batched(weights, images)
+
     def _call(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
         out: Tensor = functional_call(self.module, dict(weights), (images,), strict=True)
         return out
 
     def _call_many(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
-        if hasattr(self.module, "batched"):  # isinstance takes as long as the smallest products
-            return cast("Batched", self.module).batched(weights, images).outputs().mT
+        if chain := self._chain(weights, images):
+            return chain.outputs().mT
         own = 0 if images.ndim == 5 else None
         return vmap(self._call, in_dims=(0, own))(dict(weights), images)
 

@@ -323,7 +323,9 @@ class FunctionalCodecSettings(CodecSettings):
         1.0, description="weight of the behavioural loss; 0: loss on weights alone"
     )
     structural_weight: NonNegative = Field(0.0, description="weight of the coefficient error")
-    precision: Literal["float32", "bf16"] = Field("bf16", description="of the linear layers")
+    precision: Literal["float32", "bf16"] = Field(
+        "bf16", description="of the linear layers; a CPU without bf16 products takes float32"
+    )
 
     @model_validator(mode="after")
     def _some_loss(self) -> Self:
@@ -416,7 +418,8 @@ class SharedSettings(FitSettings):
     queries_per_class: int = Field(12, ge=1, description="generator: images for result matching")
     decoded: int = Field(64, ge=1, description="generator: conditions decoded in each step")
     precision: Literal["float32", "bf16"] = Field(
-        "bf16", description="generator: of the linear layers"
+        "bf16",
+        description="generator: of the linear layers; a CPU without bf16 products takes float32",
     )
 
 

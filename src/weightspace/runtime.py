@@ -37,6 +37,19 @@ def device(settings: RuntimeSettings) -> str:
     return "cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
+def precision(name: str, device: torch.device) -> torch.autocast:
+    """Context in which linear layers compute in "float32" or "bf16".
+
+    bf16 is float32 on a CPU that oneDNN knows no bf16 products for: there torch multiplies entry by
+    entry, and training takes eight times as long.
+    """
+    half = name == "bf16"
+    if device.type == "cpu":
+        mkldnn = torch.backends.mkldnn.is_available()
+        half = half and mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=half)
+
+
 def workers(settings: RuntimeSettings) -> int:
     """Processes to train shards with: as asked, or one per core this process may use."""
     if settings.workers != "auto":

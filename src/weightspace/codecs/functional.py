@@ -28,6 +28,7 @@ from weightspace.networks import Net, net_from_meta
 from weightspace.params import AutoencoderSettings, CodecsSettings, FunctionalCodecSettings
 from weightspace.pca import TensorPca
 from weightspace.rng import torch_stream
+from weightspace.runtime import precision
 from weightspace.spec import Weights, output_orders, reorder_outputs, take
 from weightspace.training import ResidualMlp
 from weightspace.training import fit as run_fit
@@ -133,8 +134,7 @@ class FunctionalCodec(Codec):
         return self.pca.inverse(self.coefficients(z))
 
     def _precision(self) -> torch.autocast:
-        half = self.settings.precision == "bf16"
-        return torch.autocast(self.probes.device.type, torch.bfloat16, enabled=half)
+        return precision(self.settings.precision, self.probes.device)
 
     def meta(self) -> dict[str, Any]:
         """Sizes of the codec, its PCA and its architecture."""

@@ -158,9 +158,12 @@ def ceiling(grid: Grid, outputs: Tensor) -> float:
 
 
 def evaluate_split(
-    zoo: Zoo, sampler: Sampler, donors: Donors, split: str, params: Params
+    zoo: Zoo, sampler: Sampler, donors: Donors | None, split: str, params: Params
 ) -> tuple[dict[str, float], pd.DataFrame] | None:
-    """All figures of one split and the calibration curve; None where the split is empty."""
+    """All figures of one split and the calibration curve; None where the split is empty.
+
+    Without donors, no controls.
+    """
     members = zoo.select(split)
     if members.empty:
         return None
@@ -185,7 +188,7 @@ def evaluate_split(
         best = figures(grid, chosen, result, *bounds)
         out |= {f"best_of_n_{k}": v for k, v in best.items()}
         bar.advance(note="intervals")
-        if settings.controls:
+        if donors is not None:
             first = {name: w[::draws] for name, w in drawn.items()}
             for name, weights in controls(grid, sampler, donors, first, params.seed).items():
                 achieved = judge(grid, weights, part)[:, 0]

@@ -25,6 +25,7 @@ from weightspace.behaviour import result_error
 from weightspace.contrastive import nt_xent
 from weightspace.params import SharedSettings
 from weightspace.rng import torch_stream
+from weightspace.runtime import precision
 from weightspace.shared.base import (
     Pairs,
     SharedData,
@@ -99,8 +100,7 @@ class GeneratorModel(SharedModel):
         return F.normalize(out.float(), dim=1)
 
     def _precision(self) -> torch.autocast:
-        half = self.settings.precision == "bf16"
-        return torch.autocast(self.range.device.type, torch.bfloat16, enabled=half)
+        return precision(self.settings.precision, self.range.device)
 
 
 build = GeneratorModel
