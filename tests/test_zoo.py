@@ -513,7 +513,7 @@ def test_a_killed_worker_is_one_line():
         list(local.run([_Deadly()], tiny().runtime))
 
 
-UNGUARDED = """
+SCRIPT_OF_ONE_JOB = """
 from weightspace.params import RuntimeSettings
 from weightspace.zoo.executors import local
 
@@ -522,7 +522,9 @@ class Job:
     def run(self):
         return "done"
 
-list(local.run([Job()], RuntimeSettings()))
+def main():
+    print(*local.run([Job()], RuntimeSettings()))
+
 """
 
 
@@ -538,9 +540,9 @@ def test_a_script_without_a_main_guard_is_told_so(tmp_path):
         )
         return (found.stdout + found.stderr).strip().splitlines()[-1]
 
-    assert '`if __name__ == "__main__":`' in last_line(UNGUARDED)
-    guarded = UNGUARDED.replace("list(", 'if __name__ == "__main__":\n    print(*').rstrip()
-    assert last_line(guarded) == "done"
+    guard = 'if __name__ == "__main__":'
+    assert f"`{guard}`" in last_line(SCRIPT_OF_ONE_JOB + "main()")
+    assert last_line(SCRIPT_OF_ONE_JOB + f"{guard} main()") == "done"
 
 
 def test_a_failed_generation_leaves_the_earlier_zoo(world, tmp_path):
