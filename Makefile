@@ -33,7 +33,7 @@ RESUME ?=
 ladder: $(READY)  ## the ablation ladder over three seeds, as DVC experiments: docs/results.md
 	python -m weightspace ladder benchmarks/ladder.yaml $(if $(RESUME),--resume)
 
-compare: $(READY)  ## every codec, encoder and alignment over three seeds: docs/comparison.md
+compare: $(READY)  ## every autoencoder, encoder and alignment over three seeds: docs/comparison.md
 	python -m weightspace ladder benchmarks/compare.yaml --out docs/comparison.md $(if $(RESUME),--resume)
 
 # IMAGES: a folder of class folders, absolute. DECK=deck_small is the setting for 2 cores.

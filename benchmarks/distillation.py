@@ -22,7 +22,7 @@ import torch.nn.functional as F
 
 import report
 from weightspace.data.dataset import Dataset
-from weightspace.encoders import distillation
+from weightspace.dataset_encoders import distillation
 from weightspace.params import load_params
 from weightspace.rng import torch_stream
 from weightspace.runtime import prepare
@@ -38,17 +38,17 @@ def distilled(images, settings, seed, **changes):
     return torch.stack([encoder.distil(own) for own in images])
 
 
-def sides(images, encoders, seed):
+def sides(images, dataset_encoders, seed):
     """Name -> images of each class; seconds that the learning took, on the CPU."""
-    few = encoders.distillation.images
+    few = dataset_encoders.distillation.images
     start = time.process_time()
-    learned = distilled(images, encoders, seed)
+    learned = distilled(images, dataset_encoders, seed)
     seconds = time.process_time() - start
-    none = encoders.distillation.model_copy(update={"steps": 0})
+    none = dataset_encoders.distillation.model_copy(update={"steps": 0})
     rows = torch.randperm(images.shape[1], generator=torch_stream(seed, "benchmark", "real"))
     return {
         "learned": learned,
-        "start": distilled(images, encoders, seed, distillation=none),
+        "start": distilled(images, dataset_encoders, seed, distillation=none),
         "class_mean": images.mean(1, keepdim=True),
         "random_real": images[:, rows[:few]],
         "half_of_real": images[:, rows[: len(rows) // 2]],
@@ -98,10 +98,10 @@ def accuracy(shown, tested, seed, steps=200):
     return float((found == torch.arange(len(tested))[:, None]).double().mean())
 
 
-def measure(images, tested, encoders, seed, networks):
+def measure(images, tested, dataset_encoders, seed, networks):
     """Figures of one seed: (kind, side) -> figure."""
-    shown, seconds = sides(images, encoders, seed)
-    width, found = encoders.distillation.width, {("seconds", "learned"): seconds}
+    shown, seconds = sides(images, dataset_encoders, seed)
+    width, found = dataset_encoders.distillation.width, {("seconds", "learned"): seconds}
     rng = torch_stream(seed, "benchmark", "fresh networks")
     nets = distillation.random_networks(networks, images.shape[2], width, rng)
     for kind, activation in KINDS.items():
@@ -124,10 +124,12 @@ def main():
     prepare(1)
     params, dataset = load_params(), Dataset.load(o.dataset)
     images, tested = (dataset.images[part][dataset.seen] for part in ("train", "val"))
-    rounds = [measure(images, tested, params.encoders, s, o.networks) for s in range(o.seeds)]
+    rounds = [
+        measure(images, tested, params.dataset_encoders, s, o.networks) for s in range(o.seeds)
+    ]
     out = report.machine("1 thread") | {
         "images": list(images.shape),
-        "settings": params.encoders.distillation.model_dump(),
+        "settings": params.dataset_encoders.distillation.model_dump(),
         "seeds": o.seeds,
         "networks": o.networks,
         "unit": "mean and standard deviation over seeds",

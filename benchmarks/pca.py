@@ -33,11 +33,11 @@ from sklearn.decomposition import IncrementalPCA
 
 import report
 from weightspace.artifacts import load_meta, save_tensors, write_parquet
-from weightspace.networks import build_net
+from weightspace.nets.base import build_net
 from weightspace.params import NetsSettings, PcaSettings
-from weightspace.pca import fit_tensor
 from weightspace.runtime import THREADS, prepare
-from weightspace.spec import Spec
+from weightspace.weights.pca import fit_tensor
+from weightspace.weights.spec import Spec
 from weightspace.zoo.store import Zoo, shard_name
 
 POOL = 1 << 24

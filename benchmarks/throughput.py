@@ -15,12 +15,12 @@ import torch
 
 import report
 import weightspace as ws
-from weightspace.codecs.base import decode_latents, encode_members
+from weightspace.autoencoders.base import decode_latents, encode_members
 from weightspace.data.dataset import task_batch
-from weightspace.guidance import imitate
 from weightspace.rng import torch_stream
 from weightspace.runtime import prepare
-from weightspace.sample import Sampler
+from weightspace.sampling.latent_steps import refine_latents
+from weightspace.sampling.sampler import Sampler
 
 
 def sides(project, count):
@@ -29,11 +29,15 @@ def sides(project, count):
     weights = project.zoo.weights(members)
     tasks = torch.tensor(members["task"].to_numpy())
     results = torch.full((len(tasks),), 0.9)
-    latents = encode_members(project.codec, weights)
+    latents = encode_members(project.autoencoder, weights)
     images, _ = task_batch(project.dataset, tasks, "train")
     outputs = project.net.run(weights, images)
     sampler = Sampler(
-        project.codec, project.shared, project.net, project.dataset, project.params.guidance
+        project.autoencoder,
+        project.shared_encoder,
+        project.net,
+        project.dataset,
+        project.params.guidance,
     )
     order = tasks.sort().values
 
@@ -43,23 +47,23 @@ def sides(project, count):
         return sampler.decode(sampler.guided(z, order, results, generator) if guided else z)
 
     def refine():
-        generator = torch_stream(0, "benchmark", "imitate")
+        generator = torch_stream(0, "benchmark", "refine_latents")
         guidance, parts = (
             project.params.guidance,
             zip(
-                encode_members(project.codec, weights).split(100),
+                encode_members(project.autoencoder, weights).split(100),
                 images.split(100),
                 outputs.split(100),
                 strict=True,
             ),
         )
         for z, x, y in parts:
-            imitate(project.codec, project.net, z, x, y, guidance, generator)
+            refine_latents(project.autoencoder, project.net, z, x, y, guidance, generator)
 
     return {
-        "encode": lambda: encode_members(project.codec, weights),
+        "encode": lambda: encode_members(project.autoencoder, weights),
         "encode_refined": refine,
-        "decode": lambda: decode_latents(project.codec, latents),
+        "decode": lambda: decode_latents(project.autoencoder, latents),
         "draw": lambda: draw(guided=False),
         "draw_guided": lambda: draw(guided=True),
         "run_on_270_images": lambda: project.net.run(weights, images),

@@ -6,7 +6,7 @@ Both sides train the same networks on the same images with Adam; a run-step is o
 one network. One by one is plain PyTorch on one thread, which is its best setting: the networks are
 too small for two. At once is the project's training as the zoo stage does it: one process per core.
 Beside them, outputs and their gradients of 128 networks with 64 images each, by vmap of the module
-and as the codec computes them; and how near all this is to the machine's batched matrix product.
+and as the autoencoder computes them; and how near all this is to the machine's batched matrix product.
 ``speedup_cpu`` compares CPU time instead, on all cores, and holds on a busy machine too.
 """
 
@@ -22,10 +22,10 @@ from torch.func import functional_call, vmap
 from torch.utils.flop_counter import FlopCounterMode
 
 import report
-from weightspace.networks import build_net
+from weightspace.nets.base import build_net
 from weightspace.params import NetsSettings
 from weightspace.runtime import prepare
-from weightspace.spec import stack
+from weightspace.weights.spec import stack
 from weightspace.zoo.plan import Run
 from weightspace.zoo.train import train_runs
 

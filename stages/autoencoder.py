@@ -1,15 +1,15 @@
-"""Fit the codec between weights and latents."""
+"""Fit the autoencoder between weights and latents."""
 
 from _live import live
 from _stage import DATA, METRICS, run
 from weightspace.artifacts import write_csv
-from weightspace.codecs import CODECS
-from weightspace.codecs.base import CodecData
+from weightspace.autoencoders import AUTOENCODERS
+from weightspace.autoencoders.base import AutoencoderData
 from weightspace.data.dataset import Dataset
-from weightspace.networks import net_for
+from weightspace.nets.base import net_for
 from weightspace.params import Params
-from weightspace.pca import TensorPca
 from weightspace.registry import resolve
+from weightspace.weights.pca import TensorPca
 from weightspace.zoo.store import Zoo
 
 
@@ -19,13 +19,15 @@ def main(params: Params) -> None:
     net = net_for(dataset, params.zoo.architecture, params.nets)
     members = {split: zoo.select(split) for split in ("train", "val")}
     weights = {split: zoo.weights(table) for split, table in members.items()}
-    data = CodecData(
+    data = AutoencoderData(
         net, TensorPca.load(DATA / "pca" / "pca.safetensors"), weights, members, dataset
     )
-    family = resolve(CODECS, params.autoencoder.codec, "autoencoder.codec")
+    family = resolve(AUTOENCODERS, params.autoencoder.model, "autoencoder.model")
     with live("autoencoder"):
-        codec, history = family.fit(data, params.autoencoder, params.codecs, params.seed)
-    codec.save(DATA / "autoencoder" / "codec.safetensors")
+        autoencoder, history = family.fit(
+            data, params.autoencoder, params.autoencoders, params.seed
+        )
+    autoencoder.save(DATA / "autoencoder" / "autoencoder.safetensors")
     write_csv(METRICS / "plots" / "autoencoder_loss.csv", history)
 
 

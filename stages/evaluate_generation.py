@@ -2,7 +2,7 @@
 
 from _stage import DATA, METRICS, run
 from weightspace.artifacts import write_json
-from weightspace.codecs.base import load_trained
+from weightspace.autoencoders.base import load_trained
 from weightspace.evaluate.generation import evaluate_generation
 from weightspace.params import Params
 from weightspace.zoo.store import Zoo
@@ -10,9 +10,9 @@ from weightspace.zoo.store import Zoo
 
 def main(params: Params) -> None:
     """Write metrics/generation.json."""
-    zoo, (dataset, net, codec) = Zoo.open(DATA / "zoo"), load_trained(DATA, params)
+    zoo, (dataset, net, autoencoder) = Zoo.open(DATA / "zoo"), load_trained(DATA, params)
     limit = params.evaluate.novelty_networks
-    found = evaluate_generation(zoo, codec, net, dataset, limit, params.seed)
+    found = evaluate_generation(zoo, autoencoder, net, dataset, limit, params.seed)
     write_json(METRICS / "generation.json", found)
 
 

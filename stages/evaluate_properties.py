@@ -4,10 +4,9 @@ import torch
 
 from _stage import DATA, METRICS, run
 from weightspace.artifacts import write_json
-from weightspace.baselines import weight_statistics
-from weightspace.codecs.base import encode_members, load_codec
+from weightspace.autoencoders.base import encode_members, load_autoencoder
 from weightspace.data.dataset import Dataset
-from weightspace.evaluate.properties import Features, evaluate, hyper_parameters
+from weightspace.evaluate.properties import Features, evaluate, hyper_parameters, weight_statistics
 from weightspace.params import Params
 from weightspace.zoo.store import Zoo
 
@@ -15,12 +14,12 @@ from weightspace.zoo.store import Zoo
 def main(params: Params) -> None:
     """Write metrics/properties.json."""
     zoo = Zoo.open(DATA / "zoo")
-    codec = load_codec(DATA / "autoencoder" / "codec.safetensors")
+    autoencoder = load_autoencoder(DATA / "autoencoder" / "autoencoder.safetensors")
     members = {
         s: t for s in ("train", "val", "test_sets", "test_classes") if len(t := zoo.select(s))
     }
     weights = {split: zoo.weights(table) for split, table in members.items()}
-    readings = {"latent": {s: encode_members(codec, w).numpy() for s, w in weights.items()}}
+    readings = {"latent": {s: encode_members(autoencoder, w).numpy() for s, w in weights.items()}}
     if params.evaluate.controls:
         readings |= {
             "raw_weights": {s: zoo.spec.flatten(w).numpy() for s, w in weights.items()},

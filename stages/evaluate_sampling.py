@@ -2,12 +2,12 @@
 
 from _stage import DATA, METRICS, run
 from weightspace.artifacts import write_csv, write_json
-from weightspace.baselines import Donors
-from weightspace.codecs.base import encode_members
+from weightspace.autoencoders.base import encode_members
+from weightspace.evaluate.controls import TrainMembers
 from weightspace.evaluate.retrieval import heat_map, retrieval
 from weightspace.evaluate.sampling import SPLITS, evaluate_split
 from weightspace.params import Params
-from weightspace.sample import Sampler
+from weightspace.sampling.sampler import Sampler
 from weightspace.zoo.store import Zoo
 
 
@@ -16,14 +16,14 @@ def main(params: Params) -> None:
     zoo, sampler = Zoo.open(DATA / "zoo"), Sampler.load(DATA, params)
     donors = None
     if params.evaluate.controls:
-        donors = Donors.of(zoo, sampler.shared, sampler.dataset)
+        donors = TrainMembers.of(zoo, sampler.shared_encoder, sampler.dataset)
     out = {}
     for split in SPLITS:
         found = evaluate_split(zoo, sampler, donors, split, params)
         if found is None:
             continue
         members = zoo.select(split)
-        z = encode_members(sampler.codec, zoo.weights(members))
+        z = encode_members(sampler.autoencoder, zoo.weights(members))
         out[split] = found[0] | retrieval(sampler, members, zoo.weights(members), z)
         if split == "test_sets":
             write_csv(METRICS / "plots" / "calibration.csv", found[1])

@@ -4,9 +4,9 @@ from _stage import DATA, METRICS, SCRATCH, run
 from weightspace.artifacts import write_csv, write_parquet
 from weightspace.data.dataset import Dataset
 from weightspace.evaluate.components import against_k
-from weightspace.networks import net_for
+from weightspace.nets.base import net_for
 from weightspace.params import Params
-from weightspace.pca import stream_pca
+from weightspace.weights.pca import stream_pca
 from weightspace.zoo.store import Zoo
 
 

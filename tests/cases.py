@@ -38,7 +38,7 @@ TINY = {
     },
     "pca": {"components": 8, "identity_below": 5},
     "autoencoder": {"latent": 6, "epochs": 4, "batch_size": 16},
-    "codecs": {
+    "autoencoders": {
         "functional": {"width": 16, "depth": 1, "probes": 20},
         "mlp": {"hidden": [12]},
         "variational": {"hidden": [12]},
@@ -54,7 +54,7 @@ TINY = {
             "refit": 0.25,
         },
     },
-    "shared": {"width": 16, "depth": 1, "fourier": 2, "epochs": 4, "batch_size": 16},
+    "shared_encoder": {"width": 16, "depth": 1, "fourier": 2, "epochs": 4, "batch_size": 16},
     "guidance": {"sampling_steps": 2, "encoding_steps": 2, "images_per_class": 5},
     "evaluate": {
         "targets": 3,
@@ -71,7 +71,7 @@ TINY = {
 
 def build(case):
     """Net of a case."""
-    from weightspace.networks import build_net
+    from weightspace.nets.base import build_net
 
     architecture, sizes, shape, classes = NETS[case]
     return build_net(architecture, shape, classes, NetsSettings.model_validate(sizes))
@@ -79,7 +79,7 @@ def build(case):
 
 def networks(net, count, seed=0, dtype=torch.float32):
     """Some freshly initialised networks; what starts equal everywhere is spread by up to a half."""
-    from weightspace.spec import stack
+    from weightspace.weights.spec import stack
 
     rng = torch.Generator().manual_seed(seed)
     out = stack([net.init(rng) for _ in range(count)])

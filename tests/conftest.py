@@ -12,18 +12,18 @@ import torch
 import yaml
 
 from cases import tiny
-from weightspace.api import load
 from weightspace.artifacts import write_bytes
-from weightspace.codecs import CODECS
-from weightspace.codecs.base import CodecData
+from weightspace.autoencoders import AUTOENCODERS
+from weightspace.autoencoders.base import AutoencoderData
 from weightspace.data.dataset import Dataset, make_dataset
-from weightspace.networks import Net, net_for
+from weightspace.nets.base import Net, net_for
 from weightspace.params import Params
-from weightspace.pca import TensorPca, fit_pca
+from weightspace.project.project import load
 from weightspace.registry import resolve
 from weightspace.runtime import prepare
-from weightspace.shared import SHARED
-from weightspace.shared.base import SharedData, make_pairs
+from weightspace.shared_encoders import SHARED_ENCODERS
+from weightspace.shared_encoders.base import SharedEncoderData, encode_pairs
+from weightspace.weights.pca import TensorPca, fit_pca
 from weightspace.zoo import generate as generator
 from weightspace.zoo.store import Zoo
 from workspace import run_once
@@ -63,11 +63,11 @@ class Tiny:
     pca: TensorPca
 
     @property
-    def data(self) -> CodecData:
-        """What a codec is fitted on."""
+    def data(self) -> AutoencoderData:
+        """What an autoencoder is fitted on."""
         members = {split: self.zoo.select(split) for split in ("train", "val")}
         weights = {split: self.zoo.weights(table) for split, table in members.items()}
-        return CodecData(self.net, self.pca, weights, members, self.dataset)
+        return AutoencoderData(self.net, self.pca, weights, members, self.dataset)
 
 
 def _here(jobs, runtime):
@@ -109,27 +109,31 @@ def rng():
     return torch.Generator().manual_seed(0)
 
 
-def finish(tiny, root, **shared):
+def finish(tiny, root, **shared_encoder):
     """Folder of a finished tiny pipeline, as `dvc repro` leaves one; all but the metrics."""
-    settings = {"encoder": "statistics", "model": "generator", "decoded": 4} | shared
+    settings = {"encoder": "statistics", "model": "generator", "decoded": 4} | shared_encoder
     params = tiny.params.model_copy(
-        update={"shared": tiny.params.shared.model_copy(update=settings)}
+        update={"shared_encoder": tiny.params.shared_encoder.model_copy(update=settings)}
     )
     for part in ("dataset", "zoo"):
         shutil.copytree(tiny.folder / part, root / "data" / part)
     write_bytes(root / "params.yaml", yaml.safe_dump(params.model_dump(mode="json")).encode())
-    codec, _ = resolve(CODECS, "mlp", "codec").fit(
-        tiny.data, params.autoencoder, params.codecs, params.seed
+    autoencoder, _ = resolve(AUTOENCODERS, "mlp", "autoencoder").fit(
+        tiny.data, params.autoencoder, params.autoencoders, params.seed
     )
     pairs = {
-        s: make_pairs(tiny.data.members[s], w, codec, tiny.dataset, params.shared.result)
+        s: encode_pairs(
+            tiny.data.members[s], w, autoencoder, tiny.dataset, params.shared_encoder.result
+        )
         for s, w in tiny.data.weights.items()
     }
-    data = SharedData(tiny.dataset, codec, tiny.net, pairs["train"], pairs["val"])
-    model, _ = resolve(SHARED, params.shared.model, "model").fit(data, params.shared, params.seed)
+    data = SharedEncoderData(tiny.dataset, autoencoder, tiny.net, pairs["train"], pairs["val"])
+    model, _ = resolve(SHARED_ENCODERS, params.shared_encoder.model, "model").fit(
+        data, params.shared_encoder, params.seed
+    )
     tiny.pca.save(root / "data" / "pca" / "pca.safetensors")
-    codec.save(root / "data" / "autoencoder" / "codec.safetensors")
-    model.save(root / "data" / "shared" / "shared.safetensors")
+    autoencoder.save(root / "data" / "autoencoder" / "autoencoder.safetensors")
+    model.save(root / "data" / "shared_encoder" / "shared_encoder.safetensors")
     return root
 
 

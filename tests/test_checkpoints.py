@@ -12,10 +12,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from cases import build, networks
-from weightspace import checkpoints
-from weightspace.checkpoints import fit_state, load_network, read_networks, read_state, save_network
 from weightspace.errors import WeightspaceError
-from weightspace.spec import take
+from weightspace.project.network import load_network, save_network
+from weightspace.weights import checkpoints
+from weightspace.weights.checkpoints import fit_state, read_networks, read_state
+from weightspace.weights.spec import take
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from weightspace import cli
 from weightspace.artifacts import META_KEY, read_json
-from weightspace.spec import take
+from weightspace.cli import app as cli
+from weightspace.weights.spec import take
 
 
 @dataclass(frozen=True)
@@ -356,8 +356,10 @@ def test_info(run, sampled, project_root):
         project_root: ("project", "dataset, zoo, pca, autoencoder, shared", "120 of 40 runs"),
         project_root / "data" / "zoo": ("zoo", "cnn"),
         project_root / "data" / "dataset": ("dataset", "1x8x8"),
-        project_root / "data" / "autoencoder" / "codec.safetensors": ("codec", "mlp"),
-        project_root / "data" / "shared" / "shared.safetensors": ("shared",),
+        project_root / "data" / "autoencoder" / "autoencoder.safetensors": ("autoencoder", "mlp"),
+        project_root / "data" / "shared_encoder" / "shared_encoder.safetensors": (
+            "shared_encoder",
+        ),
         "out": ("network-00000", "my.npz", "provenance"),
         "out/network-00001.safetensors": ("network", "accuracy", "0.5"),
         "my.npz": ("90", "3x12x12", "ä (30)"),
@@ -454,7 +456,7 @@ def junk(sampled):
     }.items():
         np.savez(sampled / f"z_{name}.npz", z=z)
     for name, meta in {
-        "other": '{"kind":"latents","codec":"0","names":["a"]}',
+        "other": '{"kind":"latents","autoencoder":"0","names":["a"]}',
         "json": "{",
         "list": "[1]",
         "names": '{"kind":"latents"}',
@@ -471,8 +473,8 @@ def test_bad_commands_are_one_line_and_leave_nothing(run, junk, words):
 
 
 def test_an_error_while_writing_leaves_nothing(run, mine, tmp_path, monkeypatch):
-    from weightspace import samples
     from weightspace.errors import problem
+    from weightspace.project import samples
 
     def full(path, table):
         raise problem("cannot write: No space left on device", where=path)

@@ -7,7 +7,8 @@ import torch
 from scipy.stats import hypergeom
 
 import reference
-from weightspace.contrastive import nt_xent, recall_at
+from weightspace.evaluate.metrics import recall_at
+from weightspace.learning.contrastive import nt_xent
 
 
 def _views(rng, n=7, features=5):

@@ -59,7 +59,7 @@ def test_no_class_set_crosses_splits(unseen, val_classes, enumerate_at_most, sou
     monkeypatch.setattr(tasks_module, "ENUMERATE_AT_MOST", enumerate_at_most)
     settings = _settings(unseen_classes=unseen, val_classes=val_classes, tasks=504)
     dataset = make_dataset(settings, ANY, 5)
-    table = dataset.tasks.assign(found=[frozenset(c) for c in dataset.tasks["classes"]])
+    table = dataset.tasks.assign(got=[frozenset(c) for c in dataset.tasks["classes"]])
     assert (table.groupby("found")["split"].nunique() == 1).all()
     assert (table.groupby("found")["class_set"].nunique() == 1).all()
     assert (table.groupby("class_set")["found"].nunique() == 1).all()

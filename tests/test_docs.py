@@ -14,8 +14,8 @@ import yaml
 import weightspace
 from test_readme import commands
 from weightspace.artifacts import read_meta, read_parquet
-from weightspace.checkpoints import KIND
-from weightspace.pictures import PLOTS
+from weightspace.project.network import KIND
+from weightspace.report.plots import PLOTS
 from workspace import ROOT, clone
 
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -40,7 +40,7 @@ def test_the_tutorial_works(tmp_path):
     workspace = clone(tmp_path / "clone")
     for command in TUTORIAL:
         if command[:3] == ("dvc", "exp", "run"):  # DVC up to the model; the rest in one process
-            workspace.run(*command, "shared")
+            workspace.run(*command, "shared_encoder")
             done = workspace.stages("evaluate_*")
         else:
             done = workspace.run(*command)

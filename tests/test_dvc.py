@@ -22,8 +22,8 @@ STAGES = sorted(f.stem for f in (ROOT / "stages").glob("[!_]*.py"))
 FAMILIES = {
     "dataset.source": "src/weightspace/data/sources",
     "zoo.architecture": "src/weightspace/nets",
-    "autoencoder.codec": "src/weightspace/codecs",
-    "shared.encoder": "src/weightspace/encoders",
+    "autoencoder.model": "src/weightspace/autoencoders",
+    "shared_encoder.dataset_encoder": "src/weightspace/dataset_encoders",
 }
 
 
@@ -111,7 +111,7 @@ def test_every_stage_gives_the_same_bytes_again(finished_clone, copied):
     """In another process and in one go; DVC finds nothing that differs from its lock."""
     copied.run("git", "clean", "-fdXq", "data")
     shutil.rmtree(copied.root / "metrics")
-    copied.stages("check", "dataset", "zoo", "pca", "autoencoder", "shared", "evaluate_*")
+    copied.stages("check", "dataset", "zoo", "pca", "autoencoder", "shared_encoder", "evaluate_*")
     assert copied.hashes("data") == finished_clone.hashes("data")
     again = copied.dvc("repro")
     assert "Data and pipelines are up to date." in again.text
@@ -156,15 +156,18 @@ def planned(workspace):
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        # evaluate_sampling follows when data/shared has changed, which a dry run cannot know
-        ({"shared.temperature": 0.5}, {"check", "shared"}),
-        ({"shared.result": "loss"}, {"check", "shared", "evaluate_sampling", "evaluate_novelty"}),
+        # evaluate_sampling follows when data/shared_encoder has changed, which a dry run cannot know
+        ({"shared_encoder.temperature": 0.5}, {"check", "shared_encoder"}),
+        (
+            {"shared_encoder.result": "loss"},
+            {"check", "shared_encoder", "evaluate_sampling", "evaluate_novelty"},
+        ),
         ({"evaluate.draws": 3}, {"check", "evaluate_sampling"}),
         ({"evaluate.controls": False}, {"check", "evaluate_sampling", "evaluate_properties"}),
         (
             {
                 "nets.mlp.hidden": [7],
-                "codecs.mlp.hidden": [7],
+                "autoencoders.mlp.hidden": [7],
                 "sources.glyphs.noise": 0.2,
                 "sources.folder.size": 9,
                 "runtime.workers": 2,
@@ -172,7 +175,7 @@ def planned(workspace):
             },
             {"check"},
         ),
-        ({"codecs.functional.depth": 2}, {"check", "autoencoder"}),
+        ({"autoencoders.functional.depth": 2}, {"check", "autoencoder"}),
         ({"pca.identity_below": 3}, {"check", "pca"}),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
@@ -193,18 +196,18 @@ def test_new_images_rerun_the_dataset(workspace, tmp_path):
 
 
 def test_editing_a_member_reruns_only_its_users(workspace):
-    unused, used = "src/weightspace/nets/mlp.py", "src/weightspace/encoders/statistics.py"
+    unused, used = "src/weightspace/nets/mlp.py", "src/weightspace/dataset_encoders/statistics.py"
     workspace.write(unused, workspace.read(unused) + "# edited\n")
     assert planned(workspace) == set()
     workspace.write(used, workspace.read(used) + "# edited\n")
-    users = {"shared", "evaluate_sampling", "evaluate_novelty", "evaluate_finetuning"}
+    users = {"shared_encoder", "evaluate_sampling", "evaluate_novelty", "evaluate_finetuning"}
     assert planned(workspace) == users  # the control
 
 
 BAD = {
     "unknown key": (
         ("result_weight:", "resullt_weight:"),
-        "unknown key 'shared.resullt_weight'",
+        "unknown key 'shared_encoder.resullt_weight'",
         "'result_weight'?",
     ),
     "architecture": (
@@ -260,7 +263,11 @@ def test_queued_experiments_run_their_own_code_and_link_the_zoo(copied, tmp_path
     One that runs after the zoo sees its files by another name, not as copies.
     """
     file, old = "src/weightspace/zoo/generate.py", '"members": len(table)'
-    code, script, notes = copied.read(file), copied.read("stages/shared.py"), tmp_path / "notes"
+    code, script, notes = (
+        copied.read(file),
+        copied.read("stages/shared_encoder.py"),
+        tmp_path / "notes",
+    )
     assert code.count(old) == 1
     copied.write(file, code.replace(old, f'"marker": 41, {old}'))
     copied.dvc("exp", "run", "--queue", "--name", "queued", "zoo")
@@ -271,10 +278,10 @@ def test_queued_experiments_run_their_own_code_and_link_the_zoo(copied, tmp_path
     weights = (DATA / "zoo").glob("weights-*")
     Path({str(notes)!r}).write_text(" ".join(str(w.stat().st_ino) for w in weights))
 """
-    start = '    """Write data/shared and the loss curves."""\n'
+    start = '    """Write data/shared_encoder and the loss curves."""\n'
     assert script.count(start) == 1
-    copied.write("stages/shared.py", script.replace(start, start + note))
-    copied.dvc("exp", "run", "--queue", "-S", "shared.temperature=0.2", "shared")
+    copied.write("stages/shared_encoder.py", script.replace(start, start + note))
+    copied.dvc("exp", "run", "--queue", "-S", "shared_encoder.temperature=0.2", "shared_encoder")
     copied.write(file, code.replace(old, f'"marker": 42, {old}'))
     copied.dvc("exp", "run", "--run-all")
     shown = copied.run("git", "for-each-ref", "--format=%(refname)", "refs/exps").text.split()
@@ -389,7 +396,7 @@ def test_sweep_ends_with_a_sorted_table(copied):
         copied.write(cost(stage), json.dumps(MARK))
     copied.commit("mark what each stage measures of itself")
     stop = ("--stage", "evaluate_sampling")
-    done = sweep(copied, "-S", "shared.lr=0.001,1e-6", "--metric", METRIC, *stop)
+    done = sweep(copied, "-S", "shared_encoder.lr=0.001,1e-6", "--metric", METRIC, *stop)
     assert done.code == 0, done.text
     table = rows(done.text)
     assert {row[0] for row in table} == {"0.001", "1e-6"}
@@ -401,12 +408,14 @@ def test_sweep_ends_with_a_sorted_table(copied):
     # DVC wrote the small value in a form that YAML 1.1 reads as text, and it was taken as a number
     shown = copied.run("git", "for-each-ref", "--format=%(refname)", "refs/exps").text.split()
     ref = next(name for name in shown if "1e-6" in name)
-    written = yaml.safe_load(copied.run("git", "show", f"{ref}:params.yaml").text)["shared"]["lr"]
+    written = yaml.safe_load(copied.run("git", "show", f"{ref}:params.yaml").text)[
+        "shared_encoder"
+    ]["lr"]
     assert written == "1e-06"
     # stages that do not read the setting did not run: the mark in what they measured is still there
     costs = {s: json.loads(copied.run("git", "show", f"{ref}:{cost(s)}").text) for s in STAGES}
     ran = {stage for stage, figures in costs.items() if figures != MARK}
-    assert ran == {"check", "shared", "evaluate_sampling"}
+    assert ran == {"check", "shared_encoder", "evaluate_sampling"}
     assert copied.run("git", "status", "--porcelain").text == ""
 
 
@@ -418,16 +427,16 @@ def test_sweep_fails_when_an_experiment_fails(copied):
     assert "found runtime.workers=-1;" in done.errors[-1]
 
 
-@pytest.mark.parametrize("arguments", [("--metric", "nothing.mae"), ("--stage", "shared")])
+@pytest.mark.parametrize("arguments", [("--metric", "nothing.mae"), ("--stage", "shared_encoder")])
 def test_sweep_refuses_a_metric_that_it_would_not_measure(arguments, finished_clone):
     """A sweep that stops before the metric's stage would show its baseline in every row."""
-    done = sweep(finished_clone, "-S", "shared.lr=0.001", *arguments)
+    done = sweep(finished_clone, "-S", "shared_encoder.lr=0.001", *arguments)
     assert done.code == 2
     assert len(done.errors) == 1
     assert "is written by no stage" in done.errors[0]
 
 
-@pytest.mark.parametrize("stage", ["autoencoder", "shared"])
+@pytest.mark.parametrize("stage", ["autoencoder", "shared_encoder"])
 def test_curves_can_be_seen_while_a_fit_runs(stage, finished_clone):
     """DVCLive's files say what the history says, row by row; git and DVC do not know of them."""
     history = pd.read_csv(finished_clone.root / "metrics" / "plots" / f"{stage}_loss.csv")

@@ -9,20 +9,22 @@ import torch
 from scipy.stats import kendalltau
 
 from cases import build, networks
-from weightspace.baselines import Donors, head_only, noised, weight_statistics
-from weightspace.codecs.base import Codec
+from weightspace.autoencoders.base import Autoencoder
 from weightspace.evaluate import metrics, properties, reconstruction, sampling
 from weightspace.evaluate.components import against_k
-from weightspace.outputs import accuracies, losses, random_outputs, real_outputs
+from weightspace.evaluate.controls import TrainMembers, head_only, noised
+from weightspace.evaluate.properties import weight_statistics
 from weightspace.params import EvaluateSettings, GuidanceSettings, Params, PcaSettings
-from weightspace.pca import fit_pca
-from weightspace.spec import Spec, TensorSpec
+from weightspace.weights.pca import fit_pca
+from weightspace.weights.spec import Spec, TensorSpec
+from weightspace.zoo.result import accuracies, losses
+from weightspace.zoo.runner import random_outputs, real_outputs
 
 SETTINGS = EvaluateSettings(random_inputs=20, bootstrap=50)
 PARAMS = Params(evaluate=SETTINGS, guidance=GuidanceSettings(encoding_steps=0))
 
 
-class Identity(Codec):
+class Identity(Autoencoder):
     """Latent = weights; or, with ``shift``, those of another member."""
 
     name = "identity"
@@ -43,18 +45,18 @@ class Identity(Codec):
 
 def _reconstruct(world, shift=0, split="test_sets"):
     tiny = world()
-    codec = Identity(tiny.zoo.spec, shift)
+    autoencoder = Identity(tiny.zoo.spec, shift)
     members = tiny.zoo.select(split)
     weights = tiny.zoo.weights(members)
     return reconstruction.reconstruct(
-        codec, tiny.pca, tiny.net, tiny.dataset, members, weights, PARAMS
+        autoencoder, tiny.pca, tiny.net, tiny.dataset, members, weights, PARAMS
     )
 
 
 # reconstruction
 
 
-def test_a_perfect_codec_has_perfect_figures(world):
+def test_a_perfect_autoencoder_has_perfect_figures(world):
     rebuilt = _reconstruct(world)
     found = reconstruction.figures(rebuilt, SETTINGS, 0)
     for score in ("cosine", "correlation", "agreement"):
@@ -77,7 +79,7 @@ def test_a_perfect_codec_has_perfect_figures(world):
     assert (found["members"], found["tasks"]) == (len(members), members["task"].nunique())
 
 
-def test_a_codec_that_mixes_up_members_does_not(world):
+def test_a_autoencoder_that_mixes_up_members_does_not(world):
     found = reconstruction.figures(_reconstruct(world, shift=4), SETTINGS, 0)
     assert found["agreement_mean"] < 0.7
     assert found["kappa"] < 0.5
@@ -312,7 +314,7 @@ def donors():
     place = {2: 0.0, 5: 10.0, 8: 20.0}
     embedding = torch.tensor([[place[t], 1.0] for t in members["task"]])
     result = np.array([0.3, 0.5, 0.8, 0.6, 0.9])
-    return Donors(members, {"w": torch.arange(5.0)[:, None]}, result, embedding)
+    return TrainMembers(members, {"w": torch.arange(5.0)[:, None]}, result, embedding)
 
 
 def test_nearest_task_then_nearest_result(donors):

@@ -4,34 +4,38 @@ import numpy as np
 import pytest
 import torch
 
-from weightspace.baselines import Donors
-from weightspace.codecs import CODECS
+from weightspace.autoencoders import AUTOENCODERS
 from weightspace.data.dataset import task_batch
 from weightspace.evaluate import finetuning, sampling
+from weightspace.evaluate.controls import TrainMembers
 from weightspace.evaluate.finetuning import Trainer
 from weightspace.evaluate.metrics import r2_identity
-from weightspace.evaluate.retrieval import task_losses
 from weightspace.registry import resolve
-from weightspace.sample import Sampler
-from weightspace.shared import SHARED
-from weightspace.shared.base import SharedData, make_pairs
-from weightspace.spec import stack, take
+from weightspace.sampling.sampler import Sampler
+from weightspace.shared_encoders import SHARED_ENCODERS
+from weightspace.shared_encoders.base import SharedEncoderData, encode_pairs
+from weightspace.weights.spec import stack, take
+from weightspace.zoo.runner import task_losses
 
 
 @pytest.fixture(scope="module")
 def sampler(world):
     """Sampler of the tiny world."""
     tiny = world()
-    codec, _ = resolve(CODECS, "functional", "codec").fit(
-        tiny.data, tiny.params.autoencoder, tiny.params.codecs, 3
+    autoencoder, _ = resolve(AUTOENCODERS, "functional", "autoencoder").fit(
+        tiny.data, tiny.params.autoencoder, tiny.params.autoencoders, 3
     )
     pairs = {
-        s: make_pairs(tiny.data.members[s], tiny.data.weights[s], codec, tiny.dataset, "accuracy")
+        s: encode_pairs(
+            tiny.data.members[s], tiny.data.weights[s], autoencoder, tiny.dataset, "accuracy"
+        )
         for s in ("train", "val")
     }
-    data = SharedData(tiny.dataset, codec, tiny.net, pairs["train"], pairs["val"])
-    shared, _ = resolve(SHARED, "generator", "model").fit(data, tiny.params.shared, 3)
-    return Sampler(codec, shared, tiny.net, tiny.dataset, tiny.params.guidance)
+    data = SharedEncoderData(tiny.dataset, autoencoder, tiny.net, pairs["train"], pairs["val"])
+    shared_encoder, _ = resolve(SHARED_ENCODERS, "generator", "model").fit(
+        data, tiny.params.shared_encoder, 3
+    )
+    return Sampler(autoencoder, shared_encoder, tiny.net, tiny.dataset, tiny.params.guidance)
 
 
 @pytest.fixture
@@ -97,7 +101,7 @@ def test_rates_are_chosen_on_val_images(trainer, tasks, monkeypatch):
 
 def test_figures_of_a_tiny_pipeline(world, sampler):
     tiny = world()
-    donors = Donors.of(tiny.zoo, sampler.shared, tiny.dataset)
+    donors = TrainMembers.of(tiny.zoo, sampler.shared_encoder, tiny.dataset)
     found = finetuning.evaluate_finetuning(tiny.zoo, sampler, donors, tiny.params)
     assert set(found) == {"test_sets"}
     figures = found["test_sets"]

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from test_params import FILE
+from weightspace.data.images import read_images
 from weightspace.errors import WeightspaceError
-from weightspace.images import read_images
 from weightspace.params import Params, load_params
 
 BUDGET = settings(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from weightspace.codecs import CODECS
+from weightspace.autoencoders import AUTOENCODERS
 from weightspace.evaluate import generation as g
 from weightspace.registry import resolve
 
@@ -39,10 +39,10 @@ def test_agreement_of_equal_and_of_opposite_networks():
 
 def test_figures_of_a_tiny_zoo(world):
     tiny = world()
-    codec, _ = resolve(CODECS, "mlp", "codec").fit(
-        tiny.data, tiny.params.autoencoder, tiny.params.codecs, 3
+    autoencoder, _ = resolve(AUTOENCODERS, "mlp", "autoencoder").fit(
+        tiny.data, tiny.params.autoencoder, tiny.params.autoencoders, 3
     )
-    jobs = (tiny.zoo, codec, tiny.net, tiny.dataset, 6, 3)
+    jobs = (tiny.zoo, autoencoder, tiny.net, tiny.dataset, 6, 3)
     found = g.evaluate_generation(*jobs)
     assert {f"{k}_{f}" for k in g.KINDS for f in g.FIGURES} <= set(found)
     assert found == g.evaluate_generation(*jobs)

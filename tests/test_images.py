@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from weightspace import images as module
+from weightspace.data import images as module
+from weightspace.data.images import ImageSet, convert, make_task, read_images
 from weightspace.data.sources import SOURCES
 from weightspace.errors import WeightspaceError
-from weightspace.images import ImageSet, convert, make_task, read_images
 
 LABELS = np.arange(6) % 3
 

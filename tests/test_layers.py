@@ -27,8 +27,8 @@ LAYERS = (
         "alignment",
         "outputs",
     },
-    {"zoo", "checkpoints", "onnx_export", "codecs", "encoders"},
-    {"shared", "sample", "baselines", "guidance"},
+    {"zoo", "checkpoints", "onnx_export", "autoencoders", "dataset_encoders"},
+    {"shared_encoder", "sample", "baselines", "guidance"},
     {"evaluate"},
     {
         "check",
@@ -52,21 +52,21 @@ LAYERS = (
 )
 FAMILIES = {
     "weightspace.nets": "NETS",
-    "weightspace.codecs": "CODECS",
-    "weightspace.encoders": "ENCODERS",
-    "weightspace.shared": "SHARED",
+    "weightspace.autoencoders": "AUTOENCODERS",
+    "weightspace.dataset_encoders": "DATASET_ENCODERS",
+    "weightspace.shared_encoders": "SHARED_ENCODERS",
     "weightspace.data.sources": "SOURCES",
-    "weightspace.zoo.executors": "EXECUTORS",
+    "weightspace.jobs": "EXECUTORS",
 }
 MODULES = sorted(
     ".".join(f.relative_to(SRC).with_suffix("").parts).removesuffix(".__init__")
     for f in SRC.rglob("*.py")
 )
 PUBLIC = {
-    "weightspace.api",
-    "weightspace.checkpoints",
-    "weightspace.images",
-    "weightspace.samples",
+    "weightspace.project.project",
+    "weightspace.weights.checkpoints",
+    "weightspace.data.images",
+    "weightspace.project.samples",
 }  # what the package itself hands out
 LONGEST = 65
 
@@ -120,7 +120,7 @@ def test_imports_go_down(module):
 def test_an_upward_import_would_be_found():
     tree = ast.parse("def late():\n    from weightspace.zoo import store\n")
     assert upward("weightspace.nets.cnn", tree) == {"weightspace.zoo.store"}
-    assert not upward("weightspace.shared", tree)
+    assert not upward("weightspace.shared_encoders", tree)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -4,9 +4,9 @@ import torch
 from torch import nn
 
 import _live
+from weightspace.learning.loop import fit
 from weightspace.params import AutoencoderSettings
 from weightspace.progress import progress, watch
-from weightspace.training import fit
 
 
 def settings(params, epochs):

@@ -8,11 +8,11 @@ from torch import nn
 from torch.func import functional_call, vmap
 
 from cases import NETS, build, networks
-from weightspace.layers import BatchNorm
-from weightspace.networks import Batched, build_net
+from weightspace.nets._batch_norm import BatchNorm
+from weightspace.nets.base import Batched, build_net
 from weightspace.params import NetsSettings, PcaSettings
-from weightspace.pca import fit_pca
-from weightspace.spec import EPSILON, stack, take
+from weightspace.weights.pca import fit_pca
+from weightspace.weights.spec import EPSILON, stack, take
 
 NORMED = [case for case in NETS if NETS[case][0] in ("cnn_bn", "resnet18")]
 

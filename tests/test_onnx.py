@@ -8,10 +8,10 @@ import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
 
-from weightspace import onnx_export
-from weightspace.checkpoints import load_network, save_network
 from weightspace.errors import WeightspaceError
-from weightspace.spec import take
+from weightspace.project import onnx as onnx_export
+from weightspace.project.network import load_network, save_network
+from weightspace.weights.spec import take
 
 ARCHITECTURES = ("cnn", "cnn_bn", "mlp", "resnet18")
 

@@ -8,7 +8,7 @@ import yaml
 
 from weightspace.errors import WeightspaceError
 from weightspace.params import Params, load_params, validate_params
-from weightspace.reference import reference
+from weightspace.report.settings import reference
 
 FILE = Path(__file__).parent.parent / "params.yaml"
 
@@ -59,7 +59,11 @@ def test_no_key_may_be_left_out(key, tmp_path):
         ("datset", {}, ["unknown key 'datset'", "did you mean 'dataset'?"]),
         ("zoo.run", 5, ["unknown key 'zoo.run'", "did you mean 'runs'?"]),
         ("pca.component", 5, ["'pca.component'", "did you mean 'components'?"]),
-        ("shared.temprature", 1, ["'shared.temprature'", "did you mean 'temperature'?"]),
+        (
+            "shared_encoder.temprature",
+            1,
+            ["'shared_encoder.temprature'", "did you mean 'temperature'?"],
+        ),
         ("autoencoder.epoch", 5, ["'autoencoder.epoch'", "did you mean 'epochs'?"]),
         ("dataset.splits.tests", 0.1, ["'dataset.splits.tests'", "did you mean 'test_sets'?"]),
         ("nets.cnn.chanels", [8], ["'nets.cnn.chanels'", "did you mean 'channels'?"]),
@@ -94,11 +98,15 @@ def test_no_key_may_be_left_out(key, tmp_path):
         ("sources.path", "", ["'sources.path'", "found ''"]),
         ("dataset.splits.train", 0.9, ["'dataset.splits'", "add up to 1"]),
         ("dataset.samples_per_class.train", 1, ["'dataset.samples_per_class.train'", "found 1"]),
-        ("shared.dropout", 1.1, ["'shared.dropout'", "found 1.1"]),
-        ("shared.temperature", float("nan"), ["'shared.temperature'", "found nan"]),
+        ("shared_encoder.dropout", 1.1, ["'shared_encoder.dropout'", "found 1.1"]),
+        ("shared_encoder.temperature", float("nan"), ["'shared_encoder.temperature'", "found nan"]),
         ("autoencoder.hidden", [3], ["unknown key 'autoencoder.hidden'"]),
-        ("codecs.tokens.windw", 3, ["'codecs.tokens.windw'", "did you mean 'window'?"]),
-        ("codecs.functional.behaviour_weight", 0, ["'codecs.functional'", "cannot both be 0"]),
+        ("autoencoders.tokens.windw", 3, ["'autoencoders.tokens.windw'", "did you mean 'window'?"]),
+        (
+            "autoencoders.functional.behaviour_weight",
+            0,
+            ["'autoencoders.functional'", "cannot both be 0"],
+        ),
         ("autoencoder.lr", float("inf"), ["'autoencoder.lr'", "found inf"]),
         ("runtime.workers", "al", ["'runtime.workers'", "found 'al'"]),
         ("seed", -1, ["'seed'", "found -1"]),
@@ -143,7 +151,7 @@ def test_several_errors_are_counted(tmp_path):
 @pytest.mark.parametrize(
     ("key", "text", "number"),
     [
-        ("shared.lr", "1e-06", 1e-6),
+        ("shared_encoder.lr", "1e-06", 1e-6),
         ("autoencoder.weight_decay", "0", 0.0),
         ("zoo.adam_lr", ["1e-05", "1e-2"], (1e-5, 1e-2)),
         ("zoo.runs", "400", 400),
@@ -189,7 +197,7 @@ def test_the_reference_has_every_key_with_its_meaning():
             "sources.idx.labels": "[whole number, 0 or more, whole number, 0 or more]; or `auto`",
             "nets.cnn.channels": "list, each a whole number, 1 or more",
             "pca.align": "`none`, `matching`",
-            "shared.dropout": "number from 0 to 1",
+            "shared_encoder.dropout": "number from 0 to 1",
         }
         == kinds
     )

@@ -9,8 +9,8 @@ import reference
 from cases import build, networks
 from weightspace.errors import WeightspaceError
 from weightspace.params import PcaSettings
-from weightspace.pca import TensorPca, fit_pca, fit_tensor, stream_pca
-from weightspace.spec import Axis, Spec, TensorSpec
+from weightspace.weights.pca import TensorPca, fit_pca, fit_tensor, stream_pca
+from weightspace.weights.spec import Axis, Spec, TensorSpec
 
 
 def _rows(n, d, rng):

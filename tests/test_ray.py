@@ -15,7 +15,7 @@ from weightspace.artifacts import read_parquet
 from weightspace.errors import WeightspaceError
 from weightspace.evaluate import reconstruction
 from weightspace.evaluate.reconstruction import reconstruct_splits
-from weightspace.zoo.executors import ray as executor
+from weightspace.jobs import ray as executor
 from weightspace.zoo.generate import generate
 
 pytestmark = pytest.mark.slow

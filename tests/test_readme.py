@@ -9,9 +9,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from weightspace import sweep
-from weightspace.cli import app, main
+from weightspace.cli.app import app, main
 from weightspace.errors import WeightspaceError
+from weightspace.experiments import sweep
 from weightspace.params import validate_params
 from workspace import ROOT
 

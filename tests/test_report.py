@@ -16,11 +16,14 @@ import yaml
 from PIL import Image
 from rich.table import Table
 
-from weightspace import cli, gallery, page, results
+from weightspace.cli import app as cli
 from weightspace.errors import WeightspaceError
 from weightspace.evaluate.generation import FIGURES, KINDS
-from weightspace.pictures import PLOTS
-from weightspace.report import CAPTIONS, TABLES, WHOLE, write
+from weightspace.report import gallery
+from weightspace.report import html as page
+from weightspace.report import tables as results
+from weightspace.report.page import CAPTIONS, TABLES, WHOLE, write
+from weightspace.report.plots import PLOTS
 from workspace import ROOT
 
 VOID = {"meta", "img", "br"}
@@ -186,11 +189,13 @@ def test_a_project_that_has_not_run_says_so(tmp_path):
 def test_missing_data_leaves_the_rest(finished, tmp_path):
     shutil.rmtree(finished / "data")
     lines = write(finished, tmp_path / "a.html")
-    assert "missing: data/shared/shared.safetensors; run make repro" in lines
+    assert "missing: data/shared_encoder/shared_encoder.safetensors; run make repro" in lines
     assert len(read(tmp_path / "a.html").every("img")) == len(PLOTS)
 
 
-@pytest.mark.parametrize("name", ["metrics/sampling.json", "data/shared/shared.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["metrics/sampling.json", "data/shared_encoder/shared_encoder.safetensors"]
+)
 def test_a_damaged_file_is_one_line_and_leaves_nothing(name, finished, tmp_path):
     (finished / name).write_text("{")
     with pytest.raises(WeightspaceError) as caught:

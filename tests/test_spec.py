@@ -7,7 +7,7 @@ import torch
 
 from cases import NETS, build, networks
 from weightspace.errors import WeightspaceError
-from weightspace.spec import Spec
+from weightspace.weights.spec import Spec
 
 
 def _permutations(spec, rng):

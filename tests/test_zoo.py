@@ -22,10 +22,10 @@ from conftest import _here, train_zoo
 from weightspace.artifacts import load_tensors, save_tensors, write_parquet
 from weightspace.data.dataset import PARTS, make_dataset, task_batch
 from weightspace.errors import WeightspaceError, problem
+from weightspace.jobs import local
 from weightspace.nets import NETS as ARCHITECTURES
 from weightspace.params import ZooSettings
 from weightspace.zoo import generate as generator
-from weightspace.zoo.executors import local
 from weightspace.zoo.generate import generate, summarise, work_key
 from weightspace.zoo.plan import Run, plan_run
 from weightspace.zoo.shards import ShardJob, train_shard

@@ -20,16 +20,16 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from weightspace.api import Project, import_zoo, load
-    from weightspace.checkpoints import Network, load_network
-    from weightspace.images import GivenTask, ImageSet
-    from weightspace.samples import Samples
+    from weightspace.data.images import GivenTask, ImageSet
+    from weightspace.project.network import Network, load_network
+    from weightspace.project.project import Project, import_zoo, load
+    from weightspace.project.samples import Samples
 
 _HOMES = {
-    "api": ("Project", "import_zoo", "load"),
-    "checkpoints": ("Network", "load_network"),
-    "images": ("GivenTask", "ImageSet"),
-    "samples": ("Samples",),
+    "project.project": ("Project", "import_zoo", "load"),
+    "project.network": ("Network", "load_network"),
+    "data.images": ("GivenTask", "ImageSet"),
+    "project.samples": ("Samples",),
 }
 
 

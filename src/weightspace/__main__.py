@@ -1,6 +1,6 @@
 """``python -m weightspace``."""
 
-from weightspace.cli import main
+from weightspace.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -127,7 +127,7 @@ def rebuilding(path: Path) -> Iterator[None]:
         raise problem(
             "written by another version",
             where=path,
-            found=f"{type(error).__name__}: {error}",
+            got=f"{type(error).__name__}: {error}",
             do="make it again: run `dvc repro`, or install the version that wrote it",
         ) from error
 
@@ -142,14 +142,14 @@ def load_meta(path: Path, kind: str) -> dict[str, Any]:
         raise problem(
             "no weightspace metadata",
             where=path,
-            found="a foreign safetensors file",
+            got="a foreign safetensors file",
             expected=f"a '{kind}' artefact",
         )
     if meta.get("kind") != kind:
         raise problem(
             "artefact of another kind",
             where=path,
-            found=f"'{meta.get('kind')}'",
+            got=f"'{meta.get('kind')}'",
             expected=f"'{kind}'",
             do=again,
         )
@@ -169,7 +169,7 @@ def read_meta(path: Path, do: str | None = None) -> dict[str, Any] | None:
             do=do,
         ) from error
     if meta is not None and not isinstance(meta, dict):
-        raise problem("metadata is not a table", where=path, found=type(meta).__name__)
+        raise problem("metadata is not a table", where=path, got=type(meta).__name__)
     return meta
 
 
@@ -252,5 +252,5 @@ def read_parquet(path: Path, columns: tuple[str, ...] = ()) -> pd.DataFrame:
         ) from error
     missing = [c for c in columns if c not in table]
     if missing:
-        raise problem("table lacks columns", where=path, found=list(table), expected=list(columns))
+        raise problem("table lacks columns", where=path, got=list(table), expected=list(columns))
     return table

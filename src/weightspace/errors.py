@@ -14,15 +14,15 @@ def problem(
     what: str,
     *,
     where: object = None,
-    found: object = None,
+    got: object = None,
     expected: object = None,
     do: str | None = None,
 ) -> WeightspaceError:
     """Build the one-line error of the house: ``where: what; found ..., expected ...; what to do``."""
     head = f"{where}: {what}" if where is not None else what
     facts = []
-    if found is not None:
-        facts.append(f"found {found}")
+    if got is not None:
+        facts.append(f"found {got}")
     if expected is not None:
         facts.append(f"expected {expected}")
     parts = [head] + ([", ".join(facts)] if facts else []) + ([do] if do else [])

@@ -279,9 +279,9 @@ class FitSettings(Settings):
 
 
 class AutoencoderSettings(FitSettings):
-    """Second compression, the codec: what all codecs share, images of a behavioural loss included."""
+    """Second compression, the autoencoder: what all autoencoders share, images of a behavioural loss included."""
 
-    codec: str = Field("mlp", description="a file in src/weightspace/codecs")
+    model: str = Field("mlp", description="a file in src/weightspace/autoencoders")
     latent: int = Field(128, ge=2, description="numbers in the latent z")
     augment_permutations: bool = Field(
         False,
@@ -298,15 +298,15 @@ class AutoencoderSettings(FitSettings):
     cosine_weight: NonNegative = Field(1.0, description="behavioural loss: weight of 1 - cosine")
 
 
-class CodecSettings(Settings):
-    """What every codec has of its own."""
+class BehaviouralSettings(Settings):
+    """What every autoencoder has of its own."""
 
     behaviour_weight: NonNegative = Field(
         0.0, description="weight of the behavioural loss; 0: loss on weights alone"
     )
 
 
-class FunctionalCodecSettings(CodecSettings):
+class FunctionalSettings(BehaviouralSettings):
     """Reads outputs on probe inputs, decodes to PCA coefficients."""
 
     reads: Literal["outputs", "coefficients", "both"] = Field(
@@ -334,13 +334,13 @@ class FunctionalCodecSettings(CodecSettings):
         return self
 
 
-class MlpCodecSettings(CodecSettings):
+class MlpAutoencoderSettings(BehaviouralSettings):
     """Autoencoder on PCA coefficients, the deck's."""
 
     hidden: Widths = Field((256,), description="units of the encoder's hidden layers")
 
 
-class VariationalCodecSettings(CodecSettings):
+class VariationalSettings(BehaviouralSettings):
     """Variational autoencoder on PCA coefficients."""
 
     hidden: Widths = Field((256,), description="units of the encoder's hidden layers")
@@ -348,14 +348,14 @@ class VariationalCodecSettings(CodecSettings):
     warm_up: Share = Field(0.3, description="share of the steps in which that weight rises from 0")
 
 
-class ResidualCodecSettings(CodecSettings):
+class ResidualSettings(BehaviouralSettings):
     """PCA coefficients as they are, and a learned stage that predicts what PCA lost."""
 
     hidden: Widths = Field((256,), description="units of the hidden layers of the learned stage")
     learned: Share = Field(0.25, description="share of the latent that the learned stage fills")
 
 
-class ReversePcaCodecSettings(CodecSettings):
+class ReversePcaSettings(BehaviouralSettings):
     """Non-linear stage on weights first, PCA of its features after it."""
 
     hidden: Widths = Field((512,), description="units of the hidden layers")
@@ -365,7 +365,7 @@ class ReversePcaCodecSettings(CodecSettings):
     )
 
 
-class TokensCodecSettings(CodecSettings):
+class TokensSettings(BehaviouralSettings):
     """Transformer on tokens, one per output channel."""
 
     token: int = Field(80, ge=1, description="numbers in a token; longer channels give several")
@@ -385,22 +385,24 @@ class TokensCodecSettings(CodecSettings):
     )
 
 
-class CodecsSettings(Settings):
-    """Settings of each codec; only the selected one's are a dependency."""
+class AutoencodersSettings(Settings):
+    """Settings of each autoencoder; only the selected one's are a dependency."""
 
-    functional: FunctionalCodecSettings = FunctionalCodecSettings()
-    mlp: MlpCodecSettings = MlpCodecSettings()
-    variational: VariationalCodecSettings = VariationalCodecSettings()
-    residual: ResidualCodecSettings = ResidualCodecSettings()
-    reverse_pca: ReversePcaCodecSettings = ReversePcaCodecSettings()
-    tokens: TokensCodecSettings = TokensCodecSettings()
+    functional: FunctionalSettings = FunctionalSettings()
+    mlp: MlpAutoencoderSettings = MlpAutoencoderSettings()
+    variational: VariationalSettings = VariationalSettings()
+    residual: ResidualSettings = ResidualSettings()
+    reverse_pca: ReversePcaSettings = ReversePcaSettings()
+    tokens: TokensSettings = TokensSettings()
 
 
-class SharedSettings(FitSettings):
+class SharedEncoderSettings(FitSettings):
     """Shared encoder: dataset and result to the latent of weights."""
 
-    model: str = Field("point", description="a file in src/weightspace/shared")
-    encoder: str = Field("statistics", description="a file in src/weightspace/encoders")
+    model: str = Field("point", description="a file in src/weightspace/shared_encoders")
+    dataset_encoder: str = Field(
+        "statistics", description="a file in src/weightspace/dataset_encoders"
+    )
     result: Literal["accuracy", "loss"] = Field(
         "accuracy", description="the result R, measured on train and val images together"
     )
@@ -456,7 +458,7 @@ class ClipSettings(Settings):
     )
 
 
-class EncodersSettings(Settings):
+class DatasetEncodersSettings(Settings):
     """Settings of each dataset encoder; only the selected one's are a dependency."""
 
     statistics: StatisticsSettings = StatisticsSettings()
@@ -522,9 +524,9 @@ class Params(Settings):
     nets: NetsSettings = NetsSettings()
     pca: PcaSettings = PcaSettings()
     autoencoder: AutoencoderSettings = AutoencoderSettings()
-    codecs: CodecsSettings = CodecsSettings()
-    shared: SharedSettings = SharedSettings()
-    encoders: EncodersSettings = EncodersSettings()
+    autoencoders: AutoencodersSettings = AutoencodersSettings()
+    shared_encoder: SharedEncoderSettings = SharedEncoderSettings()
+    dataset_encoders: DatasetEncodersSettings = DatasetEncodersSettings()
     guidance: GuidanceSettings = GuidanceSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     runtime: RuntimeSettings = RuntimeSettings()
@@ -556,7 +558,7 @@ def _explain(path: Path, error: ValidationError) -> WeightspaceError:
     return problem(
         f"'{key}': {message}{more}",
         where=path,
-        found=BRIEF.repr(first["input"]),
+        got=BRIEF.repr(first["input"]),
         do="correct the value",
     )
 
@@ -583,7 +585,7 @@ def load_params(path: Path | str = "params.yaml") -> Params:
         raise problem(
             "not a table of settings",
             where=path,
-            found=type(data).__name__,
+            got=type(data).__name__,
             expected="keys and values",
         )
     params = validate_params(data, path)

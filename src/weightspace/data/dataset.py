@@ -125,7 +125,7 @@ def _sample(
             raise problem(
                 f"class '{name}' has too few images",
                 where="params.yaml: dataset.samples_per_class",
-                found=len(members),
+                got=len(members),
                 expected=f"at least {need}",
             )
         rows.append(stream(seed, "dataset", "samples", number).permutation(members)[:need])

@@ -46,7 +46,7 @@ def draw_tasks(
         raise problem(
             "too few classes for a task",
             where="params.yaml: dataset.classes_per_task",
-            found=f"{classes} classes in source '{settings.source}', {kept} of them kept unseen",
+            got=f"{classes} classes in source '{settings.source}', {kept} of them kept unseen",
             expected=f"at least {size + kept}",
         )
     order = stream(seed, "dataset", "classes").permutation(classes)
@@ -107,7 +107,7 @@ def _draw_sets(pools: Pools, wanted: int | None, rng: np.random.Generator) -> np
             raise problem(
                 "too many class sets to take all",
                 where="params.yaml: dataset.tasks",
-                found=f"all of {total}",
+                got=f"all of {total}",
                 expected=f"a number of tasks, or at most {ENUMERATE_AT_MOST} class sets",
             )
         return _draw_by_rejection(pools, min(wanted, total), rng)
@@ -141,7 +141,7 @@ def _assign(count: int, settings: DatasetSettings) -> np.ndarray:
         raise problem(
             "too few class sets to split",
             where="params.yaml: dataset.tasks",
-            found=f"{count} class sets",
+            got=f"{count} class sets",
             expected=f"at least {val + test + 1}",
         )
     return np.array(["train", "val", "test_sets"]).repeat([train, val, test])

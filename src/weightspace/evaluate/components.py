@@ -8,9 +8,9 @@ from torch import Tensor
 
 from weightspace.data.dataset import Dataset
 from weightspace.evaluate.metrics import agreement, cosine
-from weightspace.networks import Net
-from weightspace.outputs import BLOCK, real_outputs
-from weightspace.pca import TensorPca
+from weightspace.nets.base import Net
+from weightspace.weights.pca import TensorPca
+from weightspace.zoo.runner import BLOCK, real_outputs
 from weightspace.zoo.store import Zoo
 
 MEMBERS = 300  # val members are enough for a curve

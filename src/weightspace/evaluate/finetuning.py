@@ -13,16 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from weightspace.baselines import Donors
 from weightspace.data.dataset import task_batch
 from weightspace.evaluate import metrics as m
-from weightspace.outputs import accuracies, outputs_by_task
+from weightspace.evaluate.controls import TrainMembers
 from weightspace.params import Params
 from weightspace.progress import progress
 from weightspace.rng import stream, torch_stream
-from weightspace.sample import Sampler
-from weightspace.spec import Weights, stack, take
+from weightspace.sampling.sampler import Sampler
+from weightspace.weights.spec import Weights, stack, take
 from weightspace.zoo.plan import Run
+from weightspace.zoo.result import accuracies
+from weightspace.zoo.runner import outputs_by_task
 from weightspace.zoo.store import Zoo
 from weightspace.zoo.train import train_runs
 
@@ -64,18 +65,18 @@ class Trainer:
 
 
 def starts(
-    sampler: Sampler, donors: Donors, tasks: np.ndarray, draws: int, seed: int
+    sampler: Sampler, donors: TrainMembers, tasks: np.ndarray, draws: int, seed: int
 ) -> dict[str, Weights]:
     """Networks ``(T * draws, *shape)`` of each kind of start, those of a task side by side.
 
     All are asked for the highest trained result; ``nearest_task`` has one network for a task.
     """
-    highest = sampler.shared.settings.result == "accuracy"
-    top = sampler.shared.range[1 if highest else 0].expand(len(tasks))
+    highest = sampler.shared_encoder.settings.result == "accuracy"
+    top = sampler.shared_encoder.trained_range[1 if highest else 0].expand(len(tasks))
     ids = torch.from_numpy(tasks)
     drawn = sampler.draw(ids, top, draws, torch_stream(seed, "finetune", "draws", len(tasks)))
     with torch.no_grad():
-        embedding = sampler.shared.embed(sampler.dataset, ids)
+        embedding = sampler.shared_encoder.embed(sampler.dataset, ids)
     generator = torch_stream(seed, "finetune", "init")
     fresh = stack([sampler.net.init(generator) for _ in range(len(tasks) * draws)])
     copies, _ = donors.nearest_task(embedding, top.numpy())
@@ -83,7 +84,7 @@ def starts(
 
 
 def evaluate_finetuning(
-    zoo: Zoo, sampler: Sampler, donors: Donors, params: Params
+    zoo: Zoo, sampler: Sampler, donors: TrainMembers, params: Params
 ) -> dict[str, dict[str, float]]:
     """Figures of each test split: mean accuracy on test images, 95 % intervals over tasks."""
     trainer = Trainer(sampler, params.zoo.batch_size, params.seed)

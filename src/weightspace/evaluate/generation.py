@@ -6,7 +6,7 @@
 
 Good members are finished ones in the upper 30 % by their result. The bandwidth, as a share of an
 entry's spread, is the one of the highest likelihood of good val members. All latents are projected by
-``codec.valid``. A network is judged on the test images of one task: that of the member it came from,
+``autoencoder.valid``. A network is judged on the test images of one task: that of the member it came from,
 or else the train task of the lowest loss on train images. The same choice is made for the control
 ``random`` (untrained networks), so that the figure shows what the choice alone gives.
 
@@ -22,15 +22,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from weightspace.codecs.base import Codec, decode_latents, encode_members
+from weightspace.autoencoders.base import Autoencoder, decode_latents, encode_members
 from weightspace.data.dataset import Dataset
-from weightspace.evaluate.novelty import at_distance, midpoints, nearest, predictions
-from weightspace.evaluate.retrieval import task_losses
-from weightspace.networks import Net
-from weightspace.outputs import accuracies, real_outputs
+from weightspace.evaluate.controls import at_distance, midpoints
+from weightspace.evaluate.novelty import nearest, predictions
+from weightspace.nets.base import Net
 from weightspace.rng import stream, torch_stream
-from weightspace.shared.base import results_of
-from weightspace.spec import Weights, stack
+from weightspace.shared_encoders.base import results_of
+from weightspace.weights.spec import Weights, stack
+from weightspace.zoo.result import accuracies
+from weightspace.zoo.runner import real_outputs, task_losses
 from weightspace.zoo.store import Zoo
 
 GOOD = 0.7  # quantile of the result from which a member is good
@@ -82,7 +83,7 @@ def agreement_between(labels: Tensor) -> float:
 
 @torch.no_grad()
 def evaluate_generation(
-    zoo: Zoo, codec: Codec, net: Net, dataset: Dataset, limit: int, seed: int
+    zoo: Zoo, autoencoder: Autoencoder, net: Net, dataset: Dataset, limit: int, seed: int
 ) -> dict[str, float]:
     """Figures ``<kind>_<figure>`` of generated networks and of the controls.
 
@@ -92,7 +93,7 @@ def evaluate_generation(
 
     Args:
         zoo: the population.
-        codec: weights <-> latent.
+        autoencoder: weights <-> latent.
         net: the architecture.
         dataset: images and tasks.
         limit: networks of each kind, and good train members, at most.
@@ -103,17 +104,20 @@ def evaluate_generation(
     good = good_members(zoo, dataset, "train", limit, seed)
     members, own = zoo.weights(good), good["task"].to_numpy()
     known = (members, predictions(net, dataset, members))
-    z = encode_members(codec, members)
+    z = encode_members(autoencoder, members)
     val = zoo.weights(good_members(zoo, dataset, "val", limit, seed))
-    z_val, scale, count = encode_members(codec, val), z.std(0), len(good)
+    z_val, scale, count = encode_members(autoencoder, val), z.std(0), len(good)
     joint, single = (bandwidth(z, z_val, jointly=j) for j in (True, False))
     latents = {
-        "prior": gaussian(encode_members(codec, zoo.weights(zoo.select("train"))), count, rng),
+        "prior": gaussian(
+            encode_members(autoencoder, zoo.weights(zoo.select("train"))), count, rng
+        ),
         "kde": independent(z, count, single * scale, rng),
         "neighbourhood": z + joint * scale * torch.randn(z.shape, generator=rng),
     }
     made: dict[str, Weights] = {
-        kind: decode_latents(codec, codec.valid(latent)) for kind, latent in latents.items()
+        kind: decode_latents(autoencoder, autoencoder.nearest_valid(latent))
+        for kind, latent in latents.items()
     }
     around = made["neighbourhood"]
     near = nearest(net.spec, (around, predictions(net, dataset, around)), known)
@@ -138,8 +142,8 @@ def evaluate_generation(
             np.median(found.function),
         )
         out |= {f"{kind}_{k}": float(v) for k, v in zip(FIGURES, figures, strict=True)}
-    sizes = [p.numel() for p in codec.parameters()]
-    return out | {"latent": codec.latent, "parameters": sum(sizes)}
+    sizes = [p.numel() for p in autoencoder.parameters()]
+    return out | {"latent": autoencoder.latent, "parameters": sum(sizes)}
 
 
 def best_tasks(zoo: Zoo, net: Net, dataset: Dataset, weights: Weights) -> np.ndarray:

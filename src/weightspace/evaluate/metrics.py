@@ -96,3 +96,27 @@ def bootstrap(
     values = [statistic(rng.integers(units, size=units)) for _ in range(resamples)]
     low, high = np.nanpercentile(values, [2.5, 97.5])
     return float(low), float(high)
+
+
+def recall_at(similarity: Tensor, queries: Tensor, items: Tensor, k: int) -> tuple[float, float]:
+    """Share of queries with an item of their own label among the k most similar, and its chance.
+
+    Args:
+        similarity: ``(Q, M)``.
+        queries: label of each query ``(Q,)``.
+        items: label of each item ``(M,)``.
+        k: how many items are retrieved.
+
+    Returns:
+        Recall, and the recall of k items drawn at random without replacement.
+
+    """
+    k = min(k, len(items))
+    top = similarity.topk(k, 1).indices  # (Q, k)
+    recall = (items[top] == queries[:, None]).any(1).double().mean()
+    right = (items[None, :] == queries[:, None]).sum(1).double()
+    wrong = len(items) - right
+    miss = torch.ones_like(right)
+    for i in range(k):
+        miss *= ((wrong - i) / (len(items) - i)).clamp_min(0)
+    return float(recall), float((1 - miss).mean())

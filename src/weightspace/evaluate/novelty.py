@@ -18,15 +18,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from weightspace.alignment import align
-from weightspace.baselines import Donors
 from weightspace.data.dataset import Dataset
-from weightspace.networks import Net
-from weightspace.outputs import accuracies, outputs_by_task, real_outputs
+from weightspace.evaluate.controls import TrainMembers, at_distance, midpoints
+from weightspace.nets.base import Net
 from weightspace.progress import progress
 from weightspace.rng import stream, torch_stream
-from weightspace.sample import Sampler
-from weightspace.spec import Spec, Weights, take
+from weightspace.sampling.sampler import Sampler
+from weightspace.weights.matching import align
+from weightspace.weights.spec import Spec, Weights, take
+from weightspace.zoo.result import accuracies
+from weightspace.zoo.runner import outputs_by_task, real_outputs
 from weightspace.zoo.store import Zoo
 
 DRAWS = 8  # networks drawn for one task
@@ -87,30 +88,8 @@ def nearest(
     return Nearest(weight.argmin(1), weight.min(1), function.min(1))
 
 
-def at_distance(spec: Spec, donors: Weights, distance: np.ndarray, rng: torch.Generator) -> Weights:
-    """Donor networks with noise, each moved by a relative distance of its own norm.
-
-    Buffers stay as they are: noise would make variances negative.
-    """
-    learned = spec.parameters
-    flat, norm = learned.flatten(donors), spec.flatten(donors).norm(dim=1, keepdim=True)
-    noise = torch.randn(flat.shape, generator=rng)
-    step = torch.tensor(distance, dtype=flat.dtype)[:, None] * norm
-    return donors | learned.unflatten(flat + step * noise / noise.norm(dim=1, keepdim=True))
-
-
-def midpoints(spec: Spec, a: Weights, b: Weights) -> Weights:
-    """Average of pairs of networks after alignment of the second to the first."""
-    out = []
-    for i in range(len(next(iter(a.values())))):
-        one = take(a, slice(i, i + 1))
-        other = align(spec, one, take(b, slice(i, i + 1)))
-        out.append({k: (w + other[k]) / 2 for k, w in one.items()})
-    return {k: torch.cat([o[k] for o in out]) for k in out[0]}
-
-
 def evaluate_novelty(
-    zoo: Zoo, sampler: Sampler, donors: Donors, split: str, limit: int, seed: int
+    zoo: Zoo, sampler: Sampler, donors: TrainMembers, split: str, limit: int, seed: int
 ) -> dict[str, float] | None:
     """Figures of one split, for networks drawn at the highest trained result.
 
@@ -129,7 +108,7 @@ def evaluate_novelty(
     rng = stream(seed, "novelty", split)
     tasks = np.sort(rng.permutation(tasks)[:limit])
     dataset, net, spec = sampler.dataset, sampler.net, zoo.spec
-    top = sampler.shared.range[1].expand(len(tasks))
+    top = sampler.shared_encoder.trained_range[1].expand(len(tasks))
     generator = torch_stream(seed, "novelty", "draws", split)
     drawn = sampler.draw(torch.from_numpy(tasks), top, DRAWS, generator)
     first = take(drawn, slice(None, None, DRAWS))
@@ -167,7 +146,9 @@ def evaluate_novelty(
     }
 
 
-def _finished(donors: Donors, limit: int, rng: np.random.Generator) -> tuple[pd.DataFrame, Weights]:
+def _finished(
+    donors: TrainMembers, limit: int, rng: np.random.Generator
+) -> tuple[pd.DataFrame, Weights]:
     """At most ``limit`` finished train members."""
     last = donors.members["snapshot"] == donors.members["snapshot"].max()
     rows = np.sort(rng.permutation(np.flatnonzero(last.to_numpy()))[:limit])
@@ -175,11 +156,11 @@ def _finished(donors: Donors, limit: int, rng: np.random.Generator) -> tuple[pd.
 
 
 def _donor_pairs(
-    donors: Donors, sampler: Sampler, tasks: np.ndarray, top: float
+    donors: TrainMembers, sampler: Sampler, tasks: np.ndarray, top: float
 ) -> tuple[Weights, Weights]:
     """For each task: the best networks of the nearest and of the second nearest training task."""
     with torch.no_grad():
-        e = sampler.shared.embed(sampler.dataset, torch.from_numpy(tasks))
+        e = sampler.shared_encoder.embed(sampler.dataset, torch.from_numpy(tasks))
     asked = np.full(len(tasks), top)
     return donors.nearest_task(e, asked)[0], donors.nearest_task(e, asked, rank=1)[0]
 

@@ -13,18 +13,19 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from weightspace.codecs.base import Codec, decode_latents, encode_members, load_trained
+from weightspace.autoencoders.base import Autoencoder, decode_latents, encode_members, load_trained
 from weightspace.data.dataset import Dataset, task_batch
 from weightspace.evaluate import metrics as m
-from weightspace.guidance import imitate
-from weightspace.networks import Net
-from weightspace.outputs import BLOCK, accuracies, random_outputs, real_outputs
+from weightspace.jobs.base import run
+from weightspace.nets.base import Net
 from weightspace.params import EvaluateSettings, GuidanceSettings, Params
-from weightspace.pca import TensorPca
 from weightspace.progress import progress
 from weightspace.rng import stream, torch_stream
-from weightspace.spec import Weights, blocks
-from weightspace.zoo.executors.base import run
+from weightspace.sampling.latent_steps import refine_latents
+from weightspace.weights.pca import TensorPca
+from weightspace.weights.spec import Weights, blocks
+from weightspace.zoo.result import accuracies
+from weightspace.zoo.runner import BLOCK, random_outputs, real_outputs
 from weightspace.zoo.store import Zoo
 
 SCORES = {"cosine": m.cosine, "correlation": m.correlation, "agreement": m.agreement}
@@ -36,7 +37,7 @@ MEMBERS, NUMBERS = 500, 2**28  # of one job at most; fixed, so that no executor 
 class Reconstruction:
     """Original and reconstructed outputs ``(M, B, c)`` of the members of one split.
 
-    ``rebuilt`` are decoded latents after the codec's own steps of refinement, ``encoder_only``
+    ``rebuilt`` are decoded latents after the autoencoder's own steps of refinement, ``encoder_only``
     those that the encoder gives in one pass.
     """
 
@@ -96,10 +97,10 @@ class PartJob:
 
     def run(self) -> tuple[tuple[str, int], list[np.ndarray]]:
         """Split and number, and the outputs ``(m, B, c)`` in the order of a Reconstruction's."""
-        dataset, net, codec = load_trained(self.data, self.params)
+        dataset, net, autoencoder = load_trained(self.data, self.params)
         pca = TensorPca.load(self.data / "pca" / "pca.safetensors")
         found = reconstruct(
-            codec, pca, net, dataset, self.members, self._weights(), self.params, self.number
+            autoencoder, pca, net, dataset, self.members, self._weights(), self.params, self.number
         )
         return (self.split, self.number), [x.numpy() for x in found.outputs]
 
@@ -135,7 +136,7 @@ def reconstruct_splits(data: Path, params: Params) -> dict[str, Reconstruction]:
 
 
 def reconstruct(
-    codec: Codec,
+    autoencoder: Autoencoder,
     pca: TensorPca,
     net: Net,
     dataset: Dataset,
@@ -157,10 +158,10 @@ def reconstruct(
     def noise(w: Weights) -> Tensor:
         return random_outputs(net, dataset, params.evaluate.random_inputs, w, params.seed)
 
-    z = encode_members(codec, weights)
+    z = encode_members(autoencoder, weights)
     generator = torch_stream(params.seed, "evaluate", "refine", split, number)
-    refined = refine(codec, net, dataset, tasks, weights, z, params.guidance, generator)
-    rebuilt = decode_latents(codec, refined)
+    refined = refine(autoencoder, net, dataset, tasks, weights, z, params.guidance, generator)
+    rebuilt = decode_latents(autoencoder, refined)
     pca_only = pca.inverse(pca(weights))
     return Reconstruction(
         members,
@@ -168,13 +169,13 @@ def reconstruct(
         real(rebuilt),
         noise(weights),
         noise(rebuilt),
-        real(decode_latents(codec, z)),
+        real(decode_latents(autoencoder, z)),
         real(pca_only),
     )
 
 
 def refine(
-    codec: Codec,
+    autoencoder: Autoencoder,
     net: Net,
     dataset: Dataset,
     tasks: np.ndarray,
@@ -189,7 +190,7 @@ def refine(
         here = slice(start, start + BLOCK)
         images, _ = task_batch(dataset, torch.tensor(tasks[here]), "train")
         outputs = net.run(block, images)
-        out.append(imitate(codec, net, z[here], images, outputs, settings, generator))
+        out.append(refine_latents(autoencoder, net, z[here], images, outputs, settings, generator))
         start += BLOCK
     return torch.cat(out)
 

@@ -7,13 +7,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from weightspace.contrastive import recall_at
-from weightspace.data.dataset import Dataset
-from weightspace.networks import Net
-from weightspace.outputs import BLOCK
-from weightspace.sample import Sampler
-from weightspace.shared.base import results_of
-from weightspace.spec import Weights, take
+from weightspace.evaluate.metrics import recall_at
+from weightspace.sampling.sampler import Sampler
+from weightspace.shared_encoders.base import results_of
+from weightspace.weights.spec import Weights
+from weightspace.zoo.runner import task_losses
 
 
 @torch.no_grad()
@@ -27,16 +25,21 @@ def retrieval(
     baseline without any latent, each network run on the images of every task, lowest loss first.
     ``_late``: finished runs only.
     """
-    shared, dataset = sampler.shared, sampler.dataset
+    shared_encoder, dataset = sampler.shared_encoder, sampler.dataset
     own = torch.tensor(members["task"].to_numpy())
     achieved = _results(sampler, members)
     tasks = own.unique()
-    e = shared.embed(dataset, tasks)  # (T, E)
-    latents = shared.project_latent(z)
-    asked = shared.project(shared.condition(e[torch.searchsorted(tasks, own)], achieved))
+    e = shared_encoder.embed(dataset, tasks)  # (T, E)
+    latents = shared_encoder.project_latent(z)
+    asked = shared_encoder.project(
+        shared_encoder.condition(e[torch.searchsorted(tasks, own)], achieved)
+    )
     to_weights = asked @ latents.T  # (conditions, members)
     columns = [
-        (shared.project(shared.condition(one.expand(len(z), -1), achieved)) * latents).sum(1)
+        (
+            shared_encoder.project(shared_encoder.condition(one.expand(len(z), -1), achieved))
+            * latents
+        ).sum(1)
         for one in e
     ]
     pairs = {
@@ -55,31 +58,16 @@ def retrieval(
     return out
 
 
-def task_losses(net: Net, dataset: Dataset, weights: Weights, tasks: Tensor) -> Tensor:
-    """Cross entropy ``(N, T)`` of every network on the train images of every task."""
-    of_task = dataset.classes[tasks]  # (T, c)
-    classes, place = of_task.unique(return_inverse=True)
-    images = dataset.images["train"][classes]  # (K, n, C, H, W)
-    width = of_task.shape[1]
-    out = images.new_empty(net.spec.check(weights), len(tasks))
-    for start in range(0, len(out), BLOCK):
-        here = slice(start, start + BLOCK)
-        log_p = net.run(take(weights, here), images.flatten(0, 1)).log_softmax(-1)
-        per_class = log_p.reshape(len(log_p), *images.shape[:2], width).mean(2)  # (N, K, c)
-        out[here] = -per_class[:, place, torch.arange(width)].mean(2)
-    return out
-
-
 @torch.no_grad()
 def heat_map(sampler: Sampler, members: pd.DataFrame, z: Tensor, count: int = 40) -> pd.DataFrame:
     """Cosine of latents against projections of conditions, for one late member of each task."""
     late = members[members["snapshot"] == members["snapshot"].max()]
     late = late.drop_duplicates("task").iloc[:count]
-    tasks, shared = torch.tensor(late["task"].to_numpy()), sampler.shared
-    embedding = shared.embed(sampler.dataset, tasks)
-    conditions = shared.condition(embedding, _results(sampler, late))
-    latents = shared.project_latent(z[torch.tensor(late.index.to_numpy())])
-    similarity = (latents @ shared.project(conditions).T).numpy()
+    tasks, shared_encoder = torch.tensor(late["task"].to_numpy()), sampler.shared_encoder
+    embedding = shared_encoder.embed(sampler.dataset, tasks)
+    conditions = shared_encoder.condition(embedding, _results(sampler, late))
+    latents = shared_encoder.project_latent(z[torch.tensor(late.index.to_numpy())])
+    similarity = (latents @ shared_encoder.project(conditions).T).numpy()
     names = ["-".join(map(str, c)) for c in sampler.dataset.classes[tasks].tolist()]
     rows = [(a, b, similarity[i, j]) for i, a in enumerate(names) for j, b in enumerate(names)]
     return pd.DataFrame(rows, columns=["weights_of", "condition", "cosine"])
@@ -87,5 +75,5 @@ def heat_map(sampler: Sampler, members: pd.DataFrame, z: Tensor, count: int = 40
 
 def _results(sampler: Sampler, members: pd.DataFrame) -> Tensor:
     """R of each member ``(N,)``."""
-    found = results_of(members, sampler.dataset, sampler.shared.settings.result)
+    found = results_of(members, sampler.dataset, sampler.shared_encoder.settings.result)
     return torch.tensor(np.asarray(found), dtype=torch.float32)

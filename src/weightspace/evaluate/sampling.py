@@ -12,17 +12,17 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from weightspace.baselines import Donors, head_only, noised
 from weightspace.data.dataset import Dataset
 from weightspace.evaluate import metrics as m
-from weightspace.evaluate.requests import Grid, Judge
-from weightspace.outputs import outputs_by_task, real_outputs
+from weightspace.evaluate.controls import TrainMembers, head_only, noised
 from weightspace.params import Params
 from weightspace.progress import progress
 from weightspace.rng import stream, torch_stream
-from weightspace.sample import Sampler
-from weightspace.shared.base import results_of
-from weightspace.spec import Weights
+from weightspace.sampling.requests import Grid, Judge
+from weightspace.sampling.sampler import Sampler
+from weightspace.shared_encoders.base import results_of
+from weightspace.weights.spec import Weights
+from weightspace.zoo.runner import outputs_by_task, real_outputs
 from weightspace.zoo.store import Zoo
 
 SPLITS = ("val", "test_sets", "test_classes")
@@ -31,12 +31,12 @@ NOISE = 0.1  # share of a tensor's spread added to the noised copies
 
 def targets_of(sampler: Sampler, count: int) -> np.ndarray:
     """Targets evenly over the trained range of R."""
-    low, high = sampler.shared.range.tolist()
+    low, high = sampler.shared_encoder.trained_range.tolist()
     return np.linspace(low, high, count)
 
 
 def controls(
-    grid: Grid, sampler: Sampler, donors: Donors, own: Weights, seed: int
+    grid: Grid, sampler: Sampler, donors: TrainMembers, own: Weights, seed: int
 ) -> dict[str, Weights]:
     """One network per condition from each control of DESIGN section 4.
 
@@ -52,7 +52,7 @@ def controls(
         return sampler.decode(sampler.guided(z, tasks, results, generator) if guided else z)
 
     with torch.no_grad():
-        embedding = sampler.shared.embed(sampler.dataset, grid.task)
+        embedding = sampler.shared_encoder.embed(sampler.dataset, grid.task)
     copies, _ = donors.nearest_task(embedding, grid.asked)
     nothing = {"use_dataset": False, "use_result": False}
     return {
@@ -63,9 +63,9 @@ def controls(
         "uncalibrated": draw(grid.task, asked, guided=False, calibrated=False),
         "guidance_only": draw(grid.task, asked, guided=True, **nothing),
         "nearest_task": copies,
-        "noised_copy": noised(sampler.codec.spec, copies, NOISE, generator),
+        "noised_copy": noised(sampler.autoencoder.spec, copies, NOISE, generator),
         "average": donors.average(grid.asked),
-        "head_only": head_only(sampler.codec.spec, own),
+        "head_only": head_only(sampler.autoencoder.spec, own),
     }
 
 
@@ -158,7 +158,7 @@ def ceiling(grid: Grid, outputs: Tensor) -> float:
 
 
 def evaluate_split(
-    zoo: Zoo, sampler: Sampler, donors: Donors | None, split: str, params: Params
+    zoo: Zoo, sampler: Sampler, donors: TrainMembers | None, split: str, params: Params
 ) -> tuple[dict[str, float], pd.DataFrame] | None:
     """All figures of one split and the calibration curve; None where the split is empty.
 
@@ -167,7 +167,7 @@ def evaluate_split(
     members = zoo.select(split)
     if members.empty:
         return None
-    settings, net, result = params.evaluate, sampler.net, params.shared.result
+    settings, net, result = params.evaluate, sampler.net, params.shared_encoder.result
     part, draws = ("val", settings.val_draws) if split == "val" else ("test", settings.draws)
     grid = Grid(np.unique(members["task"]), targets_of(sampler, settings.targets))
     judge = Judge(net, sampler.dataset, result)

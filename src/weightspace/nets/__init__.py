@@ -3,7 +3,7 @@
 A module has ``build(shape, classes, settings) -> nn.Module``, whose forward maps images
 ``(B, C, H, W)`` to pre-softmax outputs ``(B, classes)``, and ``spec(module) -> Spec``. A module may
 have ``batched(weights, images) -> Chain``, the layers of many networks at once
-(``weightspace.batched``); without it they run by ``torch.func.vmap``.
+(``weightspace.nets._chain``); without it they run by ``torch.func.vmap``.
 """
 
 NETS = {

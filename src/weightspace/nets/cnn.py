@@ -8,10 +8,11 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weightspace.batched import Chain, convolutional
 from weightspace.errors import problem
+from weightspace.nets._chain import Chain
+from weightspace.nets._layers import convolutional
 from weightspace.params import NetsSettings
-from weightspace.spec import Axis, Spec, TensorSpec
+from weightspace.weights.spec import Axis, Spec, TensorSpec
 
 
 class Cnn(nn.Module):
@@ -34,7 +35,7 @@ class Cnn(nn.Module):
             raise problem(
                 "image too small for the number of poolings",
                 where="params.yaml: nets.cnn.channels",
-                found=f"{len(channels)} poolings of {shape[1]}x{shape[2]} images",
+                got=f"{len(channels)} poolings of {shape[1]}x{shape[2]} images",
                 expected="at least one pixel left",
             )
         pairs = pairwise(widths)

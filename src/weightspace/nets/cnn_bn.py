@@ -9,11 +9,12 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weightspace.batched import Chain, Normalise, convolutional
 from weightspace.errors import problem
-from weightspace.layers import BatchNorm, batch_norm_tensors, running_affine
+from weightspace.nets._batch_norm import BatchNorm, batch_norm_tensors, running_affine
+from weightspace.nets._chain import Chain
+from weightspace.nets._layers import Normalise, convolutional
 from weightspace.params import NetsSettings
-from weightspace.spec import Axis, Spec, TensorSpec
+from weightspace.weights.spec import Axis, Spec, TensorSpec
 
 
 class CnnBn(nn.Module):
@@ -38,7 +39,7 @@ class CnnBn(nn.Module):
             raise problem(
                 "image too small for the number of poolings",
                 where="params.yaml: nets.cnn_bn.channels",
-                found=f"{len(channels)} poolings of {shape[1]}x{shape[2]} images",
+                got=f"{len(channels)} poolings of {shape[1]}x{shape[2]} images",
                 expected="at least one pixel left",
             )
         pairs = pairwise(widths)

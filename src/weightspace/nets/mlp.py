@@ -10,9 +10,10 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weightspace.batched import Chain, Linear, Relu
+from weightspace.nets._chain import Chain
+from weightspace.nets._layers import Linear, Relu
 from weightspace.params import NetsSettings
-from weightspace.spec import Axis, Spec, TensorSpec
+from weightspace.weights.spec import Axis, Spec, TensorSpec
 
 
 class Mlp(nn.Module):

@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weightspace.layers import BatchNorm, batch_norm_tensors
+from weightspace.nets._batch_norm import BatchNorm, batch_norm_tensors
 from weightspace.params import NetsSettings, Resnet18Settings
-from weightspace.spec import Axis, Spec, TensorSpec
+from weightspace.weights.spec import Axis, Spec, TensorSpec
 
 
 class Block(nn.Module):

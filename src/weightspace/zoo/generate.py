@@ -17,15 +17,15 @@ import pandas as pd
 from weightspace.artifacts import canonical, read_parquet, write_bytes, write_parquet
 from weightspace.data.dataset import Dataset
 from weightspace.errors import WeightspaceError, problem
+from weightspace.jobs.base import run
 from weightspace.nets import NETS
 from weightspace.params import Params
 from weightspace.progress import progress
 from weightspace.registry import resolve
 from weightspace.runtime import device
-from weightspace.zoo.executors.base import run
 from weightspace.zoo.shards import ShardJob
 
-EXECUTORS_PACKAGE = "weightspace.zoo.executors"
+EXECUTORS_PACKAGE = "weightspace.jobs"
 
 
 def work_key(params: Params, dataset: Path) -> str:

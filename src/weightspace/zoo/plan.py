@@ -74,7 +74,7 @@ def _snapshot_steps(
         raise problem(
             "a run has fewer steps than snapshots",
             where="params.yaml: zoo.snapshots",
-            found=f"{last} steps, {count} snapshots",
+            got=f"{last} steps, {count} snapshots",
             expected="at least one step per snapshot",
             do="raise zoo.epochs or lower zoo.snapshots or zoo.batch_size",
         )

@@ -18,10 +18,10 @@ from torch import Tensor
 from weightspace.artifacts import read_parquet, write_parquet
 from weightspace.data.dataset import PARTS, Dataset, task_batch
 from weightspace.errors import problem
-from weightspace.networks import Net, net_for
+from weightspace.nets.base import Net, net_for
 from weightspace.params import NetsSettings, ZooSettings
 from weightspace.rng import stream, torch_stream
-from weightspace.spec import Weights, stack, take
+from weightspace.weights.spec import Weights, stack, take
 from weightspace.zoo.plan import Run, plan_run
 from weightspace.zoo.store import check_shard, save_shard, shard_name
 from weightspace.zoo.train import measure, train_runs
@@ -120,7 +120,7 @@ def steps_per_epoch(dataset: Dataset, settings: ZooSettings) -> int:
         raise problem(
             "a batch is larger than a task",
             where="params.yaml: zoo.batch_size",
-            found=settings.batch_size,
+            got=settings.batch_size,
             expected=f"at most {per_task} images",
         )
     return per_task // settings.batch_size
@@ -212,7 +212,7 @@ def _verify(net: Net, dataset: Dataset, job: ShardJob) -> None:
             raise problem(
                 f"member {wrong[0]} does not reach its logged {part} accuracy after reading back",
                 where=job.weights_path,
-                found=float(accuracy[wrong[0]]),
+                got=float(accuracy[wrong[0]]),
                 expected=float(logged[wrong[0]]),
                 do="run again; if it happens twice, check the disk",
             )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from weightspace.artifacts import load_part, load_tensors, read_meta, read_parquet, save_tensors
 from weightspace.errors import problem
-from weightspace.spec import Spec, Weights
+from weightspace.weights.spec import Spec, Weights
 
 COLUMNS = ("member", "run", "snapshot", "task", "split", "diverged", "shard", "row")
 AGAIN = "delete the file and run `dvc repro`"
@@ -47,13 +47,13 @@ def open_shard(path: Path, table: pd.DataFrame, spec: Spec | None = None) -> tup
         raise problem(
             "shard of another architecture",
             where=path,
-            found=found.fingerprint,
+            got=found.fingerprint,
             expected=spec.fingerprint,
         )
     count = found.check(weights, path)
     if count < len(table):
         raise problem(
-            "shard has fewer members than its table", where=path, found=count, expected=len(table)
+            "shard has fewer members than its table", where=path, got=count, expected=len(table)
         )
     return weights, found
 

@@ -8,8 +8,8 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from weightspace.networks import Net
-from weightspace.spec import Spec, Weights, take
+from weightspace.nets.base import Net
+from weightspace.weights.spec import Spec, Weights, take
 from weightspace.zoo.plan import Run
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # Adam, Kingma and Ba (2015), arXiv 1412.6980

@@ -59,7 +59,7 @@ def check_size(path: Path, most: int = MOST_BYTES) -> list[str]:
         raise problem(
             "archive is too large",
             where=path,
-            found=f"{size} bytes unpacked",
+            got=f"{size} bytes unpacked",
             expected=f"at most {most}",
         )
     return names
@@ -85,7 +85,7 @@ def read_npz(
     found = sorted(name.removesuffix(".npy") for name in check_size(path, most))
     missing = [n for n in names if n not in found]
     if missing:
-        raise problem(f"no array '{missing[0]}'", where=path, found=", ".join(found), do=do)
+        raise problem(f"no array '{missing[0]}'", where=path, got=", ".join(found), do=do)
     out = {}
     for name in names:
         try:
@@ -115,7 +115,7 @@ def check_pixels(pixels: np.ndarray, where: object) -> np.ndarray:
     sides = [i for i in (1, 3) if pixels.ndim == 4 and pixels.shape[i] in (1, 3)]
     if pixels.size == 0 or not (pixels.ndim == 3 or len(sides) == 1):
         expected = "(n, H, W), (n, H, W, 1 or 3) or (n, 1 or 3, H, W), n 1 or more"
-        raise problem("not images", where=where, found=found, expected=expected)
+        raise problem("not images", where=where, got=found, expected=expected)
     if pixels.ndim == 3:
         pixels = pixels[:, None]
     elif sides == [3]:
@@ -123,14 +123,14 @@ def check_pixels(pixels: np.ndarray, where: object) -> np.ndarray:
     if pixels.dtype in (np.uint8, np.bool_):
         return pixels
     if pixels.dtype.kind != "f":
-        raise problem("not images", where=where, found=found, expected="uint8 or floats in [0, 1]")
+        raise problem("not images", where=where, got=found, expected="uint8 or floats in [0, 1]")
     if not np.isfinite(pixels).all():
-        raise problem("images hold NaN or infinity", where=where, found=found)
+        raise problem("images hold NaN or infinity", where=where, got=found)
     if pixels.min() < 0 or pixels.max() > 1:
         raise problem(
             "pixels out of range",
             where=where,
-            found=f"{pixels.dtype} from {pixels.min():g} to {pixels.max():g}",
+            got=f"{pixels.dtype} from {pixels.min():g} to {pixels.max():g}",
             expected="0 to 1, or bytes",
         )
     return pixels
@@ -156,7 +156,7 @@ def as_classes(
         raise problem(
             "label out of range",
             where=where,
-            found=f"labels {found[0]} to {found[1]}",
+            got=f"labels {found[0]} to {found[1]}",
             expected=f"labels {max(first, 0)} to {last}",
         )
     values = np.unique(labels)
@@ -166,7 +166,7 @@ def as_classes(
         raise problem(
             f"label {empty} has no images",
             where=where,
-            found=f"{len(values)} different labels",
+            got=f"{len(values)} different labels",
             expected=f"every label from {first} to {last}",
         )
     return labels.astype(np.int64) - first, [str(v) for v in range(first, last + 1)]
@@ -194,6 +194,6 @@ def draw_classes(count: int, wanted: int | str, where: str, rng: np.random.Gener
     if wanted == "all":
         return list(range(count))
     if int(wanted) > count:
-        raise problem("too few classes", where=where, found=count, expected=f"at least {wanted}")
+        raise problem("too few classes", where=where, got=count, expected=f"at least {wanted}")
     drawn: list[int] = sorted(rng.permutation(count)[: int(wanted)].tolist())
     return drawn

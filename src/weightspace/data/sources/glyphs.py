@@ -79,7 +79,7 @@ def _faces() -> list[Path]:
     paths = sorted(p for p in folder.glob("DejaVu*.ttf") if "Display" not in p.name)
     if len(paths) != 12:
         raise problem(
-            "DejaVu fonts of matplotlib are missing", where=folder, found=len(paths), expected=12
+            "DejaVu fonts of matplotlib are missing", where=folder, got=len(paths), expected=12
         )
     return paths
 

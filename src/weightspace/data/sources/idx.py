@@ -36,10 +36,10 @@ def load(
     pairs = [_read_pair(*files) for files in _pairs(folder)]
     shapes = {images.shape[1:] for images, _ in pairs}
     if len(shapes) > 1:
-        raise problem("image sizes differ between files", where=folder, found=sorted(shapes))
+        raise problem("image sizes differ between files", where=folder, got=sorted(shapes))
     pixels = np.concatenate([images for images, _ in pairs])[:, None]  # (n, 1, H, W)
     if pixels.size == 0:
-        raise problem("no images", where=folder, found=f"shape {pixels.shape}")
+        raise problem("no images", where=folder, got=f"shape {pixels.shape}")
     numbers = np.concatenate([labels for _, labels in pairs])
     labels, names = as_classes(numbers, settings.idx.labels, folder)
     return as_images(pixels, settings.idx.size), labels, names
@@ -72,7 +72,7 @@ def _read_pair(image_file: Path, label_file: Path) -> tuple[np.ndarray, np.ndarr
         raise problem(
             "counts of images and labels differ",
             where=image_file,
-            found=f"{len(images)} images, {len(labels)} labels",
+            got=f"{len(images)} images, {len(labels)} labels",
         )
     return images, labels
 
@@ -91,7 +91,7 @@ def _read(path: Path, axes: int) -> np.ndarray:
         raise problem(
             "wrong magic number",
             where=path,
-            found=data[:4].hex() or "an empty file",
+            got=data[:4].hex() or "an empty file",
             expected=f"{magic.hex()} (bytes, axes: {axes})",
         )
     start = 4 + 4 * axes
@@ -100,7 +100,7 @@ def _read(path: Path, axes: int) -> np.ndarray:
         raise problem(
             "truncated, or longer than its header says",
             where=path,
-            found=f"{len(data)} bytes",
+            got=f"{len(data)} bytes",
             expected=f"{start + math.prod(shape)}, header and {math.prod(shape)} values",
             do="fetch the file again",
         )

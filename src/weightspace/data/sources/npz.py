@@ -33,7 +33,7 @@ def load(
         raise problem(
             "counts of images and labels differ",
             where=path,
-            found=f"{len(pixels)} images, {len(labels)} labels",
+            got=f"{len(pixels)} images, {len(labels)} labels",
         )
     labels, classes = as_classes(labels, keys.labels, path)
     return as_images(pixels, keys.size), labels, classes
@@ -45,7 +45,7 @@ def _labels(labels: np.ndarray, path: Path) -> np.ndarray:
         raise problem(
             "not labels",
             where=path,
-            found=f"{labels.dtype} of shape {labels.shape}",
+            got=f"{labels.dtype} of shape {labels.shape}",
             expected="whole numbers of shape (n,)",
         )
     return labels.reshape(-1)

@@ -1,0 +1,13 @@
+"""Autoencoders: weights <-> latent. One file each.
+
+A module has ``fit(data, settings, autoencoders, seed) -> (Autoencoder, history)`` and ``from_meta(meta) -> Autoencoder``.
+"""
+
+AUTOENCODERS = {
+    "functional": "weightspace.autoencoders.functional",
+    "mlp": "weightspace.autoencoders.mlp",
+    "variational": "weightspace.autoencoders.variational",
+    "residual": "weightspace.autoencoders.residual",
+    "reverse_pca": "weightspace.autoencoders.reverse_pca",
+    "tokens": "weightspace.autoencoders.tokens",
+}

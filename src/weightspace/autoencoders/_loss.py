@@ -1,0 +1,67 @@
+"""A member's loss on weights, and with a weight above 0 the behavioural loss in addition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from weightspace.autoencoders.base import AutoencoderData
+from weightspace.learning.behavioural import (
+    BehaviouralLoss,
+    choose_images,
+)
+from weightspace.params import AutoencoderSettings
+from weightspace.weights.spec import Weights
+
+OTHER_IMAGES = 256  # images of any class for the behavioural loss of autoencoders without probes
+
+
+class FitLoss:
+    """An autoencoder's loss on weights, and with a weight above 0 the behavioural loss beside it.
+
+    Args:
+        data: members and images.
+        settings: section ``autoencoder`` of params.yaml.
+        weight: of the behavioural loss.
+        seed: root seed.
+
+    """
+
+    def __init__(
+        self, data: AutoencoderData, settings: AutoencoderSettings, weight: float, seed: int
+    ) -> None:
+        self.weight = weight
+        if weight:
+            images = choose_images(data.dataset, OTHER_IMAGES, seed)
+            self.behaviour = BehaviouralLoss(
+                data.net, data.dataset, images, data.originals(images), settings
+            )
+
+    def __call__(
+        self,
+        structural: Tensor,
+        penalties: dict[str, Tensor],
+        rebuilt: Callable[[], Weights],
+        rows: Tensor,
+        split: str,
+        rng: torch.Generator,
+    ) -> dict[str, Tensor]:
+        """Named losses; ``loss`` is their sum.
+
+        Args:
+            structural: loss on the weights.
+            penalties: further terms, weighted.
+            rebuilt: gives the decoded networks, where they are needed.
+            rows: numbers of the originals in the split.
+            split: "train" or "val".
+            rng: draws images.
+
+        """
+        total = sum(penalties.values(), structural)
+        if not self.weight:
+            return {"loss": total, **({"structural": structural, **penalties} if penalties else {})}
+        behavioural, parts = self.behaviour(rebuilt(), rows, split, rng)
+        total = total + self.weight * behavioural
+        return {"loss": total, "structural": structural, **penalties, **parts}

@@ -1,0 +1,195 @@
+"""What every autoencoder is: a module that encodes weights, decodes latents and travels as one file."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from weightspace.artifacts import load_tensors, rebuilding, save_tensors
+from weightspace.autoencoders import AUTOENCODERS
+from weightspace.data.dataset import Dataset
+from weightspace.errors import problem
+from weightspace.learning.behavioural import (
+    Originals,
+    read_originals,
+)
+from weightspace.nets.base import Net, net_for
+from weightspace.params import BehaviouralSettings, Params
+from weightspace.registry import resolve
+from weightspace.weights.pca import TensorPca
+from weightspace.weights.spec import Spec, Weights, reorder_outputs, take
+
+BLOCK = 500  # networks encoded or decoded at once
+
+
+@dataclass(frozen=True)
+class AutoencoderData:
+    """What an autoencoder may be fitted on: members of the train and val splits, nothing of a test split.
+
+    Attributes:
+        net: the architecture.
+        pca: the fitted first compression.
+        weights: split -> weights ``(N, *shape)``.
+        members: split -> table of the same members.
+        dataset: images and tasks.
+
+    """
+
+    net: Net
+    pca: TensorPca
+    weights: dict[str, Weights]
+    members: dict[str, pd.DataFrame]
+    dataset: Dataset
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Members of each split."""
+        return {split: len(table) for split, table in self.members.items()}
+
+    def originals(self, images: Tensor) -> dict[str, Originals]:
+        """Outputs of all members, on images of their tasks and on some of any class."""
+        return {
+            split: read_originals(
+                self.net, self.dataset, images, self.members[split]["task"].to_numpy(), weights
+            )
+            for split, weights in self.weights.items()
+        }
+
+
+class Autoencoder(nn.Module, ABC):
+    """Weights <-> latent."""
+
+    name: str
+    spec: Spec
+    latent: int
+    settings: BehaviouralSettings
+    normalised = False  # True where every latent has mean 0 and length sqrt(latent)
+
+    def encode(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """Latents ``(N, latent)`` of weights ``(N, *shape)``.
+
+        Raises:
+            WeightspaceError: a tensor is missing, unknown, misshapen or not finite; named.
+
+        """
+        self.check(weights)
+        return self._encode(weights)
+
+    def encode_orders(self, weights: Mapping[str, Tensor], orders: Tensor) -> Tensor:
+        """Latents ``(N, O, latent)`` of N networks for each order ``(O, c)`` of their outputs."""
+        self.check(weights)
+        return self._encode_orders(weights, orders)
+
+    def check(self, weights: Mapping[str, Tensor]) -> None:
+        """Refuse networks of another architecture or size, and NaN or infinity, by tensor."""
+        self.spec.check(weights, f"autoencoder '{self.name}'")
+        for name in self.spec.names:
+            if not weights[name].isfinite().all():
+                raise problem(
+                    f"tensor '{name}' has NaN or infinity",
+                    where=f"autoencoder '{self.name}'",
+                    do="leave the network out",
+                )
+
+    @abstractmethod
+    def _encode(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """Latents ``(N, latent)`` of weights that were checked."""
+
+    def _encode_orders(self, weights: Mapping[str, Tensor], orders: Tensor) -> Tensor:
+        """Latents ``(N, O, latent)`` of weights that were checked."""
+        every = [self._encode(reorder_outputs(self.spec, weights, order)) for order in orders]
+        return torch.stack(every, 1)
+
+    @abstractmethod
+    def decode(self, z: Tensor) -> Weights:
+        """Weights ``(N, *shape)`` of latents ``(N, latent)``."""
+
+    def nearest_valid(self, z: Tensor) -> Tensor:
+        """Nearest latents ``(N, latent)`` that the encoder could give; by default any."""
+        return z
+
+    def meta(self) -> dict[str, Any]:
+        """What ``from_meta`` of the same module needs to rebuild the autoencoder, JSON-ready."""
+        return {"latent": self.latent, "settings": self.settings.model_dump(mode="json")}
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file that holds all that is needed to encode and decode."""
+        save_tensors(
+            path, "autoencoder", self.state_dict(), {"autoencoder": self.name, **self.meta()}
+        )
+
+
+def load_autoencoder(path: Path) -> Autoencoder:
+    """Read any autoencoder that :meth:`Autoencoder.save` wrote.
+
+    Raises:
+        WeightspaceError: no such file, not an autoencoder, or one of another version.
+
+    """
+    tensors, meta = load_tensors(path, "autoencoder")
+    with rebuilding(path):
+        autoencoder: Autoencoder = resolve(
+            AUTOENCODERS, meta["autoencoder"], "autoencoder.model"
+        ).from_meta(meta)
+        autoencoder.load_state_dict(tensors)
+    return autoencoder.eval()
+
+
+def load_trained(data: Path, params: Params) -> tuple[Dataset, Net, Autoencoder]:
+    """Dataset, architecture and autoencoder that the stages left in ``data``.
+
+    Raises:
+        WeightspaceError: a stage has not run, or its output is damaged.
+
+    """
+    dataset = Dataset.load(data / "dataset")
+    net = net_for(dataset, params.zoo.architecture, params.nets)
+    return dataset, net, load_autoencoder(data / "autoencoder" / "autoencoder.safetensors")
+
+
+@torch.no_grad()
+def encode_members(autoencoder: Autoencoder, weights: Weights) -> Tensor:
+    """Latents ``(N, L)`` of N networks, in fixed blocks."""
+    return _in_blocks(autoencoder, weights, (autoencoder.latent,), autoencoder.encode)
+
+
+@torch.no_grad()
+def encode_orders(autoencoder: Autoencoder, weights: Weights, orders: Tensor) -> Tensor:
+    """Latents ``(N, O, L)`` of N networks for each order of their outputs, in fixed blocks."""
+    shape = len(orders), autoencoder.latent
+    return _in_blocks(
+        autoencoder, weights, shape, lambda block: autoencoder.encode_orders(block, orders)
+    )
+
+
+def _in_blocks(
+    autoencoder: Autoencoder,
+    weights: Weights,
+    shape: tuple[int, ...],
+    encode: Callable[[Weights], Tensor],
+) -> Tensor:
+    """Results ``(N, *shape)`` block by block, allocated first: see outputs.outputs_by_task."""
+    count = autoencoder.spec.check(weights)
+    out = weights[autoencoder.spec.names[0]].new_empty(count, *shape)
+    for start in range(0, count, BLOCK):
+        here = slice(start, start + BLOCK)
+        out[here] = encode(take(weights, here))
+    return out
+
+
+@torch.no_grad()
+def decode_latents(autoencoder: Autoencoder, z: Tensor) -> Weights:
+    """Weights ``(N, *shape)`` of N latents, in fixed blocks."""
+    out = {t.name: z.new_empty(len(z), *t.shape) for t in autoencoder.spec.tensors}
+    for start in range(0, len(z), BLOCK):
+        here = slice(start, start + BLOCK)
+        for name, w in autoencoder.decode(z[here]).items():
+            out[name][here] = w
+    return out

@@ -1,0 +1,258 @@
+"""Functional autoencoder: read a network through its outputs on probe inputs, decode to PCA coefficients.
+
+DatasetEncoder: outputs of the network on K probe inputs (on demand its PCA coefficients, too or instead)
+-> residual MLP -> LayerNorm without affine -> z. With outputs alone it is invariant to permutations
+of hidden units by construction and reads buffers for free; z has a fixed length. Decoder: residual
+MLP -> coefficients of the ``pca`` stage around a reference.
+Behavioural loss, on train images of the member's task and on probes of other classes: robust
+squared error in units of the original's spread, KL of the softmax, cosine per sample.
+
+Sources: probing encoders, Kahana et al. (2025), arXiv 2410.10811; behavioural loss, Meynent et al.
+(2025), Structure Is Not Enough, arXiv 2503.17138. The permutation of classes as augmentation and
+the robust error are this project's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from weightspace.autoencoders.base import Autoencoder, AutoencoderData
+from weightspace.learning.behavioural import BehaviouralLoss, choose_images, reorder
+from weightspace.learning.loop import fit as run_fit
+from weightspace.learning.mlp import ResidualMlp
+from weightspace.nets.base import Net, net_from_meta
+from weightspace.params import AutoencoderSettings, AutoencodersSettings, FunctionalSettings
+from weightspace.rng import torch_stream
+from weightspace.runtime import precision
+from weightspace.weights.pca import TensorPca
+from weightspace.weights.spec import Weights, output_orders, reorder_outputs, take
+
+
+class FunctionalAutoencoder(Autoencoder):
+    """Probing encoder and decoder to PCA coefficients.
+
+    Args:
+        net: the architecture; its spec is the autoencoder's.
+        pca: first compression, whose coefficients are decoded to.
+        probes: probe inputs ``(K, C, H, W)``.
+        latent: features of z.
+        settings: section ``autoencoders.functional`` of params.yaml.
+        generator: source of the initial weights.
+
+    """
+
+    name = "functional"
+    settings: FunctionalSettings
+    normalised = True
+    probes: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        net: Net,
+        pca: TensorPca,
+        probes: Tensor,
+        latent: int,
+        settings: FunctionalSettings,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.net, self.pca, self.settings = net, pca, settings
+        self.spec, self.latent = net.spec, latent
+        if settings.learn_probes:
+            self.probes = nn.Parameter(probes)
+        else:
+            self.register_buffer("probes", probes)
+        self.register_buffer("scale", pca.scale())
+        features = 2 * (len(probes) + 1) * net.meta["classes"] if self.reads("outputs") else 0
+        features += pca.features if self.reads("coefficients") else 0
+        width, depth = settings.width, settings.depth
+        self.encoder = ResidualMlp(features, width, depth, latent, generator)
+        self.decoder = ResidualMlp(latent, width, depth, pca.features, generator)
+        self.reference = nn.Parameter(torch.zeros(pca.features))
+
+    def reads(self, what: str) -> bool:
+        """Whether the encoder reads ``outputs`` or ``coefficients``."""
+        return self.settings.reads in (what, "both")
+
+    def read(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """Outputs ``(N, K, c)`` of N networks on the probes; with a gradient where those learn."""
+        if self.settings.learn_probes and torch.is_grad_enabled():
+            return self.net.outputs(weights, self.probes)
+        return self.net.run(weights, self.probes)
+
+    def encode_read(self, y: Tensor, coefficients: Tensor) -> Tensor:
+        """Latents ``(N, latent)``, of a fixed length.
+
+        Args:
+            y: outputs on the probes ``(N, K, c)``.
+            coefficients: PCA coefficients ``(N, features)``; ignored unless they are read.
+
+        """
+        parts: list[Tensor] = []
+        if self.reads("outputs"):
+            mean, std = y.mean(1, keepdim=True), y.std(1, keepdim=True) + 1e-4
+            shape = ((y - mean) / std).clamp(-6, 6)
+            parts = [shape, mean.asinh(), std.log(), y.asinh()]
+        if self.reads("coefficients"):
+            parts.append(coefficients / self.scale)
+        x = torch.cat([p.flatten(1) for p in parts], 1)
+        with self._precision():
+            z = self.encoder(x)
+        return self.nearest_valid(z.float())
+
+    def nearest_valid(self, z: Tensor) -> Tensor:
+        """Latents ``(N, latent)`` of mean 0 and length ``sqrt(latent)``."""
+        return F.layer_norm(z, (self.latent,))
+
+    def _encode(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """Latents ``(N, latent)`` of weights ``(N, *shape)``."""
+        y = self.read(weights)
+        return self.encode_read(y, self.pca(weights) if self.reads("coefficients") else y)
+
+    def _encode_orders(self, weights: Mapping[str, Tensor], orders: Tensor) -> Tensor:
+        """Latents ``(N, O, latent)``; every network is read once."""
+        y, c = self.read(weights), ordered_coefficients(self, weights, orders)
+        every = [self.encode_read(y[..., order], c[:, i]) for i, order in enumerate(orders)]
+        return torch.stack(every, 1)
+
+    def coefficients(self, z: Tensor) -> Tensor:
+        """PCA coefficients ``(N, features)`` of latents ``(N, latent)``."""
+        with self._precision():
+            step = self.decoder(z)
+        out: Tensor = self.reference + step.float() * self.scale
+        return out
+
+    def decode(self, z: Tensor) -> Weights:
+        """Weights ``(N, *shape)`` of latents ``(N, latent)``."""
+        return self.pca.inverse(self.coefficients(z))
+
+    def _precision(self) -> torch.autocast:
+        return precision(self.settings.precision, self.probes.device)
+
+    def meta(self) -> dict[str, Any]:
+        """Sizes of the autoencoder, its PCA and its architecture."""
+        return {
+            "net": self.net.meta,
+            "pca": self.pca.meta(),
+            "probes": list(self.probes.shape),
+            **super().meta(),
+        }
+
+
+def from_meta(meta: Mapping[str, Any]) -> FunctionalAutoencoder:
+    """Autoencoder of the right sizes, to be filled from a file."""
+    return FunctionalAutoencoder(
+        net_from_meta(meta["net"]),
+        TensorPca.from_meta(meta["pca"]),
+        torch.zeros(meta["probes"]),
+        meta["latent"],
+        FunctionalSettings.model_validate(meta["settings"]),
+        torch.Generator(),
+    )
+
+
+def ordered_coefficients(
+    autoencoder: FunctionalAutoencoder, weights: Mapping[str, Tensor], orders: Tensor
+) -> Tensor:
+    """PCA coefficients ``(N, O, features)`` for each order of the outputs.
+
+    Where nothing needs the others, those of the first order stand for all.
+    """
+    if not (autoencoder.reads("coefficients") or autoencoder.settings.structural_weight):
+        own: Tensor = autoencoder.pca(weights)
+        return own[:, None].expand(-1, len(orders), -1)
+    every = [autoencoder.pca(reorder_outputs(autoencoder.spec, weights, order)) for order in orders]
+    return torch.stack(every, 1)
+
+
+class FunctionalLoss:
+    """Loss of a batch of members: how differently the decoded networks behave.
+
+    Args:
+        autoencoder: the autoencoder that is fitted.
+        data: members and images.
+        settings: section ``autoencoder`` of params.yaml.
+
+    """
+
+    def __init__(
+        self,
+        autoencoder: FunctionalAutoencoder,
+        data: AutoencoderData,
+        settings: AutoencoderSettings,
+    ) -> None:
+        self.autoencoder, self.data = autoencoder, data
+        self.orders = output_orders(data.dataset.classes.shape[1])
+        images = autoencoder.probes.detach()  # the same memory: learned probes change here too
+        self.behaviour = BehaviouralLoss(
+            data.net, data.dataset, images, data.originals(images), settings
+        )
+        with torch.no_grad():
+            self.coefficients = {
+                split: ordered_coefficients(autoencoder, weights, self.orders)
+                for split, weights in data.weights.items()
+            }
+
+    def __call__(self, rows: Tensor, split: str, rng: torch.Generator) -> dict[str, Tensor]:
+        """Named losses of some members; ``loss`` is their weighted sum."""
+        s = self.autoencoder.settings
+        which = self._orders(len(rows), split, rng)
+        order = self.orders[which]
+        probes = reorder(self._on_probes(rows, split), order)
+        original = self.coefficients[split][rows, which]
+        z = self.autoencoder.encode_read(probes, original)
+        if split == "train":
+            z = z + s.latent_noise * torch.randn(z.shape, generator=rng)
+        coefficients = self.autoencoder.coefficients(z)
+        rebuilt = self.autoencoder.pca.inverse(coefficients)
+        total, parts = self.behaviour(rebuilt, rows, split, rng, order, probes)
+        total = s.behaviour_weight * total
+        if s.structural_weight:
+            parts["structural"] = (
+                ((coefficients - original) / self.autoencoder.scale).square().mean()
+            )
+            total = total + s.structural_weight * parts["structural"]
+        return {"loss": total, **parts}
+
+    def _on_probes(self, rows: Tensor, split: str) -> Tensor:
+        """Outputs ``(N, K, c)`` of the originals on the probes, run again while probes change."""
+        if not self.autoencoder.settings.learn_probes:
+            return self.behaviour.originals[split].other[rows]
+        return self.autoencoder.read(take(self.data.weights[split], rows))
+
+    def _orders(self, count: int, split: str, rng: torch.Generator) -> Tensor:
+        """Number of the order of each member's outputs: random in training, as it is on val.
+
+        Reordering the outputs of a network gives a network of the reordered task.
+        """
+        if split != "train":
+            return torch.zeros(count, dtype=torch.long)
+        return torch.randint(len(self.orders), (count,), generator=rng)
+
+
+def fit(
+    data: AutoencoderData,
+    settings: AutoencoderSettings,
+    autoencoders: AutoencodersSettings,
+    seed: int,
+) -> tuple[FunctionalAutoencoder, pd.DataFrame]:
+    """Fit on train members; stop by the loss on val members.
+
+    Images of the behavioural loss are train images only, on both splits.
+    """
+    own, generator = autoencoders.functional, torch_stream(seed, "autoencoder", "init")
+    probes = choose_images(data.dataset, own.probes, seed)
+    autoencoder = FunctionalAutoencoder(data.net, data.pca, probes, settings.latent, own, generator)
+    loss = FunctionalLoss(autoencoder, data, settings)
+    last = data.members["train"]["snapshot"] == data.members["train"]["snapshot"].max()
+    start = int(last.to_numpy().argmax())  # the first finished run is the reference
+    with torch.no_grad():
+        autoencoder.reference.copy_(loss.coefficients["train"][start, 0])
+    return autoencoder, run_fit("autoencoder", autoencoder, loss, data.counts, settings, seed)

@@ -1,0 +1,124 @@
+"""Reverse PCA: a non-linear stage on the weights first, linear compression after it.
+
+    h = F(w)    z = PCA(h)    w' = G(PCA^-1(z))
+
+F and G are first fitted as an autoencoder without the PCA; the PCA is the exact one of the features of
+the train members, fitted after it; then F stays as it is and G is fitted on behind the PCA. The stage
+reads all weights, each tensor centred and scaled by its spread, so its parameters grow with the
+network: it is meant for small ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from weightspace.autoencoders._coefficients import unexplained
+from weightspace.autoencoders._feature_pca import FeaturePcaAutoencoder, fit_feature_pca
+from weightspace.autoencoders._loss import FitLoss
+from weightspace.autoencoders.base import AutoencoderData
+from weightspace.learning.mlp import SkipMlp
+from weightspace.params import AutoencoderSettings, AutoencodersSettings, ReversePcaSettings
+from weightspace.rng import torch_stream
+from weightspace.weights.pca import FeaturePca
+from weightspace.weights.spec import Spec, Weights, take
+
+
+class ReversePcaAutoencoder(FeaturePcaAutoencoder):
+    """Autoencoder of standardised weights with an exact PCA in its middle.
+
+    Args:
+        spec: the architecture.
+        latent: features of z.
+        settings: section ``autoencoders.reverse_pca`` of params.yaml.
+        generator: source of the initial weights.
+
+    """
+
+    name = "reverse_pca"
+    settings: ReversePcaSettings
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        spec: Spec,
+        latent: int,
+        settings: ReversePcaSettings,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__(spec, latent, settings)
+        self.register_buffer("centre", torch.zeros(spec.numel))
+        self.register_buffer("scale", torch.ones(spec.numel))
+        hidden, features = settings.hidden, settings.features
+        self.encoder = SkipMlp([spec.numel, *hidden, features], generator)
+        self.decoder = SkipMlp([features, *reversed(hidden), spec.numel], generator)
+        self.pool = FeaturePca(features, latent)
+
+    def standardise(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """Deviations from the mean network in units of each tensor's spread, ``(N, numel)``."""
+        return (self.spec.flatten(self.spec.unconstrain(weights)) - self.centre) / self.scale
+
+    def weights(self, x: Tensor) -> Weights:
+        """Inverse of :meth:`standardise`."""
+        return self.spec.constrain(self.spec.unflatten(x * self.scale + self.centre))
+
+    def fit_scale(self, weights: Weights) -> list[int]:
+        """Measure mean and spread of N networks; entries of each tensor, 0 where it is constant."""
+        x = self.spec.flatten(self.spec.unconstrain(weights)).double()
+        self.centre.copy_(x.mean(0))
+        sizes = [t.numel for t in self.spec.tensors]
+        parts = (x - x.mean(0)).square().mean(0).split(sizes)
+        spreads = [float(part.mean().sqrt()) for part in parts]
+        each = [torch.full((n,), s or 1.0) for n, s in zip(sizes, spreads, strict=True)]
+        self.scale.copy_(torch.cat(each))
+        return [n if s else 0 for n, s in zip(sizes, spreads, strict=True)]
+
+    def features(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """Features ``(N, d)`` of weights ``(N, *shape)``."""
+        h: Tensor = self.encoder(self.standardise(weights))
+        return h
+
+    def rebuild(self, features: Tensor) -> Weights:
+        """Weights ``(N, *shape)`` of features ``(N, d)``."""
+        return self.weights(self.decoder(features))
+
+
+def from_meta(meta: Mapping[str, Any]) -> ReversePcaAutoencoder:
+    """Autoencoder of the right sizes, to be filled from a file."""
+    own = ReversePcaSettings.model_validate(meta["settings"])
+    return ReversePcaAutoencoder(
+        Spec.from_json(meta["spec"]), meta["latent"], own, torch.Generator()
+    )
+
+
+def fit(
+    data: AutoencoderData,
+    settings: AutoencoderSettings,
+    autoencoders: AutoencodersSettings,
+    seed: int,
+) -> tuple[ReversePcaAutoencoder, pd.DataFrame]:
+    """Fit on train members; stop by the loss on val members."""
+    own, generator = autoencoders.reverse_pca, torch_stream(seed, "autoencoder", "init")
+    autoencoder = ReversePcaAutoencoder(data.net.spec, settings.latent, own, generator)
+    sizes = autoencoder.fit_scale(data.weights["train"])
+    varies = torch.cat(
+        [
+            torch.full((t.numel,), n > 0)
+            for t, n in zip(autoencoder.spec.tensors, sizes, strict=True)
+        ]
+    )
+    combine = FitLoss(data, settings, own.behaviour_weight, seed)
+
+    def loss(rows: Tensor, split: str, rng: torch.Generator, z: Tensor | None) -> dict[str, Tensor]:
+        x = autoencoder.standardise(take(data.weights[split], rows))
+        h = autoencoder.encoder(x) if z is None else autoencoder.pool.inverse(z)
+        rebuilt = autoencoder.decoder(h)
+        structural = unexplained((rebuilt - x)[:, varies], sizes)
+        return combine(structural, {}, lambda: autoencoder.weights(rebuilt), rows, split, rng)
+
+    return autoencoder, fit_feature_pca(autoencoder, loss, data, settings, own.refit, seed)

@@ -1,0 +1,13 @@
+"""Dataset encoders: images of a class -> embedding. One file each.
+
+A module has ``build(shape, settings, generator) -> DatasetEncoder`` with the section ``encoders`` of
+params.yaml as settings; ``base.py`` says what an encoder has. ``prepare`` is called once with the images
+of the train classes, and the embedding never depends on the order of the images of a class.
+"""
+
+DATASET_ENCODERS = {
+    "clip": "weightspace.dataset_encoders.clip",
+    "deepsets": "weightspace.dataset_encoders.deepsets",
+    "distillation": "weightspace.dataset_encoders.distillation",
+    "statistics": "weightspace.dataset_encoders.statistics",
+}

@@ -1,0 +1,34 @@
+"""Class embedding by statistics: mean and spread of each pixel."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from weightspace.dataset_encoders.base import Standardised
+from weightspace.params import DatasetEncodersSettings
+
+
+class Statistics(Standardised):
+    """Pixel mean and standard deviation of a class, each standardised over the train classes.
+
+    Args:
+        shape: channels, height, width of an image.
+
+    """
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        super().__init__(2 * math.prod(shape))
+
+    def describe(self, images: Tensor) -> Tensor:
+        """Mean and spread ``(M, 2 C H W)`` of images ``(M, n, C, H, W)``."""
+        return torch.stack([images.mean(1), images.std(1)], 1).flatten(1)
+
+
+def build(
+    shape: tuple[int, int, int], settings: DatasetEncodersSettings, generator: torch.Generator
+) -> Statistics:
+    """DatasetEncoder for images of ``shape``; nothing in it is learned."""
+    return Statistics(shape)

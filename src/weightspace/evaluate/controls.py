@@ -1,0 +1,114 @@
+"""What the latent must beat: weight statistics, raw weights, and networks made without sampling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from weightspace.data.dataset import Dataset
+from weightspace.shared_encoders.base import SharedEncoder, results_of
+from weightspace.weights.matching import align
+from weightspace.weights.spec import Spec, Weights, take
+from weightspace.zoo.store import Zoo
+
+
+@dataclass(frozen=True)
+class TrainMembers:
+    """Train members that stand in for sampled networks.
+
+    Attributes:
+        members: their table.
+        weights: ``(N, *shape)``.
+        result: R of each ``(N,)``.
+        embedding: dataset embedding of each member's task ``(N, E)``.
+
+    """
+
+    members: pd.DataFrame
+    weights: Weights
+    result: np.ndarray
+    embedding: Tensor
+
+    @classmethod
+    def of(cls, zoo: Zoo, shared_encoder: SharedEncoder, dataset: Dataset) -> TrainMembers:
+        """All train members of a zoo."""
+        members = zoo.select("train")
+        with torch.no_grad():
+            embedding = shared_encoder.embed(dataset, torch.tensor(members["task"].to_numpy()))
+        result = results_of(members, dataset, shared_encoder.settings.result)
+        return cls(members, zoo.weights(members), result, embedding)
+
+    def nearest_task(
+        self, embedding: Tensor, asked: np.ndarray, rank: int = 0
+    ) -> tuple[Weights, np.ndarray]:
+        """For each condition: the member of the nearest training task whose result is nearest.
+
+        Args:
+            embedding: dataset embeddings of the conditions ``(C, E)``.
+            asked: requested results ``(C,)``.
+            rank: 0 for the nearest task, 1 for the second nearest, and so on.
+
+        Returns:
+            Weights ``(C, *shape)`` and the chosen rows ``(C,)``.
+
+        """
+        tasks, first = np.unique(self.members["task"], return_index=True)
+        distance = torch.cdist(embedding.double(), self.embedding[first].double())
+        nearest = tasks[distance.argsort(1)[:, rank].numpy()]
+        own = self.members["task"].to_numpy()
+        rows = np.array(
+            [
+                np.flatnonzero(own == task)[np.abs(self.result[own == task] - r).argmin()]
+                for task, r in zip(nearest, asked, strict=True)
+            ]
+        )
+        return take(self.weights, torch.from_numpy(rows)), rows
+
+    def average(self, asked: np.ndarray, count: int = 16) -> Weights:
+        """Average of the ``count`` members whose results are nearest to each request."""
+        order = np.abs(self.result[None, :] - asked[:, None]).argsort(1, kind="stable")[:, :count]
+        index = torch.from_numpy(order)
+        return {name: w[index].mean(1) for name, w in self.weights.items()}
+
+
+def noised(spec: Spec, weights: Weights, share: float, generator: torch.Generator) -> Weights:
+    """Add normal noise with ``share`` of each tensor's spread over the batch."""
+    out = {}
+    for name, w in spec.unconstrain(weights).items():
+        noise = torch.randn(w.shape, generator=generator)
+        out[name] = w + share * w.std() * noise
+    return spec.constrain(out)
+
+
+def head_only(spec: Spec, weights: Weights) -> Weights:
+    """Keep each network's output layer, put it on the average of all their backbones."""
+    return {
+        name: w if name in spec.head else w.mean(0, keepdim=True).expand_as(w)
+        for name, w in weights.items()
+    }
+
+
+def at_distance(spec: Spec, donors: Weights, distance: np.ndarray, rng: torch.Generator) -> Weights:
+    """Donor networks with noise, each moved by a relative distance of its own norm.
+
+    Buffers stay as they are: noise would make variances negative.
+    """
+    learned = spec.parameters
+    flat, norm = learned.flatten(donors), spec.flatten(donors).norm(dim=1, keepdim=True)
+    noise = torch.randn(flat.shape, generator=rng)
+    step = torch.tensor(distance, dtype=flat.dtype)[:, None] * norm
+    return donors | learned.unflatten(flat + step * noise / noise.norm(dim=1, keepdim=True))
+
+
+def midpoints(spec: Spec, a: Weights, b: Weights) -> Weights:
+    """Average of pairs of networks after alignment of the second to the first."""
+    out = []
+    for i in range(len(next(iter(a.values())))):
+        one = take(a, slice(i, i + 1))
+        other = align(spec, one, take(b, slice(i, i + 1)))
+        out.append({k: (w + other[k]) / 2 for k, w in one.items()})
+    return {k: torch.cat([o[k] for o in out]) for k in out[0]}

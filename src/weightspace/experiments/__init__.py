@@ -1,0 +1,1 @@
+"""Many runs of the pipeline: sweeps and tables of experiments, by DVC."""

@@ -1,0 +1,64 @@
+"""DVC experiments, run one by one in temporary copies; DVC and git are called as commands."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from typing import Any
+
+from weightspace.errors import problem
+
+
+def baseline_commit() -> str:
+    """The commit that experiments start from."""
+    return _git("rev-parse", "HEAD").strip()
+
+
+def run_one(job: tuple[str, ...], stages: list[str], baseline: str) -> str | None:
+    """Run one experiment in a temporary copy, up to some stages; its commit, None if it failed."""
+    name = experiment(job)
+    if _commit(name, baseline):
+        _call("dvc", "exp", "remove", name)
+    command = ["dvc", "exp", "run", "--temp", "--name", name]
+    command += [part for setting in job for part in ("-S", setting)] + stages
+    result = _call(*command)
+    commit = None if result.returncode else _commit(name, baseline)
+    if commit is None:
+        print(f"\nexperiment failed: {' '.join(job)}\n{result.stdout}", file=sys.stderr)
+    return commit
+
+
+def experiment(job: tuple[str, ...]) -> str:
+    """Name of a combination's experiment: readable, and different for different settings."""
+    text = "".join(c if c.isalnum() else "-" for c in "-".join(job).lower()).strip("-")[:60]
+    return f"sweep-{text}-{hashlib.sha256(repr(job).encode()).hexdigest()[:6]}"
+
+
+def value(commit: str, metric: str) -> float | None:
+    """Read one metric of an experiment; None if it has none."""
+    file, _, key = metric.partition(".")
+    found: Any = json.loads(_git("show", f"{commit}:metrics/{file}.json"))
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return float(found) if isinstance(found, int | float) else None
+
+
+def _commit(name: str, baseline: str) -> str | None:
+    """Commit of an experiment on this baseline; other baselines may have one of the same name."""
+    ref = f"refs/exps/{baseline[:2]}/{baseline[2:]}/{name}"
+    return _git("for-each-ref", "--format=%(objectname)", ref).strip() or None
+
+
+def _git(*arguments: str) -> str:
+    result = _call("git", *arguments)
+    if result.returncode:
+        raise problem(f"git {arguments[0]} failed ({result.stdout.strip()})", where="sweep")
+    return result.stdout
+
+
+def _call(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )

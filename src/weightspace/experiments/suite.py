@@ -1,0 +1,307 @@
+"""Tables of experiments: rows of settings, several seeds, mean and interval of each figure.
+
+The definition is a YAML file (benchmarks/ladder.yaml explains the keys); every distinct row of
+settings runs once for each seed as a DVC experiment. The raw figures go beside the table as CSV, so
+that each mean can be checked, and so that a table which was interrupted can go on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from pydantic import Field, ValidationError
+from scipy.stats import t as student
+
+from weightspace.artifacts import write_bytes
+from weightspace.errors import problem
+from weightspace.experiments.dvc import baseline_commit, experiment, run_one, value
+from weightspace.params import Settings
+from weightspace.progress import progress
+
+COLUMNS = ["row", "column", "seed", "value", "experiment"]  # of the raw figures
+
+
+class Row(Settings):
+    """One row: settings of an experiment, or other figures of the experiment above it.
+
+    Attributes:
+        name: what the row is.
+        set: settings of its experiment; None for that of the row above.
+        read: metric file -> prefix of the figures, None for no figure of that file.
+        columns: column -> ``file.key``, or ``file:key`` where the file has no splits, where they differ from those of the table; others are empty.
+        split: where it differs from that of the table.
+        published: figures from elsewhere; no experiment.
+
+    """
+
+    name: str
+    set: dict[str, Any] | None = None
+    read: dict[str, str | None] = Field(default_factory=dict)
+    columns: dict[str, str] | None = None
+    split: str | None = None
+    published: dict[str, float] | None = None
+
+
+class Suite(Settings):
+    """A table of experiments."""
+
+    title: str
+    seeds: Annotated[list[int], Field(min_length=1)]
+    split: str
+    base: dict[str, Any] = Field(default_factory=dict)
+    stages: list[str] = Field(default_factory=list)
+    columns: dict[str, str]
+    rows: Annotated[list[Row], Field(min_length=1)]
+    remarks: str = ""  # Markdown below the table; what it says holds for its own settings only
+
+    def changed(self, sets: Sequence[str]) -> Suite:
+        """The table with further settings (``key=value``) of every row, without the remarks.
+
+        Raises:
+            WeightspaceError: not of the form ``key=value``.
+
+        """
+        if not sets:
+            return self
+        return self.model_copy(update={"base": self.base | _settings(sets), "remarks": ""})
+
+    def job(self, row: Row, seed: int) -> tuple[str, ...]:
+        """Settings of a row's experiment as ``key=value``."""
+        chosen = {"seed": seed} | self.base | (row.set or {})
+        return tuple(_item(k, v) for k, v in chosen.items())
+
+    def jobs(self) -> list[tuple[Row, int, tuple[str, ...]]]:
+        """Every row that is measured, with each seed and the settings of its experiment."""
+        out: list[tuple[Row, int, tuple[str, ...]]] = []
+        for seed in self.seeds:
+            job: tuple[str, ...] | None = None
+            for row in self.rows:
+                if row.published is None:
+                    job = self.job(row, seed) if row.set is not None else job
+                    if job is not None:
+                        out.append((row, seed, job))
+        return out
+
+    def metric(self, row: Row, column: str) -> str | None:
+        """Name of a row's metric, ``file.split.key`` or ``file.key``; None where the row has no such figure."""
+        columns = self.columns if row.columns is None else row.columns
+        if column not in columns:
+            return None
+        if ":" in columns[column]:
+            return columns[column].replace(":", ".", 1)
+        file, key = columns[column].split(".", 1)
+        prefix = row.read.get(file, "")
+        return None if prefix is None else f"{file}.{row.split or self.split}.{prefix}{key}"
+
+
+def load_suite(path: Path) -> Suite:
+    """Read a definition.
+
+    Raises:
+        WeightspaceError: no file, no YAML, unknown or missing keys; one line.
+
+    """
+    try:
+        return Suite.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise problem("file is missing", where=path) from error
+    except (yaml.YAMLError, ValidationError) as error:
+        first = str(error).replace("\n", " ")
+        raise problem(f"not a table of experiments ({first})", where=path) from error
+
+
+def run_suite(path: Path, out: Path, sets: Sequence[str] = (), *, resume: bool = False) -> None:
+    """Run all rows for all seeds and write ``out`` (Markdown) and the raw figures beside it.
+
+    Both are written after each experiment; a table that lacks some says so.
+
+    Args:
+        path: the definition.
+        out: file to write.
+        sets: further settings of every row, ``key=value``; they replace those of ``base``, and the
+            remarks are left out.
+        resume: keep the figures beside ``out`` that have the same settings, and run only what they
+            lack; whether the code is the same is the caller's to know.
+
+    Raises:
+        WeightspaceError: an experiment failed; what was measured before it stays.
+
+    """
+    ladder = load_suite(path).changed(sets)
+    made = command(path, out, sets)
+    raw = out.with_suffix(".csv")
+    known = _read(raw, ladder) if resume else pd.DataFrame(columns=COLUMNS)
+    parts = [known]
+    for found in itertools.chain([[]], _measure(ladder, known)):  # first what is known
+        parts.append(pd.DataFrame(found, columns=COLUMNS))
+        figures = _in_order(ladder, parts)
+        if len(figures):
+            write_bytes(raw, figures.to_csv(index=False, lineterminator="\n").encode())
+            write_bytes(out, markdown(ladder, figures, made).encode())
+
+
+def _read(raw: Path, ladder: Suite) -> pd.DataFrame:
+    """Figures of an earlier run that come from the table's experiments.
+
+    Raises:
+        WeightspaceError: no such file, or one of another kind.
+
+    """
+    try:
+        figures = pd.read_csv(raw)[COLUMNS]
+    except (OSError, KeyError, ValueError) as error:
+        raise problem(
+            "no figures to go on from",
+            where=raw,
+            got=str(error),
+            expected=f"a CSV of {', '.join(COLUMNS)}",
+            do="run without --resume",
+        ) from error
+    names = {(row.name, seed): experiment(job) for row, seed, job in ladder.jobs()}
+    places = zip(figures["row"], figures["seed"], figures["experiment"], strict=True)
+    return figures[[names.get((row, seed)) == name for row, seed, name in places]]
+
+
+def _in_order(ladder: Suite, parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Figures of the table's rows and columns, the newest of each, by seed, row and column."""
+    rows = {row.name: i for i, row in enumerate(ladder.rows)}
+    columns = {column: i for i, column in enumerate(ladder.columns)}
+    every = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+    every = every[every["row"].isin(rows) & every["column"].isin(columns)]
+    every = every.drop_duplicates(["row", "column", "seed"], keep="last")
+    places = every.assign(row=every["row"].map(rows), column=every["column"].map(columns))
+    return every.loc[places.sort_values(["seed", "row", "column"]).index]
+
+
+def _settings(sets: Sequence[str]) -> dict[str, str]:
+    """``key=value`` items as a table."""
+    for item in sets:
+        if not all(item.partition("=")):
+            raise problem("not a setting", where=f"-S {item}", expected="key=value")
+    return dict(item.split("=", 1) for item in sets)
+
+
+def _item(key: str, value: Any) -> str:
+    """A setting as ``key=value``, as YAML spells it."""
+    return f"{key}={str(value).lower() if isinstance(value, bool) else value}"
+
+
+def _measure(ladder: Suite, known: pd.DataFrame) -> Iterator[list[dict[str, Any]]]:
+    """Figures of each row and seed that are not known; each distinct experiment runs once."""
+    baseline, commits, jobs = baseline_commit(), dict[tuple[str, ...], str](), ladder.jobs()
+    with progress("experiments", len(jobs)) as bar:
+        for row, seed, job in jobs:
+            if not _has(ladder, known, row, seed):
+                if job not in commits:
+                    commits[job] = _experiment(ladder, row, job, baseline)
+                found = _figures(ladder, row, seed, commits[job], baseline)
+                yield [figure | {"experiment": experiment(job)} for figure in found]
+            bar.advance(note=f"seed {seed}: {row.name}")
+
+
+def _has(ladder: Suite, figures: pd.DataFrame, row: Row, seed: int) -> bool:
+    """Whether a row has all its figures of a seed."""
+    here = figures[(figures["row"] == row.name) & (figures["seed"] == seed)]
+    return set(here["column"]) >= {c for c in ladder.columns if ladder.metric(row, c) is not None}
+
+
+def _experiment(ladder: Suite, row: Row, job: tuple[str, ...], baseline: str) -> str:
+    """Commit of an experiment that was run."""
+    commit = run_one(job, ladder.stages, baseline)
+    if commit is None:
+        raise problem("experiment failed", where=row.name, got=" ".join(job))
+    return commit
+
+
+def _figures(
+    ladder: Suite, row: Row, seed: int, commit: str, baseline: str
+) -> list[dict[str, Any]]:
+    """Figures of one experiment.
+
+    Files in metrics/cost are outputs of no stage: one that came from DVC's cache leaves them as they
+    were in the baseline, and has no time of its own.
+    """
+    out = []
+    for column in ladder.columns:
+        metric = ladder.metric(row, column)
+        if metric is not None:
+            found = value(commit, metric)
+            if metric.startswith("cost/") and found == value(baseline, metric):
+                found = None
+            out.append({"row": row.name, "column": column, "seed": seed, "value": found})
+    return out
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """Mean and half width of its 95 % interval (Student's t) over seeds; 0 for a single value."""
+    n = len(values)
+    if n < 2:
+        return float(values.mean()), 0.0
+    half = student.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n)
+    return float(values.mean()), float(half)
+
+
+def command(path: Path, out: Path, sets: Sequence[str] = ()) -> str:
+    """Command line that makes a table."""
+    items = [part for item in sets for part in ("-S", item)]
+    words = [path.as_posix(), *items, "--out", out.as_posix()]
+    return "python -m weightspace ladder " + shlex.join(words)
+
+
+def markdown(ladder: Suite, figures: pd.DataFrame, made: str) -> str:
+    """The table, mean ± half width of the 95 % interval; ``made`` is the command that makes it."""
+    seeds = f"seed {ladder.seeds[0]}, one run, no interval over seeds"
+    if len(ladder.seeds) > 1:
+        seeds = (
+            f"seeds {', '.join(map(str, ladder.seeds))} (everything differs with the seed: images, "
+            "tasks, networks, autoencoder), mean ± half the width of the 95 % interval over seeds "
+            "(Student's t)"
+        )
+    base = ", ".join(f"`{_item(k, v)}`" for k, v in ladder.base.items()) or "default settings"
+    lines = [
+        f"# {ladder.title}",
+        "",
+        f"Made by `{made}`; raw figures in the CSV beside it. Split `{ladder.split}`; {seeds}. "
+        f"Settings beside the default ones: {base}.",
+        "",
+        "| | " + " | ".join(ladder.columns) + " |",
+        "|---" * (len(ladder.columns) + 1) + "|",
+    ]
+    for row in ladder.rows:
+        cells = [_cell(ladder, row, column, figures) for column in ladder.columns]
+        lines.append(f"| {row.name} | " + " | ".join(cells) + " |")
+    lacking = _lacking(ladder, figures)
+    if lacking:
+        lines += ["", f"Not complete, `--resume` goes on: {lacking}."]
+    if ladder.remarks:
+        lines += ["", ladder.remarks.strip()]
+    return "\n".join(lines) + "\n"
+
+
+def _lacking(ladder: Suite, figures: pd.DataFrame) -> str:
+    """Rows without figures of all seeds, and those seeds."""
+    out = []
+    for row in ladder.rows:
+        seeds = [str(s) for s in ladder.seeds if not _has(ladder, figures, row, s)]
+        if row.published is None and seeds:
+            out.append(f"{row.name} without seed {', '.join(seeds)}")
+    return "; ".join(out)
+
+
+def _cell(ladder: Suite, row: Row, column: str, figures: pd.DataFrame) -> str:
+    if row.published is not None:
+        return f"{row.published[column]:.3f}" if column in row.published else ""
+    here = figures[(figures["row"] == row.name) & (figures["column"] == column)]["value"].dropna()
+    if here.empty:
+        return ""
+    mean, half = interval(here.to_numpy(float))
+    digits = ",.0f" if abs(mean) >= 100 else ".3f"
+    varies = len(here) > 1 and half > 0  # a number of parameters does not
+    return f"{mean:{digits}} ± {half:{digits}}" if varies else f"{mean:{digits}}"

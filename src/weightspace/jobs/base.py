@@ -1,0 +1,50 @@
+"""The jobs that a stage hands to an executor, and the choice of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from weightspace.jobs import EXECUTORS
+from weightspace.params import RuntimeSettings
+from weightspace.registry import resolve
+
+
+class Job(Protocol):
+    """A part of a stage's work that can be pickled and gives the same bytes wherever it runs."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+
+    @property
+    def device(self) -> str:
+        """Device for torch, "cpu" or "cuda"."""
+
+    def inputs(self) -> dict[str, Path]:
+        """Files that all jobs of the stage read, by their places below a folder."""
+
+    def packed(self) -> Self:
+        """The same job, holding what it reads beyond those files: for a machine without our disk."""
+
+    def moved(self, folder: Path) -> Self:
+        """The same job with its files, those it writes too, below a folder."""
+
+    def outputs(self) -> tuple[Path, ...]:
+        """Files that it writes, in this order."""
+
+    def run(self) -> Any:
+        """Do it. Returns a small result that can be pickled."""
+
+
+def run(jobs: Sequence[Job], runtime: RuntimeSettings) -> Iterator[Any]:
+    """Run jobs on the chosen executor, yielding the result of each as it finishes.
+
+    Raises:
+        WeightspaceError: the executor cannot start, a job failed, or its worker was killed.
+
+    """
+    executor = resolve(EXECUTORS, runtime.executor, "runtime.executor")
+    results: Iterator[Any] = executor.run(jobs, runtime)
+    return results

@@ -1,0 +1,72 @@
+"""Jobs in processes of this machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.synchronize import Event
+from typing import Any
+
+from weightspace.errors import problem
+from weightspace.jobs.base import Job
+from weightspace.params import RuntimeSettings
+from weightspace.runtime import prepare, workers
+
+
+def verify() -> None:
+    """Nothing is needed."""
+
+
+def run(jobs: Sequence[Job], runtime: RuntimeSettings) -> Iterator[Any]:
+    """Run jobs, yielding the result of each as it finishes.
+
+    One thread per job, whatever the number of workers, so that it never changes a byte.
+
+    Raises:
+        WeightspaceError: a job failed, a worker was killed, or none could start.
+
+    """
+    processes = 1 if any(job.device == "cuda" for job in jobs) else workers(runtime)
+    context = multiprocessing.get_context("spawn")
+    started = context.Event()
+    with ProcessPoolExecutor(
+        max(1, min(processes, len(jobs))), context, _start_worker, (os.getpid(), started)
+    ) as pool:
+        futures = [pool.submit(job.run) for job in jobs]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BrokenProcessPool as error:
+            if not started.is_set():
+                raise problem(
+                    "no worker could start, for the reason printed above",
+                    where="runtime.workers",
+                    do='in a script of your own, put what it does under `if __name__ == "__main__":`, '
+                    "for each worker imports the script first",
+                ) from error
+            raise problem(
+                "a worker was killed",
+                where="runtime.workers",
+                do="give it more memory or use fewer workers, and run again: a zoo continues "
+                "from its finished shards",
+            ) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _start_worker(parent: int, started: Event) -> None:
+    """One thread, and no life after the parent's: a killed stage leaves no process behind."""
+    prepare(threads=1)
+    started.set()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,129 @@
+"""The one fit loop: AdamW, warm-up and cosine decay, early stopping on val, best state kept."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from weightspace.errors import problem
+from weightspace.params import FitSettings
+from weightspace.progress import progress
+from weightspace.rng import torch_stream
+
+# loss(rows, split, generator) -> named losses; the entry "loss" is minimised
+Loss = Callable[[Tensor, str, torch.Generator], dict[str, Tensor]]
+WARM_UP = 0.05  # share of all steps
+BETAS = (0.9, 0.98)  # AdamW, Loshchilov and Hutter (2019), arXiv 1711.05101
+
+
+def fit(
+    name: str,
+    module: nn.Module,
+    loss: Loss,
+    counts: dict[str, int],
+    settings: FitSettings,
+    seed: int,
+) -> pd.DataFrame:
+    """Fit a module's parameters in place.
+
+    Args:
+        name: stage name, for the progress bar and the random stream.
+        module: what is fitted; ends at the epoch of the lowest val loss.
+        loss: named losses of some rows of a split ("train" or "val"); on "val" it must draw only
+            from the generator it is given, which is the same in every epoch.
+        counts: rows of "train" and "val".
+        settings: epochs, batch size, rates, patience.
+        seed: root seed.
+
+    Returns:
+        History: one row per epoch, columns ``epoch``, ``train_*`` and ``val_*``.
+
+    """
+    if not counts["train"] or not counts["val"]:
+        raise problem(
+            "nothing to fit",
+            where=name,
+            got=counts,
+            expected="train and val members",
+            do="raise zoo.runs or check dataset.splits",
+        )
+    rng = torch_stream(seed, name, "fit")
+    trained = [p for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        trained, settings.lr, BETAS, weight_decay=settings.weight_decay, fused=True
+    )
+    per_epoch = math.ceil(counts["train"] / settings.batch_size)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _cosine(settings.epochs * per_epoch))
+    rows, best, best_state = [], math.inf, copy.deepcopy(module.state_dict())
+    with progress(name, settings.epochs) as bar:
+        for epoch in range(1, settings.epochs + 1):
+            train = _epoch(module, loss, counts["train"], per_epoch, (optimizer, schedule), rng)
+            val = _validate(name, module, loss, counts["val"], settings.batch_size, seed)
+            rows.append({"epoch": epoch} | _mean(train, "train_") | _mean(val, "val_"))
+            current = rows[-1]["val_loss"]
+            if not math.isfinite(current):
+                raise problem(
+                    "val loss is not finite", where=f"{name}, epoch {epoch}", do=f"lower {name}.lr"
+                )
+            if current < best:
+                best, best_epoch, best_state = current, epoch, copy.deepcopy(module.state_dict())
+            bar.advance(note=f"val loss {current:.4f}, best {best:.4f}", figures=rows[-1])
+            if epoch - best_epoch >= settings.patience:
+                break
+    module.load_state_dict(best_state)
+    module.eval()
+    return pd.DataFrame(rows)
+
+
+def _epoch(
+    module: nn.Module,
+    loss: Loss,
+    count: int,
+    steps: int,
+    optimizers: tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler],
+    rng: torch.Generator,
+) -> list[dict[str, Tensor]]:
+    """One pass over the train rows in random order; the losses of every step."""
+    module.train()
+    optimizer, schedule = optimizers
+    out = []
+    for batch in torch.randperm(count, generator=rng).chunk(steps):
+        parts = loss(batch, "train", rng)
+        optimizer.zero_grad()
+        parts["loss"].backward()
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        out.append({k: v.detach() for k, v in parts.items()})
+    return out
+
+
+def _cosine(steps: int) -> Callable[[int], float]:
+    warm = max(1, round(WARM_UP * steps))
+
+    def factor(step: int) -> float:
+        if step < warm:
+            return (step + 1) / warm
+        return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+    return factor
+
+
+def _validate(
+    name: str, module: nn.Module, loss: Loss, count: int, size: int, seed: int
+) -> list[dict[str, Tensor]]:
+    module.eval()
+    rng = torch_stream(seed, name, "val")
+    with torch.no_grad():
+        return [
+            loss(batch, "val", rng) for batch in torch.arange(count).chunk(math.ceil(count / size))
+        ]
+
+
+def _mean(parts: list[dict[str, Tensor]], prefix: str) -> dict[str, float]:
+    return {prefix + k: float(torch.stack([p[k] for p in parts]).double().mean()) for k in parts[0]}

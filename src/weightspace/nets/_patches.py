@@ -1,0 +1,52 @@
+"""3x3 neighbourhoods of images, so that a convolution is a linear layer of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def patches(x: Tensor) -> Tensor:
+    """3x3 neighbourhoods with a border of zeros; a convolution is a linear layer of them.
+
+    Args:
+        x: ``(N, C, H, W, B)``, or ``(C, H, W, B)`` for all networks.
+
+    Returns:
+        ``(N, 9 C, H W B)`` or ``(9 C, H W B)``, in the order of a convolution's flattened weight.
+
+    """
+    each: Tensor = _Patches.apply(x.reshape(-1, *x.shape[-3:]))  # (N C, 9, H W B)
+    return each.reshape(*x.shape[:-4], -1, each.shape[-1])
+
+
+class _Patches(torch.autograd.Function):
+    """Neighbourhoods ``(L, 9, H W B)`` of ``(L, H, W, B)``; by autograd the gradient is 3x slower."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        count, h, w, b = ctx.shape = x.shape
+        padded = F.pad(x.contiguous(), (0, 0, 1, 1, 1, 1))
+        by_l, by_h, by_w, by_b = padded.stride()
+        steps = (by_l, by_h, by_w, by_h, by_w, by_b)
+        return padded.as_strided((count, 3, 3, h, w, b), steps).reshape(count, 9, -1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        count, h, w, b = ctx.shape
+        grad = grad.view(count, 3, 3, h, w, b)
+        out = grad[:, 1, 1].clone()
+        for i, (to_h, from_h) in enumerate(_shifts(h)):
+            for j, (to_w, from_w) in enumerate(_shifts(w)):
+                if (i, j) != (1, 1):
+                    out[:, to_h, to_w] += grad[:, i, j, from_h, from_w]
+        return out
+
+
+def _shifts(size: int) -> tuple[tuple[slice, slice], ...]:
+    """Where the gradient of each of three neighbours goes along one axis, and where it comes from."""
+    every, rest, most = slice(None), slice(1, None), slice(size - 1)
+    return (most, rest), (every, every), (rest, most)

@@ -1,0 +1,203 @@
+"""Run and initialise many networks of one architecture at once, with torch.func."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol, cast, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from weightspace.data.dataset import Dataset
+from weightspace.nets import NETS
+from weightspace.nets._batch_norm import MOMENTUM, BatchNorm
+from weightspace.nets._chain import Chain
+from weightspace.params import NetsSettings
+from weightspace.registry import resolve
+from weightspace.weights.spec import Spec, Weights, take
+
+BLOCK_PIXELS = 1_600_000  # images x pixels of the networks that run at once
+
+
+@runtime_checkable
+class Batched(Protocol):
+    """A module that runs many networks faster than vmap of its ``forward`` does."""
+
+    def batched(self, weights: Mapping[str, Tensor], images: Tensor) -> Chain:
+        """Layers with the weights of N networks, in the mode of the module.
+
+        Arguments as those of :meth:`Net.outputs`; results ``(N, classes, B)``.
+        """
+
+
+@dataclass(frozen=True)
+class Net:
+    """An architecture at one size: its module (a template, whose values stay as built) and spec."""
+
+    module: nn.Module
+    spec: Spec
+    meta: dict[str, Any]
+
+    @cached_property
+    def activations(self) -> int:
+        """Numbers that one image is on its way through one network: input and layers' outputs."""
+        shape = torch.Size(self.meta["shape"])
+        sizes = [shape.numel()]
+        layers = [m for m in self.module.modules() if not list(m.children())]
+        hooks = [
+            m.register_forward_hook(lambda _, __, out: sizes.append(out[0].numel())) for m in layers
+        ]
+        self._mode(training=False)
+        self.module(torch.zeros(1, *shape))
+        for hook in hooks:
+            hook.remove()
+        return sum(sizes)
+
+    def forward(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
+        """Outputs of one network: weights ``(*shape)``, images ``(B, C, H, W)`` -> ``(B, c)``."""
+        self._mode(training=False)
+        return self._call(weights, images)
+
+    def outputs(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
+        """Outputs of N networks, each on its own images or all on the same ones.
+
+        Args:
+            weights: tensors ``(N, *shape)``.
+            images: ``(N, B, C, H, W)``, or ``(B, C, H, W)`` for all networks.
+
+        Returns:
+            Pre-softmax outputs ``(N, B, classes)``.
+
+        """
+        self._mode(training=False)
+        return self._call_many(weights, images)
+
+    @torch.no_grad()
+    def run(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
+        """As :meth:`outputs` of any number of networks, without gradients, in bounded memory.
+
+        The networks run in blocks whose size depends on the images alone.
+        """
+        size, own = max(1, BLOCK_PIXELS // images.shape[-4:].numel()), images.ndim == 5
+        count = len(weights[self.spec.names[0]])
+        # One result, made first: small ones kept between large temporary ones fragment the heap.
+        out = images.new_empty(count, images.shape[-4], self.meta["classes"])
+        for start in range(0, count, size):
+            here = slice(start, start + size)
+            out[here] = self.outputs(take(weights, here), images[here] if own else images)
+        return out
+
+    def training_outputs(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
+        """Outputs of N networks in training mode: batch normalisation by each network's batch.
+
+        The running statistics among ``weights`` are updated **in place**. Arguments and result as
+        those of :meth:`outputs`.
+        """
+        self._mode(training=True)
+        return self._call_many(weights, images)
+
+    def gradient(
+        self,
+        weights: Mapping[str, Tensor],
+        images: Tensor,
+        slope: Callable[[Tensor], Tensor],
+    ) -> Weights:
+        """Gradient of each network's loss by its parameters, in training mode.
+
+        Args:
+            weights: tensors ``(N, *shape)``; running statistics are updated **in place**.
+            images: as those of :meth:`outputs`.
+            slope: outputs ``(N, classes, B)`` -> gradient of each network's loss by its own.
+
+        """
+        self._mode(training=True)
+        if chain := self._chain(weights, images):
+            return chain.gradient(slope)
+        learned = {n: weights[n].detach().requires_grad_() for n in self.spec.parameters.names}
+        outputs = self._call_many(dict(weights) | learned, images).mT
+        found = torch.autograd.grad(outputs, tuple(learned.values()), slope(outputs.detach()))
+        return dict(zip(learned, found, strict=True))
+
+    @torch.no_grad()
+    def reestimate(self, weights: Mapping[str, Tensor], images: Tensor) -> Weights:
+        """Replace running statistics by those of the given images, taken as one batch.
+
+        Args:
+            weights: tensors ``(N, *shape)``.
+            images: train images, ``(N, B, C, H, W)`` or ``(B, C, H, W)`` for all networks.
+
+        Returns:
+            Weights of the same parameters and with new buffers.
+
+        """
+        buffers = [t.name for t in self.spec.tensors if t.role != "parameter"]
+        measured = {name: torch.zeros_like(weights[name]) for name in buffers}
+        self.training_outputs(dict(weights) | measured, images)  # 0 <- MOMENTUM x statistic
+        return dict(weights) | {name: value / MOMENTUM for name, value in measured.items()}
+
+    def _mode(self, *, training: bool) -> None:
+        if self.module.training != training:  # setting it walks through all modules
+            self.module.train(training)
+
+    def _chain(self, weights: Mapping[str, Tensor], images: Tensor) -> Chain | None:
+        if not hasattr(self.module, "batched"):  # isinstance takes as long as the smallest products
+            return None
+        return cast("Batched", self.module).batched(weights, images)
+
+    def _call(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
+        out: Tensor = functional_call(self.module, dict(weights), (images,), strict=True)
+        return out
+
+    def _call_many(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
+        if chain := self._chain(weights, images):
+            return chain.outputs().mT
+        own = 0 if images.ndim == 5 else None
+        return vmap(self._call, in_dims=(0, own))(dict(weights), images)
+
+    def init(self, generator: torch.Generator) -> Weights:
+        """Draw one network as PyTorch initialises linear, convolutional and batch norm layers.
+
+        Every entry of the first two is uniform in ``±1/sqrt(fan_in)``; source:
+        torch.nn.Linear.reset_parameters. Batch normalisation starts as the identity.
+        """
+        weights: Weights = {}
+        for name, layer in self.module.named_modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d):
+                bound = 1 / math.sqrt(layer.weight[0].numel())
+                for part, value in layer.named_parameters(recurse=False):
+                    uniform = torch.rand(value.shape, generator=generator)
+                    weights[f"{name}.{part}"] = (2 * uniform - 1) * bound
+            elif isinstance(layer, BatchNorm):
+                for part, value in layer.state_dict().items():
+                    weights[f"{name}.{part}"] = value.clone()
+        return {name: weights[name] for name in self.spec.names}
+
+
+def build_net(
+    architecture: str, shape: tuple[int, int, int], classes: int, settings: NetsSettings
+) -> Net:
+    """Build an architecture by name for images of ``shape`` (C, H, W) and ``classes`` outputs."""
+    family = resolve(NETS, architecture, "zoo.architecture")
+    module = family.build(shape, classes, settings).requires_grad_(requires_grad=False)
+    meta = {
+        "architecture": architecture,
+        "shape": list(shape),
+        "classes": classes,
+        "settings": settings.model_dump(mode="json"),
+    }
+    return Net(module, family.spec(module), meta)
+
+
+def net_for(dataset: Dataset, architecture: str, settings: NetsSettings) -> Net:
+    """Build an architecture by name for the images and tasks of a dataset."""
+    return build_net(architecture, dataset.shape, dataset.classes.shape[1], settings)
+
+
+def net_from_meta(meta: Mapping[str, Any]) -> Net:
+    """Rebuild a net from its ``meta``, as autoencoders and checkpoints carry it."""
+    settings = NetsSettings.model_validate(meta["settings"])
+    return build_net(meta["architecture"], tuple(meta["shape"]), meta["classes"], settings)

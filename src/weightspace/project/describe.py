@@ -1,0 +1,139 @@
+"""What a folder or file holds: a project, a zoo, a dataset, an autoencoder, a network, images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weightspace.artifacts import read_meta
+from weightspace.data.dataset import Dataset
+from weightspace.data.images import class_sizes, read_images
+from weightspace.data.sources.base import source_of
+from weightspace.errors import problem
+from weightspace.weights.checkpoints import PICKLED, SAFE, read_state
+from weightspace.zoo.store import Zoo
+
+Facts = dict[str, object]
+SHOWN = 12  # tensors named
+MOST_CLASSES = 100  # classes named
+STAGES = ("dataset", "zoo", "pca", "autoencoder", "shared_encoder")
+
+
+def describe(path: Path) -> Facts:
+    """Facts about a path, name -> value.
+
+    Raises:
+        WeightspaceError: nothing that weightspace knows.
+
+    """
+    if path.is_dir():
+        kinds = {
+            "params.yaml": _project,
+            "members.parquet": _zoo,
+            "tasks.parquet": _dataset,
+            "samples.parquet": _networks,
+            "networks.parquet": _networks,
+        }
+        for name, read in kinds.items():
+            if (path / name).is_file():
+                return read(path)
+        return _images(path)
+    if path.suffix == ".npz":
+        return _images(path)
+    if path.suffix in SAFE and path.is_file() and (meta := read_meta(path)) is not None:
+        return _own(path, meta)
+    if path.suffix in SAFE + PICKLED:
+        return {"kind": "checkpoint of another program", **_tensors(path)}
+    raise problem(
+        "nothing that weightspace reads",
+        where=path,
+        expected=f"a folder, .npz, {', '.join(SAFE + PICKLED)}",
+    )
+
+
+def _project(path: Path) -> Facts:
+    done = [s for s in STAGES if (path / "data" / s).is_dir()]
+    facts: Facts = {"kind": "project", "finished": ", ".join(done) or "nothing; run `make repro`"}
+    parts = {"dataset": _dataset, "zoo": _zoo}
+    for name, read in parts.items():
+        if name in done:
+            found = read(path / "data" / name)
+            facts |= {f"{name}: {k}": v for k, v in found.items() if k != "kind"}
+    return facts
+
+
+def _zoo(path: Path) -> Facts:
+    zoo = Zoo.open(path)
+    m = zoo.members
+    runs = m.groupby("split")["run"].nunique()
+    return {
+        "kind": "zoo",
+        "architecture": f"{zoo.spec.architecture}, {zoo.spec.numel} numbers in {len(zoo.spec.tensors)} tensors",
+        "members": f"{len(m)} of {m['run'].nunique()} runs",
+        "runs per split": ", ".join(f"{split} {n}" for split, n in runs.items()),
+        "diverged runs": int(m.loc[m["diverged"], "run"].nunique()),
+        "test accuracy": ", ".join(
+            f"{q} % quantile {m['test_accuracy'].quantile(q / 100):.3f}" for q in (5, 50, 95)
+        ),
+    }
+
+
+def _dataset(path: Path) -> Facts:
+    dataset = Dataset.load(path)
+    splits = dataset.tasks["split"].value_counts(sort=False)
+    return {
+        "kind": "dataset",
+        "images": "x".join(str(n) for n in dataset.shape),
+        "classes": f"{len(dataset.class_names)}, {len(dataset.unseen)} of them unseen",
+        "images per class": ", ".join(f"{p} {x.shape[1]}" for p, x in dataset.images.items()),
+        "tasks": ", ".join(f"{split} {n}" for split, n in splits.items()),
+        "classes of a task": dataset.classes.shape[1],
+    }
+
+
+def _networks(path: Path) -> Facts:
+    files = sorted(path.glob("*.safetensors"))
+    if not files:
+        raise problem("no networks", where=path, expected="*.safetensors")
+    return {"networks": len(files), "the first": files[0].name, **describe(files[0])}
+
+
+def _images(path: Path) -> Facts:
+    if source_of(path) == "folder":
+        counts, shape = class_sizes(path), "any; central squares are read, at the size needed"
+    else:
+        given = read_images(path)
+        found = np.bincount(given.labels, minlength=len(given.names)).tolist()
+        counts = dict(zip(given.names, found, strict=True))
+        shape = "x".join(str(n) for n in given.images.shape[1:])
+    listed = [f"{name} ({count})" for name, count in counts.items()]
+    more = [f"and {len(listed) - MOST_CLASSES} more"] if len(listed) > MOST_CLASSES else []
+    classes = ", ".join(listed[:MOST_CLASSES] + more)
+    return {"kind": "images", "images": sum(counts.values()), "shape": shape, "classes": classes}
+
+
+def _own(path: Path, meta: dict[str, Any]) -> Facts:
+    """Kind and metadata of an artefact; long tables are left out."""
+    flat = _flatten({k: v for k, v in meta.items() if k not in ("kind", "pca", "spec", "settings")})
+    return {"kind": meta.get("kind"), **flat, **_tensors(path)}
+
+
+def _flatten(data: dict[str, Any], prefix: str = "") -> Facts:
+    out: Facts = {}
+    for name, value in data.items():
+        if isinstance(value, dict):
+            out |= _flatten(value, f"{prefix}{name}: ")
+        else:
+            text = str(value)
+            out[prefix + name] = text if len(text) <= 200 else text[:200] + " ..."
+    return out
+
+
+def _tensors(path: Path) -> Facts:
+    state = read_state(path)
+    listed = [f"{k} {tuple(v.shape)} {v.dtype}" for k, v in list(state.items())[:SHOWN]]
+    more = [f"and {len(state) - SHOWN} more"] if len(state) > SHOWN else []
+    total = sum(v.numel() for v in state.values())
+    return {"tensors": f"{len(state)}, {total} numbers", "shapes": "\n".join(listed + more)}

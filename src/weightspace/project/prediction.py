@@ -1,0 +1,79 @@
+"""What can be read off networks: properties, with the error to expect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from weightspace.autoencoders.base import Autoencoder, encode_members
+from weightspace.errors import problem
+from weightspace.evaluate.properties import CLASSIFICATION, REGRESSION, predictors, score, target
+from weightspace.progress import progress
+from weightspace.project.retrieval import latents
+from weightspace.weights.spec import Weights
+from weightspace.zoo.store import Zoo
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What was read off the weights of some networks, and how far such readings are to be trusted.
+
+    Attributes:
+        table: one row per network, one column per property.
+        errors: one row per property: error on held-out members of the zoo beside that of a
+            constant prediction.
+
+    """
+
+    table: pd.DataFrame
+    errors: pd.DataFrame
+
+
+def predict(zoo: Zoo, autoencoder: Autoencoder, weights: Weights, seed: int) -> Predictions:
+    """Predict properties of networks from their latents alone.
+
+    A linear model and boosted trees are fitted on train members, the better one on val is used,
+    and its error is measured on ``test_sets``, class sets that nothing was fitted on.
+    """
+    members = {s: zoo.select(s) for s in ("train", "val", "test_sets")}
+    empty = [s for s, table in members.items() if table.empty]
+    if empty:
+        raise problem(f"zoo has no members in split '{empty[0]}'", where=zoo.folder)
+    z = {s: latents(zoo, t, autoencoder).numpy() for s, t in members.items()}
+    mine = encode_members(autoencoder, weights).numpy()
+    names = (*REGRESSION, *CLASSIFICATION)
+    varying = [n for n in names if len(np.unique(target(members["train"], n))) > 1]
+    table, errors = pd.DataFrame(index=range(len(mine))), []
+    with progress("predict", len(varying)) as bar:
+        for name in varying:
+            y = {s: target(t, name) for s, t in members.items()}
+            best = max(
+                (p.fit(z["train"], y["train"]) for p in predictors(name, seed)),
+                key=lambda p: p.score(z["val"], y["val"]),
+            )
+            table[name] = best.predict(mine)
+            errors.append(_error(name, y, best.predict(z["test_sets"])))
+            bar.advance(note=name)
+    return Predictions(table, pd.DataFrame(errors))
+
+
+def _error(name: str, y: dict[str, np.ndarray], predicted: np.ndarray) -> dict[str, object]:
+    """Error of one property on held-out members, beside that of a constant."""
+    truth = y["test_sets"]
+    if name in CLASSIFICATION:
+        values, counts = np.unique(y["train"], return_counts=True)
+        constant = float((truth != values[counts.argmax()]).mean())
+        wrong = 1 - score(name, truth, predicted)[f"{name}_accuracy"]
+        return {"property": name, "error": wrong, "of_a_constant": constant, "unit": "share wrong"}
+    constant = float(np.abs(truth - y["train"].mean()).mean())
+    error = float(np.abs(truth - predicted).mean())
+    r2 = score(name, truth, predicted)[f"{name}_r2"]
+    return {
+        "property": name,
+        "error": error,
+        "of_a_constant": constant,
+        "unit": "mean distance",
+        "r2": r2,
+    }

@@ -1,0 +1,397 @@
+"""A finished pipeline as one object: what ``import weightspace as ws`` is for.
+
+```python
+import weightspace as ws
+
+project = ws.load(".")  # a folder where `make repro` has run
+task = project.task("my.npz", ["3", "8", "1"])  # your own images of unseen classes
+drawn = project.sample(task, accuracy=0.9, n=4)  # four networks from P(W | D, R)
+drawn.table  # what each achieves on your images
+drawn.save("samples")
+network = ws.load_network("samples/network-00000.safetensors")  # a plain nn.Module
+```
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from weightspace import __version__
+from weightspace.artifacts import load_tensors, save_tensors
+from weightspace.autoencoders.base import Autoencoder, decode_latents, encode_members
+from weightspace.data.dataset import Dataset
+from weightspace.data.images import GivenTask, ImageSet, check_choice, make_task, read_images
+from weightspace.data.sources.base import read_npz
+from weightspace.errors import problem
+from weightspace.nets.base import Net, net_for
+from weightspace.params import Params, load_params
+from weightspace.progress import progress
+from weightspace.project import comparison, prediction, retrieval
+from weightspace.project.finetuning import fine_tune, measure, reestimated
+from weightspace.project.network import save_network
+from weightspace.project.prediction import Predictions
+from weightspace.project.samples import Samples, file_name
+from weightspace.rng import torch_stream
+from weightspace.sampling.sampler import Sampler
+from weightspace.shared_encoders.base import SharedEncoder
+from weightspace.weights.checkpoints import find, read_networks
+from weightspace.weights.spec import Weights, take
+from weightspace.zoo import imported
+from weightspace.zoo.imported import Imported
+from weightspace.zoo.store import Zoo
+
+LATENTS = "latents"
+
+
+@dataclass(frozen=True)
+class Project:
+    """A finished pipeline.
+
+    Attributes:
+        root: its folder.
+        params: its settings.
+        dataset: images and tasks it was trained on.
+        net: its architecture.
+        autoencoder: weights <-> latent.
+        shared: P(z | D, R).
+
+    """
+
+    root: Path
+    params: Params
+    dataset: Dataset
+    net: Net
+    autoencoder: Autoencoder
+    shared_encoder: SharedEncoder
+
+    @cached_property
+    def zoo(self) -> Zoo:
+        """The population of networks that all was fitted on."""
+        return Zoo.open(self.root / "data" / "zoo")
+
+    @property
+    def result(self) -> str:
+        """What R is: accuracy or loss."""
+        return self.shared_encoder.settings.result
+
+    @property
+    def trained_range(self) -> tuple[float, float]:
+        """Lowest and highest R that sampling was trained for."""
+        low, high = self.shared_encoder.trained_range.tolist()
+        return low, high
+
+    def task(
+        self,
+        data: Path | str | ImageSet | tuple[np.ndarray, np.ndarray],
+        classes: Sequence[str],
+        *,
+        seed: int = 0,
+    ) -> GivenTask:
+        """Make a task of your own images.
+
+        Args:
+            data: labelled images: what :func:`weightspace.data.images.read_images` reads, or a pair of
+                arrays (images, labels).
+            classes: names of the classes, in the order of the outputs.
+            seed: of the choice of images.
+
+        """
+        if isinstance(data, tuple):
+            data = ImageSet.of(*data)
+        chosen = [str(c) for c in classes]
+        if not isinstance(data, ImageSet):
+            check_choice(chosen, self.dataset)  # before a long reading
+            data = read_images(data, self.dataset.shape, chosen, seed)
+        return make_task(data, chosen, self.dataset, seed)
+
+    def networks(self, *paths: Path | str) -> Weights:
+        """Weights ``(N, *shape)`` of checkpoints of the project's architecture, read strictly.
+
+        Args:
+            paths: files, or folders of which every checkpoint is read, in order of their names.
+
+        """
+        return read_networks([file for p in paths for file in find(Path(p))], self.net.spec)
+
+    def encode(self, weights: Weights) -> Tensor:
+        """Latents ``(N, L)`` of networks ``(N, *shape)``."""
+        self.net.spec.check(weights)
+        return encode_members(self.autoencoder, weights)
+
+    def decode(self, latents: Tensor) -> Weights:
+        """Networks ``(N, *shape)`` of latents ``(N, L)``."""
+        if latents.ndim != 2 or latents.shape[1] != self.autoencoder.latent or not len(latents):
+            raise problem(
+                "latents of a wrong shape",
+                got=tuple(latents.shape),
+                expected=f"(N, {self.autoencoder.latent})",
+            )
+        if not latents.isfinite().all():
+            raise problem("latents hold NaN or infinity")
+        return decode_latents(self.autoencoder, latents.float())
+
+    def evaluate(self, weights: Weights, task: GivenTask) -> pd.DataFrame:
+        """Loss (nats) and accuracy of networks ``(N, *shape)`` on every part of a task, a row each."""
+        self.net.spec.check(weights)
+        return measure(self.net, weights, task)
+
+    @torch.no_grad()
+    def class_distances(self, task: GivenTask) -> dict[str, float]:
+        """How far each class of a task is from the classes of training, as D describes them.
+
+        Distance to the nearest training class, in units of the largest such distance that a
+        training class has to the others. Above 1 the images are unlike any that sampling was
+        trained or evaluated on.
+        """
+        encoder, images = self.shared_encoder.dataset_encoder, self.dataset.images["train"]
+        known, mine = encoder(images[self.dataset.seen]), encoder(task.dataset.images["train"])
+        among = torch.cdist(known, known).fill_diagonal_(torch.inf).amin(1).max()
+        ratio = torch.cdist(mine, known).amin(1) / among
+        return dict(zip(task.classes, ratio.tolist(), strict=True))
+
+    def sample(
+        self,
+        task: GivenTask,
+        *,
+        accuracy: float | None = None,
+        loss: float | None = None,
+        n: int = 1,
+        best_of: int = 1,
+        seed: int = 0,
+        fine_tune_epochs: int = 0,
+        reestimate: bool = False,
+    ) -> Samples:
+        """Draw networks from P(W | D, R) and measure each.
+
+        Args:
+            task: the dataset D.
+            accuracy: the result R, where the pipeline was trained for accuracy.
+            loss: the result R in nats, where it was trained for loss.
+            n: networks; sample i is the same whatever n is.
+            best_of: candidates drawn for each, of which the one is kept whose result on the train
+                images is nearest to the request.
+            seed: root seed.
+            fine_tune_epochs: passes over the train images with Adam after sampling.
+            reestimate: replace the running statistics of every candidate by those of the train
+                images, before it is measured.
+
+        """
+        asked = self._request(accuracy, loss)
+        if n < 1 or best_of < 1 or fine_tune_epochs < 0:
+            raise problem("n and best_of must be 1 or more, fine_tune_epochs 0 or more")
+        if reestimate and all(t.role == "parameter" for t in self.net.spec.tensors):
+            raise problem(
+                "no running statistics to re-estimate",
+                where=f"architecture '{self.net.spec.architecture}'",
+                do="leave reestimate out",
+            )
+        sampler = Sampler(
+            self.autoencoder, self.shared_encoder, self.net, task.dataset, self.params.guidance
+        )
+        where, target = torch.zeros(1, dtype=torch.long), torch.tensor([asked])
+        chosen = []
+        with progress("sample", n) as bar:
+            for i in range(n):
+                drawn = sampler.draw(where, target, best_of, torch_stream(seed, "sample", i))
+                if reestimate:
+                    drawn = reestimated(self.net, drawn, task)
+                got = measure(self.net, drawn, task, ("train",))[f"train_{self.result}"].to_numpy()
+                best = int(np.abs(got - asked).argmin())
+                chosen.append(take(drawn, slice(best, best + 1)))
+                bar.advance()
+        weights = {k: torch.cat([c[k] for c in chosen]) for k in self.net.spec.names}
+        if fine_tune_epochs:
+            weights = fine_tune(self.net, weights, task, fine_tune_epochs, seed)
+        low, high = self.trained_range
+        table = pd.DataFrame({"sample": np.arange(n), "file": [file_name(i) for i in range(n)]})
+        table["classes"] = [list(task.classes)] * n
+        table["asked"] = asked
+        table["outside_trained_range"] = not low <= asked <= high
+        table["best_of"], table["seed"] = best_of, seed
+        table["fine_tune_epochs"], table["reestimate"] = fine_tune_epochs, reestimate
+        table = pd.concat([table, self.evaluate(weights, task)], axis=1)
+        return Samples(self, task, weights, table)
+
+    def compare(self, a: Weights, b: Weights, task: GivenTask) -> pd.DataFrame:
+        """How alike networks behave, pair by pair; see :func:`weightspace.project.retrieval.compare`."""
+        return comparison.compare(self.net, a, b, task)
+
+    def retrieve(
+        self,
+        task: GivenTask,
+        *,
+        accuracy: float | None = None,
+        loss: float | None = None,
+        n: int = 5,
+    ) -> tuple[pd.DataFrame, Weights]:
+        """Members of the zoo that fit a dataset and a result best, and how they do on it.
+
+        Args:
+            task: the dataset D.
+            accuracy: the result R; without one the best of the trained range.
+            loss: the same, where R is the loss.
+            n: networks.
+
+        Returns:
+            Table, best first, with similarity, what the member was trained on and ``on_train_...``
+            and ``on_test_...`` on the given images; their weights.
+
+        """
+        asked = self.trained_range[self.result == "accuracy"]
+        if accuracy is not None or loss is not None:
+            asked = self._request(accuracy, loss)
+        table, weights = retrieval.nearest_networks(
+            self.zoo, self.autoencoder, self.shared_encoder, task, asked, n
+        )
+        names, classes = self.dataset.class_names, self.dataset.tasks["classes"]
+        table.insert(1, "classes", [",".join(names[c] for c in classes[t]) for t in table["task"]])
+        return pd.concat([table, self.evaluate(weights, task).add_prefix("on_")], axis=1), weights
+
+    def retrieve_tasks(self, weights: Weights, *, n: int = 5) -> list[pd.DataFrame]:
+        """Tasks that networks were trained on, most likely first: a table per network."""
+        return retrieval.nearest_tasks(
+            self.dataset, self.autoencoder, self.shared_encoder, weights, n
+        )
+
+    def predict(self, weights: Weights, *, seed: int = 0) -> Predictions:
+        """Accuracy, generalisation gap, epoch and optimiser of networks from their weights alone."""
+        return prediction.predict(self.zoo, self.autoencoder, weights, seed)
+
+    def save_latents(self, path: Path | str, latents: Tensor, names: Sequence[str]) -> None:
+        """Write latents ``(N, L)`` with a name for each, to be decoded by this autoencoder only."""
+        meta = {"names": list(names), "autoencoder": self.provenance()["sha256"]["autoencoder"]}
+        save_tensors(Path(path), LATENTS, {"z": latents}, meta)
+
+    def load_latents(self, path: Path | str) -> tuple[Tensor, list[str]]:
+        """Latents ``(N, L)`` and their names, from :meth:`save_latents` or array ``z`` of an .npz."""
+        path = Path(path)
+        if path.suffix == ".npz":
+            z = read_npz(path, ("z",))["z"]
+            if z.dtype.kind != "f":
+                raise problem("latents of a wrong type", where=path, got=z.dtype, expected="float")
+            return torch.from_numpy(z).float(), [str(i) for i in range(len(np.atleast_1d(z)))]
+        tensors, meta = load_tensors(path, LATENTS)
+        if meta.get("autoencoder") != self.provenance()["sha256"]["autoencoder"]:
+            raise problem(
+                "latents of another autoencoder", where=path, do="encode the networks again"
+            )
+        if "z" not in tensors or len(meta.get("names", ())) != len(tensors["z"]):
+            raise problem("file is damaged", where=path, do="encode the networks again")
+        return tensors["z"], meta["names"]
+
+    def save(
+        self,
+        folder: Path,
+        names: Sequence[str],
+        weights: Weights,
+        info: Sequence[Mapping[str, Any]],
+    ) -> None:
+        """Write one file per network into a folder.
+
+        Args:
+            folder: where to.
+            names: file of each.
+            weights: tensors ``(N, *shape)``.
+            info: what should travel with each: ``classes``, and anything that is JSON-ready.
+
+        """
+        scale = {"mean": self.dataset.mean, "std": self.dataset.std}
+        for i, (name, more) in enumerate(zip(names, info, strict=True)):
+            save_network(folder / name, self.net, take(weights, i), scale | dict(more))
+
+    def _request(self, accuracy: float | None, loss: float | None) -> float:
+        """The requested result, verified."""
+        given = {"accuracy": accuracy, "loss": loss}
+        asked = given.pop(self.result)
+        other, refused = given.popitem()
+        if asked is None or refused is not None:
+            raise problem(
+                f"this pipeline samples by {self.result} (shared_encoder.result)",
+                got=f"no {self.result}" if refused is None else f"a request for {other}",
+                expected=f"--{self.result}",
+            )
+        if not (math.isfinite(asked) and 0 <= asked <= (1 if self.result == "accuracy" else asked)):
+            expected = "between 0 and 1" if self.result == "accuracy" else "0 or above"
+            raise problem(f"impossible {self.result}", got=asked, expected=expected)
+        return float(asked)
+
+    def provenance(self) -> dict[str, Any]:
+        """What made this pipeline: version, commit, hashes of settings and artefacts."""
+        files = {
+            "params": self.root / "params.yaml",
+            "dataset": self.root / "data" / "dataset" / "images.safetensors",
+            "autoencoder": self.root / "data" / "autoencoder" / "autoencoder.safetensors",
+            "shared_encoder": self.root / "data" / "shared_encoder" / "shared_encoder.safetensors",
+        }
+        hashes = {k: hashlib.sha256(p.read_bytes()).hexdigest()[:16] for k, p in files.items()}
+        return {"weightspace": __version__, "commit": _commit(self.root), "sha256": hashes}
+
+
+def import_zoo(
+    folder: Path | str, results: Path | str, out: Path | str, *, arch: str, root: Path | str = "."
+) -> Imported:
+    """Make a zoo of a folder of checkpoints; see :func:`weightspace.zoo.imported.import_zoo`.
+
+    Args:
+        folder: the checkpoints.
+        results: table of them.
+        out: new or empty folder.
+        arch: name of the architecture; its sizes are those of ``nets`` in params.yaml.
+        root: project where the dataset stage has run.
+
+    """
+    root = Path(root)
+    params, dataset = load_params(root / "params.yaml"), Dataset.load(root / "data" / "dataset")
+    net = net_for(dataset, arch, params.nets)
+    return imported.import_zoo(Path(folder), Path(results), net, dataset, Path(out))
+
+
+def load(root: Path | str = ".") -> Project:
+    """Load a finished pipeline.
+
+    Args:
+        root: folder of the project, with ``params.yaml`` and ``data/``.
+
+    Raises:
+        WeightspaceError: a stage has not run, or its output is damaged or of other settings.
+
+    """
+    root = Path(root)
+    params, data = load_params(root / "params.yaml"), root / "data"
+    sampler = Sampler.load(data, params)
+    net, autoencoder = sampler.net, sampler.autoencoder
+    if net.spec != autoencoder.spec:
+        raise problem(
+            "settings of the architecture changed after the pipeline ran",
+            where=root / "params.yaml",
+            got=f"{params.zoo.architecture} with {net.spec.numel} parameters",
+            expected=f"{autoencoder.spec.architecture} with {autoencoder.spec.numel}",
+            do="run `dvc repro`",
+        )
+    return Project(root, params, sampler.dataset, net, autoencoder, sampler.shared_encoder)
+
+
+def _commit(root: Path) -> str | None:
+    """Commit of the project's folder, with ``+`` where tracked files changed; None without git."""
+    try:
+        head, changed = (
+            subprocess.run(
+                ["git", "-C", str(root), *command], capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + ("+" if changed else "")

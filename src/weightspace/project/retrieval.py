@@ -1,0 +1,102 @@
+"""Which networks of the zoo fit a dataset, and which tasks was a network trained on?"""
+
+from __future__ import annotations
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from weightspace.autoencoders.base import BLOCK, Autoencoder, encode_members
+from weightspace.data.dataset import Dataset
+from weightspace.data.images import GivenTask
+from weightspace.progress import progress
+from weightspace.project.finetuning import FIRST
+from weightspace.shared_encoders.base import SharedEncoder
+from weightspace.weights.spec import Weights, take
+from weightspace.zoo.store import Zoo
+
+RESULTS = 17  # results tried where that of a network is not known
+
+
+def latents(zoo: Zoo, members: pd.DataFrame, autoencoder: Autoencoder) -> Tensor:
+    """Latents ``(N, L)`` of rows of the members' table, with progress."""
+    weights, out = zoo.weights(members), []
+    with progress("encode zoo", len(members)) as bar:
+        for start in range(0, len(members), BLOCK):
+            out.append(encode_members(autoencoder, take(weights, slice(start, start + BLOCK))))
+            bar.advance(len(out[-1]))
+    return torch.cat(out)
+
+
+@torch.no_grad()
+def nearest_networks(
+    zoo: Zoo,
+    autoencoder: Autoencoder,
+    shared_encoder: SharedEncoder,
+    task: GivenTask,
+    result: float,
+    count: int,
+) -> tuple[pd.DataFrame, Weights]:
+    """Members of a zoo that fit a dataset and a result best, in the space of the contrastive loss.
+
+    Args:
+        zoo: the networks to choose from; those of diverged runs are left out.
+        autoencoder: weights -> latent.
+        shared_encoder: the aligned space.
+        task: the dataset D.
+        result: the result R.
+        count: networks to return.
+
+    Returns:
+        Their rows of the members' table with a column ``similarity``, best first; their weights.
+
+    """
+    members = zoo.members[~zoo.members["diverged"]].reset_index(drop=True)
+    z = latents(zoo, members, autoencoder)
+    e = shared_encoder.embed(task.dataset, FIRST)
+    wanted = shared_encoder.project(shared_encoder.condition(e, torch.tensor([result])))
+    similarity = (shared_encoder.project_latent(z) @ wanted.T)[:, 0]
+    best = similarity.argsort(descending=True, stable=True)[:count].numpy()
+    table = members.iloc[best].reset_index(drop=True)
+    table.insert(0, "similarity", similarity.numpy()[best])
+    return table, zoo.weights(table)
+
+
+@torch.no_grad()
+def nearest_tasks(
+    dataset: Dataset,
+    autoencoder: Autoencoder,
+    shared_encoder: SharedEncoder,
+    weights: Weights,
+    count: int,
+) -> list[pd.DataFrame]:
+    """Tasks that each of N networks was most likely trained on, best first.
+
+    The result of a network is not asked for: the best of 17 results over the trained range counts.
+
+    Returns:
+        A table per network: classes, split of the task, similarity, and the result at which it is
+        highest.
+
+    """
+    latents = shared_encoder.project_latent(encode_members(autoencoder, weights))  # (N, P)
+    low, high = shared_encoder.trained_range.tolist()
+    grid = torch.linspace(low, high, RESULTS)
+    e = shared_encoder.embed(dataset, torch.arange(len(dataset.tasks)))  # (T, E)
+    every = torch.stack(
+        [
+            latents @ shared_encoder.project(shared_encoder.condition(e, r.expand(len(e)))).T
+            for r in grid
+        ]
+    )  # (R, N, T)
+    similarity, which = every.max(0)
+    out = []
+    for row, place in zip(similarity, which, strict=True):
+        best = row.argsort(descending=True, stable=True)[:count].numpy()
+        tasks = dataset.tasks.iloc[best]
+        names = [",".join(dataset.class_names[c] for c in t) for t in tasks["classes"]]
+        table = pd.DataFrame({"classes": names, "split": tasks["split"].to_numpy()})
+        table["similarity"] = row.numpy()[best]
+        table[shared_encoder.settings.result] = grid.numpy()[place.numpy()[best]]
+        out.append(table)
+    return out

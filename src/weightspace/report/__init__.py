@@ -1,0 +1,1 @@
+"""What a person looks at: tables, plots, the report page, the reference of the settings."""

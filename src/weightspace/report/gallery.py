@@ -1,0 +1,140 @@
+"""A look at single networks: a few test tasks, what was asked, what the sampled networks confuse."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from PIL import Image
+
+from weightspace.data.dataset import task_batch
+from weightspace.project.project import Project
+from weightspace.report.html import element, picture
+from weightspace.report.plots import INK, as_svg
+from weightspace.rng import torch_stream
+from weightspace.sampling.sampler import Sampler
+
+TASKS, SHOWN, ZOOM = 3, 8, 96  # tasks, images of each class, least pixels of an image's side
+FILES = (  # below data/
+    "dataset/images.safetensors",
+    "autoencoder/autoencoder.safetensors",
+    "shared_encoder/shared_encoder.safetensors",
+)
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One sampled network on the test images of its task.
+
+    Attributes:
+        asked: requested result.
+        accuracy: accuracy on the test images.
+        confusion: share of the images of each class (row) that are taken for each (column).
+
+    """
+
+    asked: float
+    accuracy: float
+    confusion: np.ndarray
+
+
+def missing(root: Path) -> list[str]:
+    """Files of a finished project that are not there."""
+    return [f"data/{name}" for name in FILES if not (root / "data" / name).is_file()]
+
+
+def gallery(project: Project) -> str:
+    """Give the gallery of a finished project, HTML."""
+    out = []
+    for number in chosen_tasks(project):
+        names = [project.dataset.class_names[c] for c in project.dataset.classes[number]]
+        split = project.dataset.tasks.set_index("task")["split"][number]
+        out.append(element("h3", f"Task {', '.join(names)} ({split})"))
+        alt = f"Test images of the classes {', '.join(names)}, a row each"
+        out.append(picture(strip(project, number), "png", alt))
+        out.append('<div class="figures small">\n')
+        for found in sampled(project, number):
+            text = f"{project.result} {found.asked:.2f} asked, accuracy {found.accuracy:.2f} on test images"
+            out.append(picture(draw(found, names), "svg+xml", f"Confusion matrix, {text}", text))
+        out.append("</div>\n")
+    return "".join(out)
+
+
+def chosen_tasks(project: Project) -> list[int]:
+    """Test tasks of different class sets, evenly over the table, unseen classes first."""
+    tasks = project.dataset.tasks
+    for split in ("test_classes", "test_sets"):
+        found = tasks[tasks["split"] == split].drop_duplicates("class_set")
+        if len(found):
+            places = np.linspace(0, len(found) - 1, min(TASKS, len(found))).round().astype(int)
+            return [int(t) for t in found["task"].iloc[places]]
+    return []
+
+
+def sampled(project: Project, number: int) -> list[Sampled]:
+    """One network for the lowest, the middle and the highest trained result, each a single draw."""
+    sampler = Sampler(
+        project.autoencoder,
+        project.shared_encoder,
+        project.net,
+        project.dataset,
+        project.params.guidance,
+    )
+    low, high = project.trained_range
+    asked = torch.tensor([low, (low + high) / 2, high])
+    task = torch.full((len(asked),), number)
+    generator = torch_stream(project.params.seed, "report", number)
+    weights = sampler.draw(task, asked, 1, generator)
+    images, labels = task_batch(project.dataset, task[:1], "test")
+    with torch.no_grad():
+        predicted = project.net.run(weights, images[0]).argmax(-1)  # (3, B)
+    out = []
+    for target, guess in zip(asked.tolist(), predicted, strict=True):
+        table = confusion(labels, guess, project.dataset.classes.shape[1])
+        out.append(Sampled(target, float((guess == labels).double().mean()), table))
+    return out
+
+
+def confusion(labels: torch.Tensor, guess: torch.Tensor, classes: int) -> np.ndarray:
+    """Share of the images of each true class (row) that are taken for each class (column)."""
+    counts = torch.zeros(classes, classes, dtype=torch.float64)
+    counts.index_put_(
+        (labels, guess), torch.ones(len(labels), dtype=torch.float64), accumulate=True
+    )
+    return (counts / counts.sum(1, keepdim=True).clamp_min(1)).numpy()
+
+
+def draw(found: Sampled, names: list[str]) -> bytes:
+    """Draw a confusion matrix as SVG."""
+    figure, axes = plt.subplots(figsize=(2.5, 2.4), layout="constrained")
+    axes.imshow(found.confusion, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), share in np.ndenumerate(found.confusion):
+        colour = "white" if share > 0.55 else INK
+        axes.text(column, row, f"{share:.2f}", ha="center", va="center", color=colour)
+    places = range(len(names))
+    axes.set_xticks(places, names)
+    axes.set_yticks(places, names)
+    axes.set(xlabel="predicted", ylabel="true")
+    return as_svg(figure)
+
+
+def strip(project: Project, number: int) -> bytes:
+    """Some test images of a task, a row per class, as PNG."""
+    dataset = project.dataset
+    images = dataset.task_images(torch.tensor([number]), "test")[0, :, :SHOWN]  # (c, n, C, H, W)
+    pixels = (images * dataset.std + dataset.mean).clamp(0, 1)
+    pixels = torch.nn.functional.pad(pixels, (0, 1, 0, 1), value=1)
+    classes, shown, channels, height, width = pixels.shape
+    grid = pixels.permute(0, 3, 1, 4, 2).reshape(classes * height, shown * width, channels)
+    array = (grid * 255).round().to(torch.uint8).numpy()
+    grey = channels == 1
+    image = Image.fromarray(array[..., 0] if grey else array)
+    zoom = max(1, ZOOM // height)
+    image = image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)
+    file = io.BytesIO()
+    image.save(file, format="png")
+    return file.getvalue()

@@ -1,0 +1,175 @@
+"""Pictures for README, docs and the report, drawn from the plot data that the pipeline leaves in git."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter, StrMethodFormatter
+
+from weightspace.errors import problem
+
+mpl.use("Agg")
+
+INK, ACCENT, SOFT = "#1b2a41", "#d1495b", "#7a8ca3"
+SVG: Any = {"svg.fonttype": "none", "svg.hashsalt": "weightspace", "font.size": 10}
+
+
+def draw_all(root: Path) -> None:
+    """Draw ``docs/pictures/results.png``: accuracy through the autoencoder, calibration, heat map."""
+    plots = root / "metrics" / "plots"
+    figure, axes = plt.subplots(1, 3, figsize=(15, 4.8), layout="constrained")
+    _scatter(axes[0], _read(plots / "accuracy_scatter.csv"))
+    _calibration(axes[1], _read(plots / "calibration.csv"))
+    _heat_map(axes[2], _read(plots / "latent_heatmap.csv"))
+    out = root / "docs" / "pictures" / "results.png"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=110, metadata={"Software": None})
+    plt.close(figure)
+
+
+def draw_plot(path: Path) -> bytes:
+    """One file of ``metrics/plots`` as SVG; its name is a key of :data:`PLOTS`."""
+    with mpl.rc_context(SVG):
+        figure, axes = plt.subplots(figsize=(4.6, 3.7), layout="constrained")
+        PLOTS[path.name](axes, _read(path))
+        return as_svg(figure)
+
+
+def as_svg(figure: Figure) -> bytes:
+    """Close a figure and give it as SVG, the same bytes each time."""
+    with mpl.rc_context(SVG):
+        file = io.BytesIO()
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+        plt.close(figure)
+    return file.getvalue()
+
+
+def _read(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise problem("plot data is missing", where=path, do="run `make repro` first")
+    return pd.read_csv(path)
+
+
+def _scatter(axes: Axes, table: pd.DataFrame) -> None:
+    """Accuracy before and after the autoencoder, with the fitted line."""
+    x, y = table["original"].to_numpy(), table["reconstructed"].to_numpy()
+    axes.plot([0, 1], [0, 1], color=SOFT, lw=1, label="identity")
+    axes.scatter(x, y, s=9, alpha=0.45, color=INK, lw=0)
+    if x.std() > 0:
+        slope, offset = np.polyfit(x, y, 1)
+        r2 = np.corrcoef(x, y)[0, 1] ** 2 if y.std() > 0 else 0.0
+        ends = np.array([x.min(), x.max()])
+        axes.plot(ends, slope * ends + offset, color=ACCENT, lw=2, label=f"fit, $R^2$ = {r2:.3f}")
+    axes.set(
+        title="Reconstruction: accuracy in and out",
+        xlabel="test accuracy of the original",
+        ylabel="test accuracy of the reconstruction",
+        xlim=(0.2, 1.02),
+        ylim=(0.0, 1.02),
+    )
+    axes.legend(loc="upper left", frameon=False)
+
+
+def _calibration(axes: Axes, table: pd.DataFrame) -> None:
+    """Achieved against asked result of sampled networks."""
+    low, high = table["asked"].min(), table["asked"].max()
+    axes.plot([low, high], [low, high], color=SOFT, lw=1, label="achieved = asked")
+    axes.fill_between(
+        table["asked"],
+        table["q10"],
+        table["q90"],
+        color=INK,
+        alpha=0.15,
+        lw=0,
+        label="single draws, 10-90 %",
+    )
+    axes.plot(table["asked"], table["single"], "o-", color=INK, label="single draws, mean")
+    axes.plot(table["asked"], table["best_of_n"], "s-", color=ACCENT, label="best of n, mean")
+    axes.set(
+        title="Sampling for unseen class sets",
+        xlabel="asked result",
+        ylabel="achieved on test images",
+    )
+    axes.legend(loc="upper left", frameon=False)
+
+
+def _heat_map(axes: Axes, table: pd.DataFrame) -> None:
+    """Cosine of latents of networks against projections of conditions."""
+    order = table["condition"].drop_duplicates()
+    matrix = table.pivot(index="weights_of", columns="condition", values="cosine").loc[order, order]
+    image = axes.imshow(matrix.to_numpy(), cmap="RdBu", vmin=-1, vmax=1)
+    axes.set(
+        title="Latents against projections of (D, R)",
+        xlabel="condition (one task each)",
+        ylabel="network trained on",
+        xticks=[],
+        yticks=[],
+    )
+    axes.figure.colorbar(image, ax=axes, label="cosine", shrink=0.85)
+
+
+def _losses(name: str, title: str, label: str) -> Callable[[Axes, pd.DataFrame], None]:
+    """A drawing of one loss over epochs, on train and on val."""
+
+    def draw(axes: Axes, table: pd.DataFrame) -> None:
+        axes.plot(table["epoch"], table[f"train_{name}"], color=INK, label="train")
+        axes.plot(table["epoch"], table[f"val_{name}"], color=ACCENT, label="val")
+        if table[[f"train_{name}", f"val_{name}"]].to_numpy().min() > 0:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(LogFormatter())
+            axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
+        axes.set(title=title, xlabel="epoch", ylabel=label)
+        axes.legend(frameon=False)
+
+    return draw
+
+
+def _over_epochs(axes: Axes, table: pd.DataFrame) -> None:
+    """Likeness of originals and reconstructions by age of the network, on two kinds of inputs."""
+    for score, colour in (("cosine", INK), ("correlation", SOFT), ("agreement", ACCENT)):
+        axes.plot(table["epoch"], table[f"real_{score}"], "o-", color=colour, label=score)
+        axes.plot(table["epoch"], table[f"random_{score}"], "o--", color=colour, alpha=0.7)
+    axes.set(
+        title="Outputs of originals and reconstructions",
+        xlabel="epochs of training (median of the snapshot)",
+        ylabel="solid: test images, dashed: random inputs",
+        ylim=(min(0.0, axes.get_ylim()[0]), 1.03),
+    )
+    axes.legend(frameon=False)
+
+
+def _components(axes: Axes, table: pd.DataFrame) -> None:
+    """What PCA alone keeps, against the number of its components."""
+    for name, colour in (("explained_variance", SOFT), ("agreement", ACCENT), ("cosine", INK)):
+        axes.plot(table["k"], table[name], "o-", color=colour, label=name.replace("_", " "))
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.set(
+        title="PCA alone, on val networks",
+        xlabel="components of each tensor",
+        ylabel="share, or score",
+    )
+    axes.legend(frameon=False)
+
+
+# Every file of plot data, in the order of the pipeline -> what draws it.
+PLOTS: dict[str, Callable[[Axes, pd.DataFrame], None]] = {
+    "pca_against_k.csv": _components,
+    "autoencoder_loss.csv": _losses("loss", "Autoencoder: loss while it is fitted", "loss"),
+    "outputs_over_epochs.csv": _over_epochs,
+    "accuracy_scatter.csv": _scatter,
+    "shared_encoder_loss.csv": _losses(
+        "nt_xent", "Shared encoder: contrastive loss", "NT-Xent (nats)"
+    ),
+    "latent_heatmap.csv": _heat_map,
+    "calibration.csv": _calibration,
+}

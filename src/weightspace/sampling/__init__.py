@@ -1,0 +1,1 @@
+"""P(W | D, R): draw latents, move them on demand, decode them."""

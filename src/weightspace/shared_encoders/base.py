@@ -1,0 +1,268 @@
+"""What every shared encoder is: a distribution of latents for a dataset and a result.
+
+The embedding of a task is the embeddings of its classes, in their order. Either condition may be
+absent: a learned vector stands in its place.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from weightspace.artifacts import load_tensors, rebuilding, save_tensors
+from weightspace.autoencoders.base import Autoencoder, encode_orders
+from weightspace.data.dataset import Dataset
+from weightspace.dataset_encoders import DATASET_ENCODERS
+from weightspace.dataset_encoders.base import DatasetEncoder
+from weightspace.nets.base import Net
+from weightspace.params import DatasetEncodersSettings, SharedEncoderSettings
+from weightspace.registry import resolve
+from weightspace.shared_encoders import SHARED_ENCODERS
+from weightspace.weights.spec import Weights, output_orders
+
+CALIBRATION_POINTS = 33
+TRAINED_RANGE = (0.01, 0.99)  # quantiles of R over train members; beyond them lie outliers
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Shapes that a shared encoder is built for.
+
+    Attributes:
+        dataset_shape: channels, height, width of an image.
+        classes: classes of a task.
+        latent: features of z.
+        encoders: settings of the dataset encoders.
+
+    """
+
+    dataset_shape: tuple[int, int, int]
+    classes: int
+    latent: int
+    dataset_encoders: DatasetEncodersSettings = field(default_factory=DatasetEncodersSettings)
+
+    @classmethod
+    def of(cls, data: SharedEncoderData) -> Sizes:
+        """Sizes that fit the data."""
+        classes, latent = data.dataset.classes.shape[1], data.train.z.shape[2]
+        return cls(data.dataset.shape, classes, latent, data.dataset_encoders)
+
+
+class SharedEncoder(nn.Module, ABC):
+    """P(z | D, R).
+
+    Args:
+        sizes: shapes of images, tasks and latents.
+        settings: section ``shared_encoder`` of params.yaml.
+        generator: source of the initial weights.
+
+    """
+
+    trained_range: Tensor
+    calibration_requested: Tensor
+    calibration_achieved: Tensor
+
+    def __init__(
+        self, sizes: Sizes, settings: SharedEncoderSettings, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.sizes, self.settings = sizes, settings
+        family = resolve(
+            DATASET_ENCODERS, settings.dataset_encoder, "shared_encoder.dataset_encoder"
+        )
+        self.dataset_encoder: DatasetEncoder = family.build(
+            sizes.dataset_shape, sizes.dataset_encoders, generator
+        )
+        self.features = sizes.classes * self.dataset_encoder.features
+        self.no_dataset = nn.Parameter(torch.zeros(self.features))
+        self.no_result = nn.Parameter(torch.zeros(1 + 2 * settings.fourier))
+        self.register_buffer("trained_range", torch.tensor([0.0, 1.0]))  # trained range of R
+        grid = torch.linspace(0, 1, CALIBRATION_POINTS)
+        self.register_buffer("calibration_requested", grid.clone())  # calibration: condition ...
+        self.register_buffer("calibration_achieved", grid.clone())  # ... and mean result on val
+
+    @property
+    def condition_features(self) -> int:
+        """Features of the embedded condition."""
+        return int(self.features) + len(self.no_result)
+
+    def embed(self, dataset: Dataset, tasks: Tensor) -> Tensor:
+        """Dataset embeddings ``(N, E)`` of tasks ``(N,)``, from the train images of their classes."""
+        return self.embed_classes(
+            self.dataset_encoder(dataset.images["train"]), dataset.classes[tasks]
+        )
+
+    @staticmethod
+    def embed_classes(of_class: Tensor, classes: Tensor) -> Tensor:
+        """Task embeddings ``(N, E)`` of class embeddings ``(K, F)`` and classes ``(N, c)``."""
+        return of_class[classes].flatten(1)
+
+    def condition(
+        self,
+        e: Tensor,
+        result: Tensor,
+        use_dataset: Tensor | None = None,
+        use_result: Tensor | None = None,
+    ) -> Tensor:
+        """Embedded condition ``(N, condition_features)``.
+
+        Args:
+            e: dataset embeddings ``(N, E)``.
+            result: asked or achieved result ``(N,)``.
+            use_dataset: bool ``(N,)``, False where D is withheld; default all True.
+            use_result: bool ``(N,)``, False where R is withheld; default all True.
+
+        Source of the Fourier features: Tancik et al. (2020), arXiv 2006.10739.
+
+        """
+        low, high = self.trained_range
+        x = ((result - low) / (high - low).clamp_min(1e-6))[:, None]
+        angle = math.pi * x * torch.arange(1, self.settings.fourier + 1)
+        r = torch.cat([2 * x - 1, angle.sin(), angle.cos()], 1)
+        if use_dataset is not None:
+            e = torch.where(use_dataset[:, None], e, self.no_dataset)
+        if use_result is not None:
+            r = torch.where(use_result[:, None], r, self.no_result)
+        return torch.cat([e, r], 1)
+
+    def calibrated(self, result: Tensor) -> Tensor:
+        """Condition ``(N,)`` whose mean achieved result on val was the requested one."""
+        x = np.interp(
+            result.numpy(), self.calibration_achieved.numpy(), self.calibration_requested.numpy()
+        )
+        return torch.tensor(x, dtype=torch.float32)
+
+    @abstractmethod
+    def sample(self, condition: Tensor, draws: int, generator: torch.Generator) -> Tensor:
+        """Latents ``(N, draws, L)`` drawn for embedded conditions ``(N, F)``."""
+
+    @abstractmethod
+    def project(self, condition: Tensor) -> Tensor:
+        """Unit vectors ``(N, P)`` of conditions in the space of the contrastive loss."""
+
+    @abstractmethod
+    def project_latent(self, z: Tensor) -> Tensor:
+        """Unit vectors ``(N, P)`` of latents in the space of the contrastive loss."""
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file."""
+        sizes = {k: getattr(self.sizes, k) for k in ("dataset_shape", "classes", "latent")}
+        dataset_encoders = self.sizes.dataset_encoders.model_dump(
+            mode="json", include={self.settings.dataset_encoder}
+        )
+        settings = self.settings.model_dump(mode="json")
+        meta = {"sizes": sizes, "settings": settings, "dataset_encoders": dataset_encoders}
+        save_tensors(path, "shared_encoder", self.state_dict(), meta)
+
+
+def load_shared_encoder(path: Path) -> SharedEncoder:
+    """Read what :meth:`SharedEncoder.save` wrote."""
+    tensors, meta = load_tensors(path, "shared_encoder")
+    with rebuilding(path):
+        settings = SharedEncoderSettings.model_validate(meta["settings"])
+        dataset_encoders = DatasetEncodersSettings.model_validate(meta["dataset_encoders"])
+        shape = tuple(meta["sizes"]["dataset_shape"])
+        sizes = Sizes(
+            **meta["sizes"] | {"dataset_shape": shape, "dataset_encoders": dataset_encoders}
+        )
+        family = resolve(SHARED_ENCODERS, settings.model, "shared_encoder.model")
+        model: SharedEncoder = family.build(sizes, settings, torch.Generator())
+        model.load_state_dict(tensors)
+    return model.eval()
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Members of one split as pairs of condition and latent.
+
+    Attributes:
+        tasks: task of each member ``(N,)``.
+        runs: run of each member ``(N,)``.
+        result: R ``(N,)``.
+        z: latent ``(N, O, L)`` for each order of the outputs; the first order is the member's own.
+        weights: weights ``(N, *shape)``.
+
+    """
+
+    tasks: Tensor
+    runs: Tensor
+    result: Tensor
+    z: Tensor
+    weights: Weights
+
+
+@dataclass(frozen=True)
+class SharedEncoderData:
+    """What a shared encoder may be fitted on."""
+
+    dataset: Dataset
+    autoencoder: Autoencoder
+    net: Net
+    train: Pairs
+    val: Pairs
+    dataset_encoders: DatasetEncodersSettings = field(default_factory=DatasetEncodersSettings)
+
+
+def results_of(members: pd.DataFrame, dataset: Dataset, result: str) -> np.ndarray:
+    """R of each member ``(N,)``: its result on the train and val images of its task together.
+
+    Test images never enter a condition; more images make R less noisy than val images alone.
+    """
+    counts = {part: dataset.images[part].shape[1] for part in ("train", "val")}
+    total = sum(n * members[f"{part}_{result}"].to_numpy(float) for part, n in counts.items())
+    return np.asarray(total / sum(counts.values()))
+
+
+def encode_pairs(
+    members: pd.DataFrame, weights: Weights, autoencoder: Autoencoder, dataset: Dataset, result: str
+) -> Pairs:
+    """Pairs of a members' table; encodes every order of the outputs of every member."""
+    orders = output_orders(dataset.classes.shape[1])
+    z = encode_orders(autoencoder, weights, orders)
+    return Pairs(
+        torch.tensor(members["task"].to_numpy()),
+        torch.tensor(members["run"].to_numpy()),
+        torch.tensor(results_of(members, dataset, result), dtype=torch.float32),
+        z,
+        weights,
+    )
+
+
+def prepare(model: SharedEncoder, data: SharedEncoderData) -> None:
+    """Fit the encoder's standardisation on classes of train tasks and note the trained range."""
+    classes = data.dataset.classes[data.train.tasks].unique()
+    model.dataset_encoder.prepare(data.dataset.images["train"][classes])
+    model.trained_range.copy_(data.train.result.quantile(torch.tensor(TRAINED_RANGE)))
+    grid = torch.linspace(
+        float(model.trained_range[0]), float(model.trained_range[1]), CALIBRATION_POINTS
+    )
+    model.calibration_requested.copy_(grid)
+    model.calibration_achieved.copy_(grid)
+
+
+def draw_masks(count: int, share: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Rows where D, and where R, is used; withheld with probability ``share`` each."""
+    use_dataset, use_result = torch.rand(2, count, generator=rng) >= share
+    return use_dataset, use_result
+
+
+def set_calibration(model: SharedEncoder, asked: np.ndarray, achieved: np.ndarray) -> None:
+    """Fit achieved against asked by a rising polynomial of degree 4 and keep it in the model.
+
+    Args:
+        model: the shared encoder.
+        asked: conditions ``(M,)`` inside the trained range.
+        achieved: results on val images of val tasks ``(M,)``.
+
+    """
+    curve = np.polyval(np.polyfit(asked, achieved, 4), model.calibration_requested.numpy())
+    rising = np.maximum.accumulate(curve) + 1e-6 * np.arange(len(curve))
+    if (rising[0] < rising[-1]) and np.isfinite(rising).all():
+        model.calibration_achieved.copy_(torch.from_numpy(rising).float())

@@ -1,0 +1,217 @@
+"""Conditional generator of latents: n draws for one (D, R) are n different networks.
+
+``z = LayerNorm(mu(h) + g(h, noise))`` with ``h`` the embedded condition, trained by
+
+* the energy score of two draws against the member's latent, and against the member's outputs: a
+  proper score, lowest for the true distribution, so that draws neither collapse nor scatter;
+* NT-Xent between condition and latent, through two heads; the second class order of each member is
+  a hard negative;
+* result matching through the frozen decoder: accuracy (or loss) of the decoded draws on train
+  images against the request, with the hard value forward and a soft gradient.
+
+Sources: energy score, Gneiting and Raftery (2007), Strictly Proper Scoring Rules, section 4.3;
+as a training loss of one-step generators, Shen and Meinshausen (2024), Engression, arXiv
+2307.00835.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from weightspace.learning.contrastive import nt_xent
+from weightspace.learning.loop import fit as run_fit
+from weightspace.learning.mlp import ResidualMlp, mlp
+from weightspace.learning.result_matching import result_error
+from weightspace.params import SharedEncoderSettings
+from weightspace.rng import torch_stream
+from weightspace.runtime import precision
+from weightspace.shared_encoders.base import (
+    Pairs,
+    SharedEncoder,
+    SharedEncoderData,
+    Sizes,
+    draw_masks,
+    prepare,
+)
+from weightspace.weights.spec import output_orders, take
+
+NOISE = 32  # features of the generator's noise
+HEAD = 128  # features of the contrastive space
+BALANCE = 0.1  # weight of the spread of soft correctness, which keeps accuracy steady over images
+
+
+class GeneratorModel(SharedEncoder):
+    """One-step conditional generator with contrastive heads.
+
+    Draws have the length that the autoencoder gives its latents, or where that is free centre and spread
+    of the train latents around them.
+    """
+
+    free: Tensor
+    centre: Tensor
+    spread: Tensor
+
+    def __init__(
+        self, sizes: Sizes, settings: SharedEncoderSettings, generator: torch.Generator
+    ) -> None:
+        super().__init__(sizes, settings, generator)
+        width, depth = settings.width, settings.depth
+        self.trunk = ResidualMlp(self.condition_features, width, depth, width, generator)
+        self.mean = mlp([width, sizes.latent], generator)
+        self.noise = ResidualMlp(width + NOISE, width, depth, sizes.latent, generator)
+        self.condition_head = mlp([width, HEAD], generator)
+        self.latent_head = ResidualMlp(sizes.latent, width, 1, HEAD, generator)
+        self.register_buffer("free", torch.tensor(False))
+        self.register_buffer("centre", torch.zeros(sizes.latent))
+        self.register_buffer("spread", torch.ones(()))
+
+    def trunk_of(self, condition: Tensor) -> Tensor:
+        """Hidden features ``(N, width)`` of embedded conditions."""
+        with self._precision():
+            h: Tensor = F.gelu(self.trunk(condition))
+        return h.float()
+
+    def draw(self, h: Tensor, noise: Tensor) -> Tensor:
+        """Latents ``(N, L)`` of hidden features and noise ``(N, 32)``."""
+        with self._precision():
+            z = self.mean(h) + self.noise(torch.cat([h, noise], 1))
+        z = z.float()
+        return self.centre + self.spread * z if self.free else F.layer_norm(z, z.shape[1:])
+
+    def standard(self, z: Tensor) -> Tensor:
+        """Latents ``(N, L)`` around 0 with a root mean square of 1, whatever the autoencoder."""
+        return (z - self.centre) / self.spread
+
+    def sample(self, condition: Tensor, draws: int, generator: torch.Generator) -> Tensor:
+        """Latents ``(N, draws, L)``."""
+        h = self.trunk_of(condition).repeat_interleave(draws, 0)
+        noise = torch.randn(len(h), NOISE, generator=generator)
+        return self.draw(h, noise).reshape(len(condition), draws, -1)
+
+    def project(self, condition: Tensor) -> Tensor:
+        """Unit vectors ``(N, 128)`` of conditions."""
+        return F.normalize(self.condition_head(self.trunk_of(condition)), dim=1)
+
+    def project_latent(self, z: Tensor) -> Tensor:
+        """Unit vectors ``(N, 128)`` of latents."""
+        with self._precision():
+            out = self.latent_head(self.standard(z))
+        return F.normalize(out.float(), dim=1)
+
+    def _precision(self) -> torch.autocast:
+        return precision(self.settings.precision, self.trained_range.device)
+
+
+build = GeneratorModel
+
+
+class GeneratorLoss:
+    """Loss of a batch of members; see the module's docstring for its parts."""
+
+    def __init__(self, model: GeneratorModel, data: SharedEncoderData) -> None:
+        self.model, self.data = model, data
+        self.pairs: dict[str, Pairs] = {"train": data.train, "val": data.val}
+        self.orders = output_orders(data.dataset.classes.shape[1])
+
+    def __call__(self, rows: Tensor, split: str, rng: torch.Generator) -> dict[str, Tensor]:
+        """Named losses of some members; ``loss`` is their weighted sum."""
+        s, p, model = self.model.settings, self.pairs[split], self.model
+        two = torch.rand(len(rows), len(self.orders), generator=rng).argsort(1)[:, :2]
+        which = two.T.flatten()  # (2B,): order of the outputs, two different ones per member
+        twice = rows.repeat(2)
+        classes = self.data.dataset.classes[p.tasks[twice]].gather(1, self.orders[which])
+        e = model.embed_classes(self._class_embeddings(split, rng), classes)
+        result, z = p.result[twice], p.z[twice, which]
+        h = model.trunk_of(model.condition(e, result))
+        masks = draw_masks(len(twice), s.dropout if split == "train" else 0.0, rng)
+        masked = model.trunk_of(model.condition(e, result, *masks))
+        draws = [model.draw(masked, torch.randn(len(z), NOISE, generator=rng)) for _ in range(2)]
+        energy = energy_score(*map(model.standard, (z, *draws))) * z.shape[1] ** -0.5
+        groups = p.runs[twice] * len(self.orders) + which
+        condition = F.normalize(model.condition_head(h), dim=1)
+        contrast = nt_xent(condition, model.project_latent(z), s.temperature, groups)
+        few = slice(0, s.decoded)
+        decoded = self._decoded(
+            h[few], twice[few], which[few], classes[few], result[few], split, rng
+        )
+        parts = {"energy": energy, "nt_xent": contrast, **decoded}
+        total = (
+            energy
+            + s.contrast_weight * contrast
+            + s.result_weight * parts["result"]
+            + s.behaviour_weight * parts["behaviour"]
+            + BALANCE * parts["balance"]
+        )
+        return {"loss": total, **parts}
+
+    def _class_embeddings(self, split: str, rng: torch.Generator) -> Tensor:
+        """Embeddings of all classes; in training, unless dear, from a random part of their images."""
+        images = self.data.dataset.images["train"]
+        if split == "train" and not self.model.dataset_encoder.whole:
+            count = min(self.model.settings.images_per_class, images.shape[1])
+            images = images[:, torch.randperm(images.shape[1], generator=rng)[:count]]
+        out: Tensor = self.model.dataset_encoder(images)
+        return out
+
+    def _decoded(
+        self,
+        h: Tensor,
+        rows: Tensor,
+        which: Tensor,
+        classes: Tensor,
+        result: Tensor,
+        split: str,
+        rng: torch.Generator,
+    ) -> dict[str, Tensor]:
+        """Decode two draws of each condition and compare results and outputs with the member's."""
+        s, p, net = self.model.settings, self.pairs[split], self.data.net
+        images = self.data.dataset.images["train"][classes]  # (D, c, n, C, H, W)
+        n = min(s.queries_per_class, images.shape[2])
+        chosen = torch.rand(len(h), images.shape[1], images.shape[2], generator=rng).argsort(2)
+        index = chosen[:, :, :n, None, None, None].expand(-1, -1, -1, *images.shape[3:])
+        queries = images.gather(2, index).flatten(1, 2)  # (D, c * n, C, H, W)
+        noise = torch.randn(2 * len(h), NOISE, generator=rng)
+        z = self.model.draw(h.repeat(2, 1), noise)
+        both = queries.repeat(2, *[1] * (queries.ndim - 1))
+        outputs = net.outputs(self.data.autoencoder.decode(z), both)
+        error, soft = result_error(outputs, result.repeat(2), s.result)
+        with torch.no_grad():
+            wanted = net.outputs(take(p.weights, rows), queries)
+            order = self.orders[which][:, None].expand_as(wanted)
+            wanted = wanted.gather(2, order)
+            spread = wanted.std((1, 2), keepdim=True) + 0.05
+        first, second = outputs.chunk(2)
+        scaled = [((y - y.mean(2, keepdim=True)) / spread).asinh() for y in (wanted, first, second)]
+        behaviour = energy_score(*(y.flatten(1) for y in scaled)) * wanted[0].numel() ** -0.5
+        balance = (soft * (1 - soft)).mean() if s.result == "accuracy" else soft.new_zeros(())
+        return {"result": error.mean(), "behaviour": behaviour, "balance": balance}
+
+
+def energy_score(truth: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Energy score ``E|X - y| - E|X - X'| / 2`` from two draws: ``(N, F)`` each -> scalar."""
+
+    def norm(x: Tensor) -> Tensor:
+        return (x.square().sum(1) + 1e-6).sqrt()
+
+    return (0.5 * norm(truth - a) + 0.5 * norm(truth - b) - 0.5 * norm(a - b)).mean()
+
+
+def fit(
+    data: SharedEncoderData, settings: SharedEncoderSettings, seed: int
+) -> tuple[GeneratorModel, pd.DataFrame]:
+    """Fit on train members through the frozen autoencoder; stop by the loss on val members."""
+    generator = torch_stream(seed, "shared", "init")
+    model = build(Sizes.of(data), settings, generator)
+    prepare(model, data)
+    if not data.autoencoder.normalised:
+        own = data.train.z[:, 0]
+        model.free.copy_(torch.tensor(True))
+        model.centre.copy_(own.mean(0))
+        model.spread.copy_((own - own.mean(0)).square().mean().sqrt())
+    data.autoencoder.requires_grad_(requires_grad=False)
+    counts = {"train": len(data.train.tasks), "val": len(data.val.tasks)}
+    history = run_fit("shared", model, GeneratorLoss(model, data), counts, settings, seed)
+    return model, history

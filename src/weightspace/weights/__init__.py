@@ -1,0 +1,1 @@
+"""What weights are, without running them: spec, permutations, matching, PCA, checkpoints."""

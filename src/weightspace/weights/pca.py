@@ -1,0 +1,413 @@
+"""First compression: one exact principal component basis per named tensor.
+
+``w ≈ mean + C V`` with orthonormal rows of ``V`` ``(k, d)``, fitted in float64 on train members,
+tensor by tensor and part by part from disk: the number of members is not bounded by memory.
+Variances of batch normalisation are compressed as logarithms (``Spec.unconstrain``), so that any
+coefficients give a network. On demand every network is aligned to one finished network first.
+Source: Pearson (1901); computed from the covariance or, where there are fewer members than
+entries, from the Gram matrix (Kirby and Sirovich 1990, "snapshot PCA").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from weightspace.artifacts import load_part, load_tensors, rebuilding, save_tensors
+from weightspace.errors import problem
+from weightspace.params import PcaSettings
+from weightspace.weights.matching import align
+from weightspace.weights.spec import Spec, TensorSpec, Weights
+
+CONSTANT, IDENTITY, PCA = "constant", "identity", "pca"
+PART_BYTES = 1 << 27  # weights read at once
+BLOCK_BYTES = 1 << 22  # of them, what is worked on at once, as float64
+STRIPS = 4  # of a Gram matrix: of 1, 2 and 4 the fastest for 256 members
+MIN_COLUMNS = 1024  # fewer would leave a large Gram matrix no work between its updates
+
+# A range of members, a tensor's name, a range of its rows -> values (N, rows, ...)
+Read = Callable[[slice, str, slice], Tensor]
+
+
+class TensorPca(nn.Module):
+    """Weights <-> coefficients, tensor by tensor.
+
+    A tensor that never varies is ``constant`` (no coefficient), a small one is kept as it is
+    (``identity``), every other one is projected on its first components (``pca``).
+
+    Args:
+        spec: the architecture.
+        modes: tensor name -> mode.
+        counts: tensor name -> number of coefficients.
+        align: reorder hidden units to match the reference before anything else.
+
+    """
+
+    reference: Tensor
+
+    def __init__(
+        self, spec: Spec, modes: Mapping[str, str], counts: Mapping[str, int], *, align: bool
+    ) -> None:
+        super().__init__()
+        self.spec, self.modes, self.counts, self.align = spec, dict(modes), dict(counts), align
+        self.register_buffer("reference", torch.zeros(1, spec.numel if align else 0))
+        for i, t in enumerate(spec.tensors):
+            self.register_buffer(f"mean{i}", torch.zeros(t.numel))
+            self.register_buffer(f"components{i}", torch.zeros(counts[t.name], t.numel))
+            self.register_buffer(f"variance{i}", torch.zeros(counts[t.name]))
+            self.register_buffer(f"total{i}", torch.zeros(()))
+
+    @property
+    def features(self) -> int:
+        """Number of coefficients of one network."""
+        return sum(self.counts.values())
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of coefficients of each tensor, in order."""
+        return [self.counts[name] for name in self.spec.names]
+
+    def forward(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """Coefficients ``(N, features)`` of N networks."""
+        if self.align:
+            weights = align(self.spec, self.spec.unflatten(self.reference), weights)
+        free = self.spec.unconstrain(weights)
+        parts = [
+            (free[t.name].flatten(1) - self._part("mean", i)) @ self._part("components", i).T
+            for i, t in enumerate(self.spec.tensors)
+        ]
+        return torch.cat(parts, 1)
+
+    def inverse(self, coefficients: Tensor, k: int | None = None) -> Weights:
+        """Weights ``(N, *shape)`` of coefficients ``(N, features)``; of the first k per tensor."""
+        out: Weights = {}
+        for i, (t, c) in enumerate(
+            zip(self.spec.tensors, coefficients.split(self.sizes, 1), strict=True)
+        ):
+            used = slice(0, k if self.modes[t.name] == PCA else None)
+            flat = self._part("mean", i) + c[:, used] @ self._part("components", i)[used]
+            out[t.name] = flat.reshape(-1, *t.shape)
+        return self.spec.constrain(out)
+
+    def scale(self) -> Tensor:
+        """Root mean square of the coefficients of each tensor, ``(features,)``; 1 where zero."""
+        parts = []
+        for i, count in enumerate(self.sizes):
+            if count:
+                rms = self._part("variance", i).mean().sqrt()
+                parts.append((rms if rms > 0 else torch.ones(())).expand(count))
+        return torch.cat(parts)
+
+    def variances(self) -> Tensor:
+        """Variance of every coefficient over the members that were fitted, ``(features,)``."""
+        return torch.cat([self._part("variance", i) for i in range(len(self.spec.tensors))])
+
+    def table(self) -> pd.DataFrame:
+        """One row per tensor: mode, entries, coefficients, share of variance explained."""
+        rows = []
+        for i, t in enumerate(self.spec.tensors):
+            total = float(self._part("total", i))
+            kept = float(self._part("variance", i).sum())
+            share = kept / total if total > 0 else 1.0
+            rows.append(
+                {
+                    "tensor": t.name,
+                    "mode": self.modes[t.name],
+                    "entries": t.numel,
+                    "coefficients": self.counts[t.name],
+                    "explained": share,
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def explained(self, k: int) -> float:
+        """Share of the variance of all tensors that k components per tensor explain."""
+        kept = total = 0.0
+        for i, name in enumerate(self.spec.names):
+            used = slice(0, k if self.modes[name] == PCA else None)
+            kept += float(self._part("variance", i)[used].sum())
+            total += float(self._part("total", i))
+        return kept / total if total > 0 else 1.0
+
+    def _part(self, name: str, i: int) -> Tensor:
+        out: Tensor = getattr(self, f"{name}{i}")
+        return out
+
+    def meta(self) -> dict[str, Any]:
+        """What is needed to rebuild the module, JSON-ready."""
+        sizes = {"modes": self.modes, "counts": self.counts, "align": self.align}
+        return {"spec": self.spec.to_json(), **sizes}
+
+    @classmethod
+    def from_meta(cls, meta: Mapping[str, Any]) -> TensorPca:
+        """Empty module of the same sizes; fill it with ``load_state_dict``."""
+        spec = Spec.from_json(meta["spec"])
+        return cls(spec, meta["modes"], meta["counts"], align=meta["align"])
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file."""
+        save_tensors(path, "pca", self.state_dict(), self.meta())
+
+    @classmethod
+    def load(cls, path: Path) -> TensorPca:
+        """Read what :meth:`save` wrote."""
+        tensors, meta = load_tensors(path, "pca")
+        with rebuilding(path):
+            pca = cls.from_meta(meta)
+            pca.load_state_dict(tensors)
+        return pca
+
+
+class FeaturePca(nn.Module):
+    """Exact PCA of any features ``(N, d)``; latents have a root mean square of 1.
+
+    Args:
+        features: d.
+        latent: components; those beyond the rank of the features stay zero.
+
+    """
+
+    mean: Tensor
+    components: Tensor
+    scale: Tensor
+
+    def __init__(self, features: int, latent: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("components", torch.zeros(latent, features))
+        self.register_buffer("scale", torch.ones(()))
+
+    @torch.no_grad()
+    def fit(self, x: Tensor) -> None:
+        """Set mean, components and scale from ``(N, d)``, computed in float64."""
+        features = TensorSpec("features", tuple(self.mean.shape), "parameter", (None,))
+        settings = PcaSettings(components=len(self.components), identity_below=0)
+        fit = fit_tensor(features, lambda who, _, rows: x[who, rows], len(x), settings)
+        self.mean.copy_(fit.mean)
+        self.components.zero_()[: len(fit.components)].copy_(fit.components)
+        self.scale.copy_((fit.variance.sum() / len(self.components)).sqrt().clamp_min(1e-12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Latents ``(N, latent)``."""
+        return (x - self.mean) @ self.components.T / self.scale
+
+    def inverse(self, z: Tensor, part: slice = slice(None)) -> Tensor:
+        """Features ``(N, d)``, or some of them."""
+        return self.mean[part] + self.scale * z @ self.components[:, part]
+
+
+def fit_pca(spec: Spec, weights: Weights, settings: PcaSettings) -> TensorPca:
+    """Fit a basis per tensor to networks in memory ``(N, *shape)``: see :func:`stream_pca`."""
+    return stream_pca(
+        spec, lambda who, name, rows: weights[name][who, rows], spec.check(weights), settings
+    )
+
+
+def stream_pca(
+    spec: Spec, read: Read, members: int, settings: PcaSettings, scratch: Path | None = None
+) -> TensorPca:
+    """Fit a basis per tensor to networks that need not fit in memory.
+
+    Held at once: the result, ``min(N, d)^2`` numbers of the tensor at work, and some 100 MB. Every
+    tensor is read twice, with ``pca.align`` once more: whole networks are then aligned block by
+    block and the copies wait on disk.
+
+    Args:
+        spec: the architecture.
+        read: reads any part of the train members; the last one is the reference of an alignment.
+        members: their number N.
+        settings: section ``pca`` of params.yaml.
+        scratch: folder for aligned copies of the train members, removed afterwards.
+
+    Raises:
+        WeightspaceError: fewer than two members.
+
+    """
+    if members < 2:
+        raise problem(
+            "too few train members for PCA",
+            where="params.yaml: zoo.runs",
+            got=members,
+            expected="at least 2",
+        )
+    matching = settings.align == "matching"
+    reference = {name: read(slice(members - 1, members), name, slice(None)) for name in spec.names}
+    with TemporaryDirectory(dir=scratch, prefix="aligned-") as folder:
+        if matching:
+            read = _align_copies(spec, reference, read, members, Path(folder))
+        fits = {t.name: fit_tensor(t, read, members, settings) for t in spec.tensors}
+    sizes = {name: len(fit.variance) for name, fit in fits.items()}
+    modes = {name: fit.mode for name, fit in fits.items()}
+    state = {
+        f"{part}{i}": getattr(fit, part).float().contiguous()
+        for i, fit in enumerate(fits.values())
+        for part in ("mean", "components", "variance", "total")
+    }
+    state["reference"] = spec.flatten(reference) if matching else torch.zeros(1, 0)
+    with torch.device("meta"):  # no room: the tensors are taken as they are
+        pca = TensorPca(spec, modes, sizes, align=matching)
+    pca.load_state_dict(state, assign=True)
+    return pca
+
+
+def _align_copies(spec: Spec, reference: Weights, read: Read, members: int, folder: Path) -> Read:
+    """Align block after block of whole networks; reads the copies, one file per block."""
+    size = max(1, PART_BYTES // (4 * spec.numel))
+    for start in range(0, members, size):
+        here = slice(start, min(start + size, members))
+        block = {name: read(here, name, slice(None)) for name in spec.names}
+        save_tensors(folder / f"{start}.safetensors", "aligned", align(spec, reference, block), {})
+
+    def read_copies(who: slice, name: str, rows: slice) -> Tensor:
+        first, stop, _ = who.indices(members)
+        pieces = [
+            load_part(folder / f"{start}.safetensors", name, rows)[
+                max(first - start, 0) : stop - start
+            ]
+            for start in range(first // size * size, stop, size)
+        ]
+        return torch.cat(pieces)
+
+    return read_copies
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Basis of one tensor.
+
+    Attributes:
+        mode: constant, identity or pca.
+        mean: ``(d,)``.
+        components: ``(k, d)``, orthonormal, the largest entry of each positive.
+        variance: ``(k,)``, of each coefficient; falling where the mode is pca.
+        total: variance of all entries together.
+
+    """
+
+    mode: str
+    mean: Tensor
+    components: Tensor
+    variance: Tensor
+    total: Tensor
+
+
+def fit_tensor(t: TensorSpec, read: Read, members: int, settings: PcaSettings) -> Fit:
+    """Fit one tensor; reads it twice, or once where it has no more entries than there are members."""
+    if t.numel > members and t.numel >= settings.identity_below:
+        return _fit_gram(t, read, members, settings.components)
+    mean, scatter = _scatter(t, read, members)
+    covariance = scatter / (members - 1)
+    total, own = covariance.trace(), covariance.diagonal()
+    if total == 0:
+        return Fit(CONSTANT, mean, mean.new_zeros(0, t.numel), own[:0], total)
+    if t.numel < settings.identity_below:
+        return Fit(IDENTITY, mean, torch.eye(t.numel, dtype=mean.dtype), own, total)
+    values, vectors = _eigen(covariance, min(settings.components, members - 1))
+    components = vectors.T
+    return Fit(PCA, mean, _signs(components)[:, None] * components, values, total)
+
+
+def _scatter(t: TensorSpec, read: Read, members: int) -> tuple[Tensor, Tensor]:
+    """Mean ``(d,)`` and ``sum of (x - mean)(x - mean)^T`` ``(d, d)``, from blocks of members.
+
+    The first member is subtracted, exactly: what never varies gives zeros, and a large mean costs
+    no digits.
+    """
+    origin = t.unconstrain(read(slice(0, 1), t.name, slice(None))).flatten().double()
+    first, second = torch.zeros_like(origin), origin.new_zeros(t.numel, t.numel)
+    size = max(1, PART_BYTES // (8 * t.numel))
+    for start in range(0, members, size):
+        part = read(slice(start, min(start + size, members)), t.name, slice(None))
+        x = t.unconstrain(part).flatten(1).double() - origin
+        first += x.sum(0)
+        second.addmm_(x.T, x)
+    shift = first / members
+    return origin + shift, second.sub_(members * torch.outer(shift, shift))
+
+
+def _fit_gram(t: TensorSpec, read: Read, members: int, k: int) -> Fit:
+    """A tensor with more entries than there are members, by the Gram matrix ``X X^T`` ``(N, N)``.
+
+    Summed over blocks of columns it gives the left vectors U and the variances; block by block
+    again, ``V = diag(s)^-1 U^T X``. As U is orthogonal to ones, X may be centred at any member.
+    Directions of small variance lose digits to the large ones; a Cholesky factor of ``V V^T``
+    makes them orthonormal again.
+    """
+    gram = _gram(t, read, members)
+    centred = gram - gram.mean(0)
+    centred -= centred.mean(1, keepdim=True)
+    total = centred.trace() / (members - 1)
+    if not gram.any():
+        mean = t.unconstrain(read(slice(0, 1), t.name, slice(None))).flatten()
+        return Fit(CONSTANT, mean, mean.new_zeros(0, t.numel), gram.new_zeros(0), total)
+    values, vectors = _eigen(centred, min(k, members - 1))
+    vectors -= vectors.mean(0)
+    left = torch.cat([(vectors / values.sqrt()).T, gram.new_full((1, members), 1 / members)])
+    mean, components = torch.empty(t.numel), torch.empty(len(values), t.numel)
+    inner, start = gram.new_zeros(len(values), len(values)), 0
+    for origin, x in _columns(t, read, members):
+        here, rows = slice(start, start + len(origin)), left @ x
+        mean[here], components[:, here] = origin + rows[-1], rows[:-1]
+        inner.addmm_(rows[:-1], rows[:-1].T)
+        start = here.stop
+    turn = torch.linalg.inv(torch.linalg.cholesky(inner))
+    turn *= _signs(components)[:, None]
+    for part in components.split(_block(len(values)), 1):
+        part.copy_(turn @ part.double())
+    return Fit(PCA, mean, components, values / (members - 1), total)
+
+
+def _gram(t: TensorSpec, read: Read, members: int) -> Tensor:
+    """Inner products ``(N, N)`` of members minus the first, strip by strip above the diagonal.
+
+    In float64: float32 products summed in float64 were 1.3 to 3.5 times as fast on a busy machine and
+    left the error of 32 components the same to 1e-12 of itself, but the product is off by 1e-8 to
+    7e-8 of its largest entry, which hides directions of less variance than that.
+    """
+    gram = torch.zeros(members, members, dtype=torch.float64)
+    height = -(-members // STRIPS)
+    for _, x in _columns(t, read, members):
+        for i in range(0, members, height):
+            gram[i : i + height, i:].addmm_(x[i : i + height], x[i:].T)
+    return gram.triu() + gram.triu(1).T
+
+
+def _columns(t: TensorSpec, read: Read, members: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """First member ``(b,)`` and all members minus the first ``(N, b)``, block after block, float64.
+
+    A block is small enough for a processor's cache, where it is converted; it is valid until the
+    next one.
+    """
+    per_row = torch.Size(t.shape[1:]).numel()
+    step = max(1, PART_BYTES // (4 * members * per_row))
+    for start in range(0, t.shape[0], step):
+        rows = slice(start, min(start + step, t.shape[0]))
+        part = t.unconstrain(read(slice(0, members), t.name, rows)).flatten(1)
+        for piece in part.split(_block(members), 1):
+            origin = piece[0].double()
+            yield origin, piece.double() - origin
+
+
+def _block(rows: int) -> int:
+    """Columns of a block of so many rows."""
+    return max(MIN_COLUMNS, BLOCK_BYTES // (8 * rows))
+
+
+def _eigen(symmetric: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """First k eigenvalues, falling, and eigenvectors ``(n, k)``; fewer where the rank is lower."""
+    values, vectors = (v.flip(-1) for v in torch.linalg.eigh(symmetric))
+    tiny = values[0] * len(values) * torch.finfo(values.dtype).eps
+    rank = min(k, int((values > tiny).sum()))
+    return values[:rank], vectors[:, :rank].contiguous()
+
+
+def _signs(components: Tensor) -> Tensor:
+    """Sign of the largest entry of each row ``(k,)``, so that bases do not depend on the solver."""
+    return torch.stack([row[row.abs().argmax()].sign() for row in components]).double()

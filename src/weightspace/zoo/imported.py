@@ -1,0 +1,274 @@
+"""A zoo made of a folder of checkpoints that were trained elsewhere.
+
+The table says which file was trained on which classes; results are measured, never believed.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from weightspace.artifacts import new_folder, read_parquet, write_parquet
+from weightspace.data.dataset import PARTS, Dataset
+from weightspace.errors import nearest, problem
+from weightspace.nets.base import Net
+from weightspace.progress import progress
+from weightspace.weights.checkpoints import find, fit_state, read_state
+from weightspace.weights.spec import Spec, Weights, stack
+from weightspace.zoo.shards import DIVERGED_FACTOR, measure_members
+from weightspace.zoo.store import Zoo, save_shard, shard_name
+
+PER_SHARD = 2000
+# Settings of a run that a table may leave out. A constant predicts nothing, and its log is 0.
+UNKNOWN: dict[str, str | float] = {
+    "optimizer": "unknown",
+    "lr": 1.0,
+    "weight_decay": 1.0,
+    "epochs": 1.0,
+}
+BELIEVED = 0.02  # a claimed accuracy further than this from the measured one is pointed out
+SEPARATORS = re.compile(r"[,|;\s\[\]()'\"]+")
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A finished import: the table of members and what a person should know, a line each."""
+
+    members: pd.DataFrame
+    notes: tuple[str, ...]
+
+
+def import_zoo(folder: Path, results: Path, net: Net, dataset: Dataset, out: Path) -> Imported:
+    """Read checkpoints strictly, measure them on their tasks and write a zoo.
+
+    Args:
+        folder: checkpoints, in subfolders or not.
+        results: CSV or Parquet, one row per checkpoint. ``file`` is its path below the folder and
+            ``classes`` its classes in the order of the outputs, like ``3,8,1``. Optional: ``run``
+            (snapshots of one run share it), ``epoch``, ``optimizer``, ``lr``, ``weight_decay``,
+            ``epochs``; ``test_accuracy`` and its kin are compared with what is measured.
+        net: the architecture.
+        dataset: images and tasks; a task decides the split.
+        out: new or empty folder of the zoo.
+
+    Raises:
+        WeightspaceError: a file or row that does not fit exactly; nothing is written then.
+
+    """
+    table = read_results(results)
+    table["task"] = _tasks(table, dataset, results)
+    paths = [_inside(folder, name, results) for name in table["file"]]
+    with progress("read", len(paths)) as bar:
+        networks = []
+        for path in paths:
+            networks.append(fit_state(read_state(path), net.spec, path))
+            bar.advance()
+    members = _members(table, dataset)
+    order = members.pop("place").to_numpy()
+    weights = stack([networks[i] for i in order])
+    claimed = table.iloc[order].reset_index(drop=True)
+    for part, (loss, accuracy) in _measure(net, dataset, members, weights).items():
+        members[f"{part}_loss"], members[f"{part}_accuracy"] = loss, accuracy
+    members["diverged"] = _diverged(members, weights, net.meta["classes"])
+    with new_folder(out) as temporary:
+        _write(temporary, members, weights, net.spec)
+        _verify(temporary, net, dataset)
+    notes = (
+        _sizes(members),
+        *_missing(table),
+        *_unread(folder, paths),
+        *_differences(members, claimed),
+    )
+    return Imported(members, notes)
+
+
+def read_results(path: Path) -> pd.DataFrame:
+    """Read and verify the table; every number is one and every setting has a value."""
+    if not path.is_file():
+        raise problem("no such file", where=path, expected="a .csv or .parquet table")
+    if path.suffix == ".parquet":
+        table = read_parquet(path).astype(str)
+    else:
+        try:
+            table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        except (ValueError, OSError) as error:
+            raise problem(f"not a table ({error})", where=path, expected="CSV") from error
+    missing = [c for c in ("file", "classes") if c not in table]
+    if missing:
+        raise problem(
+            f"column '{missing[0]}' is missing",
+            where=path,
+            got=list(table),
+            do=nearest(missing[0], [str(c) for c in table]),
+        )
+    if table.empty or (twice := table["file"][table["file"].duplicated()]).size:
+        what = "table has no rows" if table.empty else f"file '{twice.iloc[0]}' has two rows"
+        raise problem(what, where=path)
+    for name in table:
+        if name in ("epoch", "lr", "weight_decay", "epochs") or _is_result(str(name)):
+            table[name] = _numbers(table[name], path)
+    for name in ("lr", "weight_decay"):
+        if name in table and (table[name] <= 0).any():
+            raise problem(f"column '{name}' has a value of 0 or below", where=path)
+    return table
+
+
+def _is_result(name: str) -> bool:
+    return name in {f"{part}_{kind}" for part in PARTS for kind in ("accuracy", "loss")}
+
+
+def _numbers(column: pd.Series, path: Path) -> pd.Series:
+    numbers = pd.to_numeric(column, errors="coerce")
+    bad = ~np.isfinite(numbers.to_numpy(float))
+    if bad.any():
+        row = int(bad.argmax())
+        raise problem(
+            f"row {row + 1}, column '{column.name}': not a number",
+            where=path,
+            got=repr(column.iloc[row]),
+        )
+    return numbers
+
+
+def _tasks(table: pd.DataFrame, dataset: Dataset, path: Path) -> list[int]:
+    """Task of each row."""
+    number = {name: i for i, name in enumerate(dataset.class_names)}
+    known = {tuple(int(c) for c in row): t for t, row in enumerate(dataset.tasks["classes"])}
+    out = []
+    for row, text in enumerate(table["classes"], 1):
+        names = [n for n in SEPARATORS.split(text) if n]
+        unknown = [n for n in names if n not in number]
+        if unknown:
+            raise problem(
+                f"row {row}: no class '{unknown[0]}'", where=path, do=nearest(unknown[0], number)
+            )
+        task = known.get(tuple(number[n] for n in names))
+        if task is None:
+            raise problem(
+                f"row {row}: not a task of the dataset",
+                where=path,
+                got=f"classes {text}",
+                expected=f"{dataset.classes.shape[1]} classes of a task in data/dataset/tasks.parquet",
+                do="set dataset.tasks to all, or import the networks of its tasks only",
+            )
+        out.append(task)
+    return out
+
+
+def _inside(folder: Path, name: str, table: Path) -> Path:
+    """Path of a checkpoint, which must lie in the folder: no ``..``, no link that leads out."""
+    if not folder.is_dir():
+        raise problem("no such folder", where=folder, expected="a folder of checkpoints")
+    try:
+        path = (folder / name).resolve(strict=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise problem(f"no file '{name}' in {folder}", where=table) from error
+    if not path.is_relative_to(folder.resolve()) or not path.is_file():
+        raise problem(f"'{name}' is not a file in {folder}", where=table)
+    return folder / name
+
+
+def _members(table: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
+    """One row per member, run after run, its snapshots in order of their epochs.
+
+    The last snapshots of all runs get the same number, also where runs have fewer than others.
+    ``place`` is the row in the table.
+    """
+    rows = pd.DataFrame({"place": np.arange(len(table)), "task": table["task"]})
+    runs = table["run"] if "run" in table else rows["place"]
+    rows["run"] = pd.factorize(runs)[0]
+    rows["epoch"] = table["epoch"] if "epoch" in table else rows.groupby("run").cumcount() + 1.0
+    for name, value in UNKNOWN.items():
+        rows[name] = table.get(name, pd.Series(value, table.index))
+    rows = rows.sort_values(["run", "epoch"], kind="stable", ignore_index=True)
+    if (rows.groupby("run")["task"].nunique() > 1).any():
+        mixed = rows.groupby("run")["task"].nunique().idxmax()
+        raise problem(f"run {mixed} has members of several tasks", do="correct 'run' or 'classes'")
+    group = rows.groupby("run")
+    count = group["place"].transform("size")
+    rows["snapshot"] = (count.max() - count + group.cumcount()).astype(int)
+    rows["step"] = rows["epoch"]
+    tasks = dataset.tasks.set_index("task")
+    rows["split"] = tasks["split"].loc[rows["task"]].to_numpy()
+    rows["class_set"] = tasks["class_set"].loc[rows["task"]].to_numpy()
+    numbers = np.arange(len(rows))
+    rows.insert(0, "member", numbers)
+    rows.insert(1, "shard", numbers // PER_SHARD)
+    rows.insert(2, "row", numbers % PER_SHARD)
+    return rows
+
+
+def _measure(
+    net: Net, dataset: Dataset, members: pd.DataFrame, weights: Weights
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    found = measure_members(net, dataset, members["task"].to_numpy(), weights)
+    return {part: (loss.numpy(), accuracy.numpy()) for part, (loss, accuracy) in found.items()}
+
+
+def _diverged(members: pd.DataFrame, weights: Weights, classes: int) -> np.ndarray:
+    """Mark all members of a run that has a non-finite value or ends far above a uniform guess."""
+    finite = torch.stack([w.flatten(1).isfinite().all(1) for w in weights.values()]).all(0).numpy()
+    loss = members["train_loss"].to_numpy()
+    last = (members["snapshot"] == members["snapshot"].max()).to_numpy()
+    bad = ~finite | ~np.isfinite(loss) | (last & (loss > DIVERGED_FACTOR * np.log(classes)))
+    return np.asarray(members["run"].isin(set(members["run"][bad])))
+
+
+def _write(folder: Path, members: pd.DataFrame, weights: Weights, spec: Spec) -> None:
+    for shard, rows in members.groupby("shard"):
+        index = torch.tensor(rows.index.to_numpy())
+        part = {name: value[index] for name, value in weights.items()}
+        save_shard(folder / shard_name(int(str(shard))), part, spec, int(str(shard)))
+    write_parquet(folder / "members.parquet", members)
+
+
+def _verify(folder: Path, net: Net, dataset: Dataset) -> None:
+    """The gate: what was written, read back, must reach the logged accuracies exactly."""
+    zoo = Zoo.open(folder)
+    again = _measure(net, dataset, zoo.members, zoo.weights(zoo.members))
+    good = ~zoo.members["diverged"].to_numpy(bool)
+    for part, (_, accuracy) in again.items():
+        if (accuracy != zoo.members[f"{part}_accuracy"].to_numpy())[good].any():
+            raise problem(f"members do not reach their {part} accuracy after reading back")
+
+
+def _sizes(members: pd.DataFrame) -> str:
+    """Say what the zoo holds."""
+    splits = ", ".join(f"{k} {v}" for k, v in members.groupby("split", sort=False).size().items())
+    runs, bad = members["run"].nunique(), members.loc[members["diverged"], "run"].nunique()
+    kept = f"; {bad} diverged runs are kept and marked" if bad else ""
+    return f"{len(members)} members of {runs} runs: {splits}{kept}"
+
+
+def _missing(table: pd.DataFrame) -> list[str]:
+    """Say what the table leaves out and what stands there instead."""
+    absent = [n for n in UNKNOWN if n not in table]
+    said = [f"table has no {', '.join(absent)}: one constant stands there"] if absent else []
+    if "run" not in table:
+        said.append("table has no run: every file counts as a run of its own")
+    return said
+
+
+def _unread(folder: Path, paths: list[Path]) -> list[str]:
+    """Say which checkpoints of the folder the table does not name."""
+    named = {p.resolve() for p in paths}
+    left = [str(p.relative_to(folder)) for p in find(folder) if p.resolve() not in named]
+    return [f"{len(left)} checkpoints are not in the table, {left[0]} the first"] if left else []
+
+
+def _differences(members: pd.DataFrame, claimed: pd.DataFrame) -> list[str]:
+    """Compare claimed accuracies with the measured ones."""
+    out = []
+    for name in [f"{part}_accuracy" for part in PARTS if f"{part}_accuracy" in claimed]:
+        off = (members[name] - claimed[name]).abs()
+        far = int((off > BELIEVED).sum())
+        out.append(
+            f"{name}: {far} of {len(off)} members differ from the table by more than {BELIEVED:g}, "
+            f"{off.max():.3f} at most; the zoo holds what was measured"
+        )
+    return out

@@ -1,0 +1,160 @@
+"""Losses on outputs, and gradient steps on latents through them."""
+
+import pytest
+import torch
+
+from cases import build, networks
+from weightspace.autoencoders.base import Autoencoder
+from weightspace.learning.behavioural import behaviour
+from weightspace.learning.result_matching import result_error, soft_result
+from weightspace.params import GuidanceSettings
+from weightspace.sampling.latent_steps import descend, guide, refine_latents
+
+SETTINGS = GuidanceSettings(sampling_steps=60, encoding_steps=60, rate=0.02, images_per_class=40)
+
+
+class Plain(Autoencoder):
+    """Latent = weights."""
+
+    name = "plain"
+
+    def __init__(self, spec):
+        super().__init__()
+        self.spec, self.latent = spec, spec.numel
+
+    def _encode(self, weights):
+        return self.spec.flatten(weights)
+
+    def decode(self, z):
+        return self.spec.unflatten(z)
+
+    def meta(self):
+        return {}
+
+
+class Sphere(Plain):
+    """Latent = weights of fixed length."""
+
+    def nearest_valid(self, z):
+        return 5 * torch.nn.functional.normalize(z, dim=1)
+
+
+@pytest.fixture
+def net():
+    return build("cnn")
+
+
+@pytest.fixture
+def task(rng):
+    """Images (c, n, C, H, W) of three classes that a network can tell apart."""
+    centres = torch.randn(3, 1, 1, 8, 8, generator=rng)
+    return centres + 0.5 * torch.randn(3, 40, 1, 8, 8, generator=rng)
+
+
+def test_soft_result_is_accuracy_and_loss_per_class(rng):
+    outputs = torch.randn(5, 12, 3, generator=rng)
+    labels = torch.arange(3).repeat_interleave(4)
+    hard, soft = soft_result(outputs, "accuracy")
+    right = (outputs.argmax(-1) == labels).float().reshape(5, 3, 4).mean(2)
+    assert torch.equal(hard, right)
+    assert (soft - hard).abs().max() < 0.3
+    loss, _ = soft_result(outputs, "loss")
+    entropy = torch.nn.functional.cross_entropy
+    expected = torch.stack([entropy(o, labels) for o in outputs])
+    torch.testing.assert_close(loss.mean(1), expected)
+
+
+def test_result_error_has_the_hard_value_and_a_gradient(rng):
+    outputs = torch.randn(5, 12, 3, generator=rng).requires_grad_()
+    wanted = torch.linspace(0, 1, 5)
+    error, _ = result_error(outputs, wanted, "accuracy")
+    labels = torch.arange(3).repeat_interleave(4)
+    accuracy = (outputs.argmax(-1) == labels).float().mean(1)
+    torch.testing.assert_close(error, (accuracy - wanted).square())
+    (slope,) = torch.autograd.grad(error.sum(), outputs)
+    right = slope[:, torch.arange(12), labels].sum(1)  # raising the right output raises accuracy
+    gap = accuracy - wanted
+    assert (torch.sign(right) == torch.sign(gap)).all()
+
+
+def test_behaviour_of_a_copy_has_no_error(rng):
+    y = torch.randn(4, 20, 3, generator=rng)
+    spread = y.std(1, keepdim=True)
+    same = behaviour(y, y, spread, 15)
+    other = behaviour(y.roll(1, 0), y, spread, 15)
+    for name, value in same.items():
+        assert float(value) == pytest.approx(0, abs=1e-6), name
+        assert float(other[name]) > 0.05, name
+
+
+def test_guided_networks_reach_the_request(net, task):
+    autoencoder, wanted = Plain(net.spec), torch.tensor([0.4, 0.6, 0.8, 1.0] * 3)
+    z = autoencoder.encode(networks(net, 12))
+
+    def gap(latents):
+        outputs = net.outputs(autoencoder.decode(latents), task.flatten(0, 1))
+        return (soft_result(outputs, "accuracy")[0].mean(1) - wanted).abs().mean()
+
+    moved = guide(autoencoder, net, z, task, wanted, "accuracy", SETTINGS, torch.Generator())
+    assert gap(moved) < 0.5 * gap(z)
+    assert not moved.requires_grad
+
+
+def test_guidance_towards_a_loss(net, task):
+    autoencoder, wanted = Plain(net.spec), torch.full((6,), 0.5)
+    z = autoencoder.encode(networks(net, 6))
+    moved = guide(autoencoder, net, z, task, wanted, "loss", SETTINGS, torch.Generator())
+
+    def loss(latents):
+        outputs = net.outputs(autoencoder.decode(latents), task.flatten(0, 1))
+        return soft_result(outputs, "loss")[0].mean(1)
+
+    assert (loss(moved) - 0.5).abs().max() < 0.15 < (loss(z) - 0.5).abs().min()
+
+
+def test_imitation_recovers_the_outputs_of_the_original(net, task, rng):
+    autoencoder, weights = Plain(net.spec), networks(net, 5)
+    images = task.flatten(0, 1).expand(5, -1, -1, -1, -1)
+    outputs = net.outputs(weights, images)
+    z = autoencoder.encode(weights)
+    start = z + 0.3 * torch.randn(z.shape, generator=rng)
+    moved = refine_latents(autoencoder, net, start, images, outputs, SETTINGS, torch.Generator())
+
+    def error(latents):
+        return (net.outputs(autoencoder.decode(latents), images) - outputs).square().mean()
+
+    assert error(moved) < 0.3 * error(start)
+
+
+def test_a_latent_moves_as_if_it_were_alone(net, task):
+    """Otherwise a draw would depend on how many others were asked for."""
+    autoencoder, wanted = Plain(net.spec), torch.tensor([0.4, 0.9, 0.6])
+    z = autoencoder.encode(networks(net, 3))
+
+    def moved(rows):
+        generator = torch.Generator().manual_seed(1)
+        return guide(autoencoder, net, z[rows], task, wanted[rows], "accuracy", SETTINGS, generator)
+
+    torch.testing.assert_close(moved(slice(0, 3))[1:2], moved(slice(1, 2)), atol=1e-3, rtol=1e-3)
+
+
+def test_latents_stay_valid_and_no_steps_change_nothing(net, task):
+    autoencoder = Sphere(net.spec)
+    z = autoencoder.nearest_valid(autoencoder.encode(networks(net, 3)))
+    wanted, off = torch.ones(3), SETTINGS.model_copy(update={"sampling_steps": 0})
+    moved = guide(autoencoder, net, z, task, wanted, "accuracy", SETTINGS, torch.Generator())
+    assert not torch.equal(moved, z)
+    torch.testing.assert_close(moved.norm(dim=1), torch.full((3,), 5.0))
+    assert torch.equal(
+        guide(autoencoder, net, z, task, wanted, "accuracy", off, torch.Generator()), z
+    )
+
+
+def test_descent_is_adam_with_a_falling_rate():
+    """The first step of Adam is the rate against the sign of the gradient, the last is shorter."""
+    autoencoder = Plain(build("mlp").spec)
+    z = torch.tensor([[3.0, -3.0]])
+    one = descend(autoencoder, z, lambda x: x.square().sum(), 1, 0.1)
+    torch.testing.assert_close(one, torch.tensor([[2.9, -2.9]]))
+    two = descend(autoencoder, z, lambda x: x.square().sum(), 2, 0.1)
+    assert 2.8 < float(two[0, 0]) < 2.87

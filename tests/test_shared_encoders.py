@@ -1,0 +1,418 @@
+"""The shared encoder and sampling from it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from weightspace.artifacts import load_tensors, save_tensors
+from weightspace.autoencoders import AUTOENCODERS
+from weightspace.autoencoders.base import load_autoencoder
+from weightspace.errors import WeightspaceError
+from weightspace.evaluate.metrics import recall_at
+from weightspace.params import SharedEncoderSettings
+from weightspace.registry import resolve
+from weightspace.sampling.sampler import Sampler
+from weightspace.shared_encoders import SHARED_ENCODERS
+from weightspace.shared_encoders.base import (
+    SharedEncoderData,
+    encode_pairs,
+    load_shared_encoder,
+    results_of,
+    set_calibration,
+)
+from weightspace.shared_encoders.generator import energy_score
+from weightspace.weights.pca import TensorPca
+from weightspace.weights.spec import output_orders, reorder_outputs
+
+
+@pytest.fixture(scope="module")
+def autoencoder(world):
+    """Autoencoder of the tiny zoo."""
+    tiny = world()
+    return resolve(AUTOENCODERS, "mlp", "autoencoder").fit(
+        tiny.data, tiny.params.autoencoder, tiny.params.autoencoders, 3
+    )[0]
+
+
+@pytest.fixture(scope="module")
+def data(world, autoencoder):
+    """All that a shared encoder is fitted on."""
+    tiny = world()
+    pairs = {
+        s: encode_pairs(
+            tiny.data.members[s], tiny.data.weights[s], autoencoder, tiny.dataset, "accuracy"
+        )
+        for s in ("train", "val")
+    }
+    return SharedEncoderData(tiny.dataset, autoencoder, tiny.net, pairs["train"], pairs["val"])
+
+
+@pytest.fixture(scope="module", params=sorted(SHARED_ENCODERS))
+def fitted(request, world, data):
+    """Shared encoder fitted on the tiny zoo, and its history; one per member of the family."""
+    settings = world().params.shared_encoder.model_copy(
+        update={"model": request.param, "decoded": 20}
+    )  # more than a batch
+    return resolve(SHARED_ENCODERS, request.param, "model").fit(data, settings, 3)
+
+
+@pytest.fixture(scope="module")
+def point(world, data):
+    """The deck's model, fitted."""
+    settings = world().params.shared_encoder.model_copy(update={"model": "point"})
+    return resolve(SHARED_ENCODERS, "point", "model").fit(data, settings, 3)
+
+
+def conditions_of(model, dataset):
+    """Embeddings of some tasks, and results."""
+    tasks = torch.tensor([0, 7, 20, 41])
+    with torch.no_grad():
+        return model.embed(dataset, tasks), torch.tensor([0.2, 0.5, 0.7, 0.9])
+
+
+def draw(model, e, result, *masks):
+    """One draw for each condition, always from the same noise."""
+    with torch.no_grad():
+        rng = torch.Generator().manual_seed(0)
+        return model.sample(model.condition(e, result, *masks), 1, rng)[:, 0]
+
+
+def test_save_and_load_are_equal_to_the_bit(fitted, world, tmp_path):
+    model = fitted[0]
+    model.save(tmp_path / "a.safetensors")
+    again = load_shared_encoder(tmp_path / "a.safetensors")
+    conditions = conditions_of(model, world().dataset)
+    assert torch.equal(draw(again, *conditions), draw(model, *conditions))
+    assert again.settings == model.settings
+    again.save(tmp_path / "b.safetensors")
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_two_fits_give_identical_bytes(fitted, data, tmp_path):
+    torch.rand(5)
+    settings = fitted[0].settings
+    model, history = resolve(SHARED_ENCODERS, settings.model, "model").fit(data, settings, 3)
+    model.save(tmp_path / "a.safetensors")
+    fitted[0].save(tmp_path / "b.safetensors")
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    assert history.equals(fitted[1])
+
+
+def test_range_comes_from_train_members(fitted, data):
+    model, train = fitted[0], data.train
+    low, high = train.result.quantile(torch.tensor([0.01, 0.99])).tolist()
+    assert model.trained_range.tolist() == pytest.approx([low, high])
+    e = torch.zeros(2, model.features)
+    features = model.condition(e, model.trained_range)[:, model.features :]
+    assert features.shape == (2, 1 + 2 * model.settings.fourier)
+    assert features[:, 0].tolist() == pytest.approx([-1, 1], abs=1e-6)
+
+
+def test_absent_conditions_are_learned(fitted):
+    model = fitted[0]
+    assert model.no_dataset.abs().max() > 0
+    assert model.no_result.abs().max() > 0
+
+
+def test_result_is_the_one_on_train_and_val_images(world, data):
+    members = world().data.members["train"]
+    n, m = (world().dataset.images[p].shape[1] for p in ("train", "val"))
+    expected = (n * members["train_accuracy"] + m * members["val_accuracy"]) / (n + m)
+    assert data.train.result.tolist() == pytest.approx(expected.tolist())
+    losses = results_of(members, world().dataset, "loss")
+    assert losses.min() >= min(members["train_loss"].min(), members["val_loss"].min())
+
+
+def test_reordered_outputs_are_those_of_the_reordered_task(world):
+    tiny = world()
+    weights = tiny.data.weights["val"]
+    images = tiny.dataset.images["val"][0]
+    before = tiny.net.outputs(weights, images)
+    for order in output_orders(3):
+        after = tiny.net.outputs(reorder_outputs(tiny.net.spec, weights, order), images)
+        torch.testing.assert_close(after, before[..., order])
+
+
+def test_latents_of_all_orders_are_encoded(world, autoencoder, data):
+    weights = world().data.weights["val"]
+    for place, order in enumerate(output_orders(3)):
+        with torch.no_grad():
+            z = autoencoder.encode(reorder_outputs(autoencoder.spec, weights, order))
+        torch.testing.assert_close(data.val.z[:, place], z)
+    assert not torch.equal(data.val.z[:, 0], data.val.z[:, 1])
+
+
+def test_a_withheld_condition_does_not_matter(fitted, world):
+    model = fitted[0]
+    e, result = conditions_of(model, world().dataset)
+    other, low = e.flip(0), result.flip(0)
+    off, on = torch.zeros(4, dtype=torch.bool), torch.ones(4, dtype=torch.bool)
+    assert torch.equal(draw(model, e, result, off, on), draw(model, other, result, off, on))
+    assert not torch.equal(draw(model, e, result, off, on), draw(model, e, low, off, on))
+    assert torch.equal(draw(model, e, result, on, off), draw(model, e, low, on, off))
+    assert not torch.equal(draw(model, e, result, on, off), draw(model, other, result, on, off))
+    assert torch.equal(draw(model, e, result), draw(model, e, result, on, on))
+
+
+def test_withholding_is_row_by_row(fitted, world):
+    model = fitted[0]
+    e, result = conditions_of(model, world().dataset)
+    mask = torch.tensor([True, False, True, False])
+    off, on = torch.zeros(4, dtype=torch.bool), torch.ones(4, dtype=torch.bool)
+    mixed = draw(model, e, result, mask, ~mask)
+    torch.testing.assert_close(mixed[~mask], draw(model, e, result, off, on)[~mask])
+    torch.testing.assert_close(mixed[mask], draw(model, e, result, on, off)[mask])
+
+
+def test_projections_are_unit_vectors(fitted, world, data):
+    model = fitted[0]
+    with torch.no_grad():
+        a = model.project(model.condition(*conditions_of(model, world().dataset)))
+        b = model.project_latent(data.val.z[:4, 0])
+    for unit in (a, b):
+        torch.testing.assert_close(unit.norm(dim=1), torch.ones(4))
+    assert a.shape == b.shape
+
+
+def test_calibration_inverts_what_was_achieved(fitted):
+    model = fitted[0]
+    low, high = model.trained_range.tolist()
+    asked = torch.linspace(low, high, 50).numpy()
+    achieved = low + (asked - low) ** 2 / (high - low)
+    keep = model.calibration_achieved.clone()
+    set_calibration(model, asked, achieved)
+    wanted = torch.tensor([low + 0.25 * (high - low)])
+    assert float(model.calibrated(wanted)) == pytest.approx(low + 0.5 * (high - low), abs=0.01)
+    model.calibration_achieved.copy_(keep)
+    assert float(model.calibrated(wanted)) == pytest.approx(float(wanted), abs=1e-5)
+
+
+def test_residual_is_the_spread_around_the_prediction(world, point, data):
+    model, train = point[0], data.train
+    with torch.no_grad():
+        e = model.embed(world().dataset, train.tasks)
+        predicted = model.predict(model.condition(e, train.result))
+    torch.testing.assert_close(model.residual, (train.z[:, 0] - predicted).std(0))
+    assert torch.equal(model.centre, train.z[:, 0].mean(0))
+
+
+def test_direction_is_a_unit_vector_and_length_is_that_of_the_latent(point, world):
+    model = point[0]
+    with torch.no_grad():
+        condition = model.condition(*conditions_of(model, world().dataset))
+        direction, log_length = model(condition)
+        z = model.predict(condition)
+    torch.testing.assert_close(direction.norm(dim=1), torch.ones(4))
+    torch.testing.assert_close((z - model.centre).norm(dim=1).log(), log_length)
+
+
+def test_snapshots_of_one_run_are_no_negatives(world, data):
+    settings = world().params.shared_encoder.model_copy(update={"epochs": 1, "model": "point"})
+    point = resolve(SHARED_ENCODERS, "point", "model")
+    one = {s: replace(p, runs=torch.zeros_like(p.runs)) for s, p in _splits(data).items()}
+    found = {}
+    for name, pairs in (("one", one), ("own", _splits(data))):
+        history = point.fit(replace(data, **pairs), settings, 3)[1]
+        found[name] = history["train_nt_xent"][0], history["val_nt_xent"][0]
+    assert found["one"] == pytest.approx((0, 0), abs=1e-6)
+    assert min(found["own"]) > 0.5
+
+
+def _splits(data):
+    return {"train": data.train, "val": data.val}
+
+
+def test_learns_what_can_be_learned(world, data):
+    """A latent that is a function of task and result is found by the contrastive loss."""
+    tiny = world()
+    rng = torch.Generator().manual_seed(1)
+    settings = SharedEncoderSettings(
+        width=64,
+        depth=1,
+        fourier=2,
+        epochs=40,
+        batch_size=64,
+        lr=3e-3,
+        dropout=0,
+        temperature=0.2,
+    )
+    code = torch.randn(10, 3, 8, generator=rng)  # each class in each place adds a direction
+
+    def with_latents(p):
+        classes = tiny.dataset.classes[p.tasks]
+        z = sum(code[classes[:, i], i] for i in range(3)) + 3 * p.result[:, None]
+        return replace(p, z=z[:, None])
+
+    made = replace(data, **{s: with_latents(p) for s, p in _splits(data).items()})
+    model, history = resolve(SHARED_ENCODERS, "point", "model").fit(made, settings, 0)
+    assert history["val_nt_xent"].min() < history["val_nt_xent"][0] - 0.3
+    assert history["val_length"].iloc[-1] < 0.5
+    train = made.train
+    with torch.no_grad():
+        e = model.embed(tiny.dataset, train.tasks)
+        asked = model.project(model.condition(e, train.result))
+        similarity = asked @ model.project_latent(train.z[:, 0]).T
+    recall, chance = recall_at(similarity, train.tasks, train.tasks, 1)
+    assert recall > 0.5 > 5 * chance
+    wrong, _ = recall_at(similarity, train.tasks.roll(9), train.tasks, 1)
+    assert wrong < 0.3
+
+
+def test_energy_score_is_lowest_for_the_true_distribution(rng):
+    """Neither collapse to the mean nor too much spread scores better than the truth itself."""
+    truth = torch.randn(4000, 6, generator=rng)
+
+    def scored(scale, shift=0.0):
+        a, b = torch.randn(2, 4000, 6, generator=rng) * scale + shift
+        return float(energy_score(truth, a, b))
+
+    best = scored(1.0)
+    assert best < min(scored(0.0), scored(0.5), scored(2.0), scored(1.0, 0.7)) - 0.01
+
+
+def test_embedding_is_per_task_whatever_the_batch(world, fitted):
+    model, dataset = fitted[0], world().dataset
+    tasks = torch.tensor([5, 2, 5, 33])
+    with torch.no_grad():
+        found = model.embed(dataset, tasks)
+        single = torch.cat([model.embed(dataset, t[None]) for t in tasks])
+    torch.testing.assert_close(found, single)
+    assert not torch.equal(found[0], found[1])
+
+
+def test_embedding_knows_the_order_of_the_classes(world, fitted):
+    model, dataset = fitted[0], world().dataset
+    first = dataset.tasks[dataset.tasks["class_set"] == 0]["task"].to_numpy()[:6]
+    with torch.no_grad():
+        e = model.embed(dataset, torch.tensor(first))
+    assert torch.cdist(e, e)[~torch.eye(6, dtype=torch.bool)].min() > 1
+
+
+def test_embedding_reads_train_images_only(world, fitted):
+    model, dataset = fitted[0], world().dataset
+    tasks = torch.tensor([0, 1])
+    changed = dict(dataset.images)
+    for part in ("val", "test"):
+        changed[part] = changed[part] + 1
+    with torch.no_grad():
+        before, after = (model.embed(d, tasks) for d in (dataset, replace(dataset, images=changed)))
+        moved = replace(dataset, images=dataset.images | {"train": dataset.images["train"] + 1})
+        assert not torch.equal(before, model.embed(moved, tasks))
+    assert torch.equal(before, after)
+
+
+# sampling
+
+
+@pytest.fixture
+def sampler(world, autoencoder, fitted):
+    """Sampler of the tiny world."""
+    return Sampler(autoencoder, fitted[0], world().net, world().dataset)
+
+
+def _latents(sampler, draws=5, seed=0, **use):
+    rng = torch.Generator().manual_seed(seed)
+    return sampler.latents(torch.tensor([0, 9]), torch.tensor([0.4, 0.9]), draws, rng, **use)
+
+
+def test_draws_differ_and_are_reproducible(sampler):
+    z = _latents(sampler)
+    assert z.shape == (2, 5, 6)
+    assert torch.pdist(z[0]).min() > 0
+    assert torch.equal(z, _latents(sampler))
+    assert not torch.equal(z, _latents(sampler, seed=1))
+
+
+def test_draws_of_the_point_model_are_normal_around_its_prediction(world, autoencoder, point):
+    model = point[0]
+    z = _latents(Sampler(autoencoder, model, world().net, world().dataset), draws=4000)
+    with torch.no_grad():
+        e = model.embed(world().dataset, torch.tensor([0, 9]))
+        wanted = model.calibrated(torch.tensor([0.4, 0.9]))  # kept inside the trained range
+        centre = model.predict(model.condition(e, wanted))
+    standard = (z - centre[:, None]) / model.residual
+    assert standard.mean(1).abs().max() < 0.08
+    assert (standard.std(1) - 1).abs().max() < 0.06
+
+
+def test_controls_withhold_their_condition(sampler):
+    rng = [torch.Generator().manual_seed(0) for _ in range(2)]
+    results = torch.tensor([0.4, 0.9])
+    a, b = (
+        sampler.latents(torch.tensor(t), results, 2, g, use_dataset=False)
+        for t, g in zip(([0, 9], [31, 2]), rng, strict=True)
+    )
+    assert torch.equal(a, b)
+    assert not torch.equal(a, _latents(sampler, draws=2))
+
+
+def test_drawn_networks_lie_side_by_side(sampler):
+    rng = torch.Generator().manual_seed(0)
+    drawn = sampler.draw(torch.tensor([0, 9]), torch.tensor([0.4, 0.9]), 5, rng)
+    assert sampler.autoencoder.spec.check(drawn) == 10
+    with torch.no_grad():
+        expected = sampler.autoencoder.decode(_latents(sampler).reshape(10, -1))
+    assert all(torch.equal(drawn[k], w) for k, w in expected.items())
+
+
+@pytest.mark.parametrize("name", sorted(AUTOENCODERS))
+def test_draws_and_guidance_fit_the_latents_of_every_autoencoder(name, world, rng):
+    """Train latents have size 1, draws only a fixed one where the autoencoder's have; guidance moves them."""
+    tiny = world()
+    fit = resolve(AUTOENCODERS, name, "autoencoder").fit
+    autoencoder, _ = fit(tiny.data, tiny.params.autoencoder, tiny.params.autoencoders, 3)
+    pairs = {
+        s: encode_pairs(
+            tiny.data.members[s], tiny.data.weights[s], autoencoder, tiny.dataset, "accuracy"
+        )
+        for s in ("train", "val")
+    }
+    data = SharedEncoderData(tiny.dataset, autoencoder, tiny.net, pairs["train"], pairs["val"])
+    settings = tiny.params.shared_encoder.model_copy(update={"decoded": 4, "epochs": 2})
+    model, _ = resolve(SHARED_ENCODERS, "generator", "model").fit(data, settings, 3)
+    sampler = Sampler(autoencoder, model, tiny.net, tiny.dataset, tiny.params.guidance)
+    tasks, asked = torch.tensor([0, 7]), torch.tensor([0.4, 0.8])
+    z = sampler.latents(tasks, asked, 5, rng)
+    known = data.train.z[:, 0]
+    torch.testing.assert_close(known.square().mean(), torch.tensor(1.0), atol=0.05, rtol=0)
+    lengths = z.square().mean(-1).sqrt()
+    assert (lengths < 2).all()
+    assert (lengths.std() < 1e-3) == autoencoder.normalised, lengths
+    moved = sampler.guided(z, tasks, asked, rng)
+    step = (moved - z).square().mean().sqrt()
+    assert 0 < step < 3 * tiny.params.guidance.rate, step
+    assert all(w.isfinite().all() for w in sampler.decode(moved).values())
+
+
+def _without_settings(tensors, meta):
+    meta.pop("settings", None)
+    meta.pop("modes", None)
+
+
+def _without_a_tensor(tensors, meta):
+    tensors.pop(sorted(tensors)[0])
+
+
+def _with_another_shape(tensors, meta):
+    tensors[sorted(tensors)[-1]] = torch.zeros(3, 3, 3)
+
+
+@pytest.mark.parametrize("damage", [_without_settings, _without_a_tensor, _with_another_shape])
+@pytest.mark.parametrize("kind", ["pca", "autoencoder", "shared_encoder"])
+def test_a_file_of_another_version_is_one_line(kind, damage, fitted, autoencoder, world, tmp_path):
+    path = tmp_path / f"{kind}.safetensors"
+    model = {"pca": world().data.pca, "autoencoder": autoencoder, "shared_encoder": fitted[0]}[kind]
+    model.save(path)
+    tensors, meta = load_tensors(path, kind)
+    damage(tensors, meta)
+    save_tensors(path, kind, tensors, {k: v for k, v in meta.items() if k != "kind"})
+    read = {
+        "pca": TensorPca.load,
+        "autoencoder": load_autoencoder,
+        "shared_encoder": load_shared_encoder,
+    }[kind]
+    with pytest.raises(WeightspaceError, match=r"another version; found .*dvc repro") as caught:
+        read(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,285 @@
+"""Tables of experiments: definitions, jobs, means and intervals. Experiments themselves: test_dvc."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from weightspace.artifacts import read_json
+from weightspace.errors import WeightspaceError
+from weightspace.evaluate.generation import FIGURES, KINDS
+from weightspace.experiments import suite as ladder
+from workspace import ROOT
+
+FILES = ("reconstruction", "sampling", "properties", "novelty")
+GENERATION = {"latent", "parameters"} | {f"{k}_{f}" for k in KINDS for f in FIGURES}
+DEFINITION = {
+    "title": "A table",
+    "seeds": [0, 1, 2],
+    "split": "test_sets",
+    "base": {"zoo.runs": 80},
+    "stages": ["evaluate_sampling"],
+    "columns": {"agreement": "reconstruction.agreement_mean", "R2": "sampling.r2_identity"},
+    "rows": [
+        {"name": "published", "published": {"agreement": 0.31}},
+        {"name": "one", "set": {"pca.align": True}, "read": {"sampling": "unguided_"}},
+        {"name": "best", "read": {"sampling": "best_of_n_", "reconstruction": None}},
+        {"name": "two", "set": {}},
+    ],
+}
+
+
+@pytest.fixture
+def definition(tmp_path):
+    path = tmp_path / "table.yaml"
+    path.write_text(yaml.safe_dump(DEFINITION, sort_keys=False))
+    return path
+
+
+@pytest.fixture
+def experiments(monkeypatch):
+    """Experiments that run in no time; the figure of seed s in job j is j + s / 10."""
+    ran = []
+
+    def run_one(job, stages, baseline):
+        assert stages == ["evaluate_sampling"]
+        ran.append(job)
+        return str(len(ran) - 1)
+
+    def value(commit, metric):
+        job = ran[int(commit)]
+        seed = int(job[0].removeprefix("seed="))
+        return len(metric) + (10 if "pca.align=true" in job else 0) + seed / 10
+
+    monkeypatch.setattr(ladder, "baseline_commit", lambda: "base")
+    monkeypatch.setattr(ladder, "run_one", run_one)
+    monkeypatch.setattr(ladder, "value", value)
+    return ran
+
+
+def test_every_distinct_row_runs_once_for_each_seed(definition, experiments, tmp_path):
+    ladder.run_suite(definition, tmp_path / "results.md")
+    expected = [
+        job
+        for seed in (0, 1, 2)
+        for job in (
+            (f"seed={seed}", "zoo.runs=80", "pca.align=true"),
+            (f"seed={seed}", "zoo.runs=80"),
+        )
+    ]
+    assert experiments == expected
+
+
+def test_settings_of_the_caller_replace_those_of_the_base(definition, experiments, tmp_path):
+    definition.write_text(yaml.safe_dump(DEFINITION | {"remarks": "Of the table's own settings."}))
+    out = tmp_path / "r.md"
+    ladder.run_suite(definition, out, ["zoo.runs=7", "sources.path=/a b"])
+    assert experiments[1] == ("seed=0", "zoo.runs=7", "sources.path=/a b")
+    text = out.read_text()
+    assert "`sources.path=/a b`" in text
+    assert f"ladder {definition} -S zoo.runs=7 -S 'sources.path=/a b' --out {out}`" in text
+    assert "own settings" not in text
+    for wrong in ("zoo.runs", "=7", "zoo.runs="):
+        with pytest.raises(WeightspaceError, match="not a setting"):
+            ladder.run_suite(definition, tmp_path / "r.md", [wrong])
+
+
+def test_table_has_means_intervals_and_published_figures(definition, experiments, tmp_path):
+    ladder.run_suite(definition, tmp_path / "results.md")
+    raw = pd.read_csv(tmp_path / "results.csv")
+    one = raw[(raw["row"] == "one") & (raw["column"] == "R2")]["value"]
+    key = len("sampling.test_sets.unguided_r2_identity")
+    assert one.tolist() == pytest.approx([key + 10, key + 10.1, key + 10.2])
+    text = (tmp_path / "results.md").read_text()
+    out = tmp_path / "results.md"
+    assert f"`python -m weightspace ladder {definition} --out {out}`" in text
+    assert "| published | 0.310 |  |" in text
+    half = 4.302653 * 0.1 / 3**0.5  # Student's t with two degrees of freedom
+    assert f"{key + 10.1:.3f} ± {half:.3f} |" in text
+    assert "| best |  | " in text  # a figure that a row has not is no figure
+
+
+def test_a_stage_from_the_cache_has_no_time_of_its_own(
+    definition, experiments, tmp_path, monkeypatch
+):
+    definition.write_text(
+        yaml.safe_dump(DEFINITION | {"columns": {"s": "cost/zoo:seconds", "R2": "sampling.r2"}})
+    )
+    seconds = {"base": 455.1, "0": 455.1, "1": 12.5}  # the first experiment trained no zoo
+    monkeypatch.setattr(ladder, "value", lambda commit, _: seconds.get(commit, 20.0))
+    ladder.run_suite(definition, tmp_path / "r.md")
+    raw = pd.read_csv(tmp_path / "r.csv")
+    raw = raw[(raw["seed"] == 0) & (raw["row"] != "best")].set_index(["row", "column"])["value"]
+    assert np.isnan(raw["one", "s"])
+    assert raw["two", "s"] == 12.5
+    assert raw["one", "R2"] == 455.1  # other figures are outputs and may agree by chance
+
+
+def test_large_numbers_have_no_decimals_and_constants_no_interval(tmp_path):
+    table = ladder.Suite.model_validate(DEFINITION | {"columns": {"n": "a:n", "s": "a:s"}})
+    rows = [
+        ("one", "n", 0, 590410.0, "a"),
+        ("one", "n", 1, 590410.0, "b"),
+        ("one", "s", 0, 290.2, "a"),
+        ("one", "s", 1, 331.4, "b"),
+    ]
+    figures = pd.DataFrame(rows, columns=ladder.COLUMNS)
+    text = ladder.markdown(table, figures, "made")
+    assert re.search(r"\| one \| 590,410 \| 311 ± \d+ \|", text)
+
+
+def test_interval_covers_the_mean_of_normal_values():
+    rng = np.random.default_rng(0)
+    found = [ladder.interval(rng.normal(size=3)) for _ in range(2000)]
+    covered = np.mean([abs(mean) <= half for mean, half in found])
+    assert covered == pytest.approx(0.95, abs=0.02)
+    assert ladder.interval(np.array([2.0])) == (2.0, 0.0)
+
+
+def test_a_failed_experiment_writes_nothing(definition, experiments, tmp_path, monkeypatch):
+    monkeypatch.setattr(ladder, "run_one", lambda *_: None)
+    with pytest.raises(WeightspaceError, match="experiment failed"):
+        ladder.run_suite(definition, tmp_path / "results.md")
+    assert not (tmp_path / "results.md").exists()
+
+
+def test_an_interrupted_table_says_what_it_lacks_and_goes_on(
+    definition, experiments, tmp_path, monkeypatch
+):
+    definition.write_text(yaml.safe_dump(DEFINITION | {"remarks": "What it says."}))
+    whole, out = tmp_path / "whole.md", tmp_path / "r.md"
+    value = ladder.value
+    monkeypatch.setattr(ladder, "value", lambda *a: value(*a) * 12345.6789)  # of many digits
+    ladder.run_suite(definition, whole)
+    jobs = experiments.copy()
+    experiments.clear()
+    run_one = ladder.run_one
+    monkeypatch.setattr(ladder, "run_one", lambda *a: run_one(*a) if len(experiments) < 3 else None)
+    with pytest.raises(WeightspaceError, match="experiment failed"):
+        ladder.run_suite(definition, out)
+    assert (
+        "Not complete, `--resume` goes on: one without seed 2; best without seed 2; "
+        "two without seed 1, 2.\n"
+    ) in out.read_text()
+    monkeypatch.setattr(ladder, "run_one", run_one)
+    ladder.run_suite(definition, out, resume=True)
+    assert experiments == jobs  # none twice
+    assert out.read_text() == whole.read_text().replace(str(whole), str(out))
+    assert out.with_suffix(".csv").read_bytes() == whole.with_suffix(".csv").read_bytes()
+    assert "Not complete" not in out.read_text()
+    assert out.read_text().endswith("|\n\nWhat it says.\n")
+    definition.write_text(yaml.safe_dump(DEFINITION | {"remarks": "More."}))
+    ladder.run_suite(definition, out, resume=True)  # nothing to run, but other words
+    assert experiments == jobs
+    assert out.read_text().endswith("|\n\nMore.\n")
+    more = DEFINITION["columns"] | {"cosine": "reconstruction.cosine_mean"}
+    for change in ({"columns": more}, {"columns": more, "base": {"zoo.runs": 90}}):
+        experiments.clear()
+        definition.write_text(yaml.safe_dump(DEFINITION | change))
+        ladder.run_suite(definition, out, resume=True)  # another figure, then other settings
+        assert len(experiments) == len(jobs)
+        ladder.run_suite(definition, whole)
+        assert out.read_text() == whole.read_text().replace(str(whole), str(out))
+
+
+def test_figures_of_other_settings_do_not_stay_in_a_table(
+    definition, experiments, tmp_path, monkeypatch
+):
+    out = tmp_path / "r.md"
+    ladder.run_suite(definition, out)
+    rows = [row for row in DEFINITION["rows"] if row["name"] != "two"]
+    changed = [*rows, {"name": "two", "set": {"pca.components": 8}}]
+    definition.write_text(yaml.safe_dump(DEFINITION | {"rows": changed}))
+    monkeypatch.setattr(ladder, "run_one", lambda *_: None)
+    with pytest.raises(WeightspaceError, match="two: experiment failed"):
+        ladder.run_suite(definition, out, resume=True)
+    assert "Not complete, `--resume` goes on: two without seed 0, 1, 2.\n" in out.read_text()
+    assert "two" not in set(pd.read_csv(out.with_suffix(".csv"))["row"])
+
+
+def test_a_table_goes_on_only_from_figures(definition, experiments, tmp_path):
+    for text in (None, "", "row,seed\na,0\n"):
+        if text is not None:
+            (tmp_path / "r.csv").write_text(text)
+        with pytest.raises(WeightspaceError, match="no figures to go on from") as error:
+            ladder.run_suite(definition, tmp_path / "r.md", resume=True)
+        assert "\n" not in str(error.value)
+        assert not experiments
+
+
+@pytest.mark.parametrize(
+    "change", [{"rows": []}, {"colums": {}}, {"seeds": ["a"]}, {"rows": [{"set": {}}]}]
+)
+def test_bad_definitions_are_one_line(change, tmp_path):
+    path = tmp_path / "table.yaml"
+    path.write_text(yaml.safe_dump(DEFINITION | change, sort_keys=False))
+    with pytest.raises(WeightspaceError) as error:
+        ladder.load_suite(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "page", "sets"),
+    [
+        ("ladder", "results", []),
+        ("glyphs", "unseen_classes", []),
+        ("compare", "comparison", []),
+        ("compare", "comparison_small", ["zoo.runs=400"]),
+    ],
+)
+def test_the_pages_show_their_raw_figures(name, page, sets):
+    path, out = Path(f"benchmarks/{name}.yaml"), Path(f"docs/{page}.md")
+    table = ladder.load_suite(ROOT / path).changed(sets)
+    figures = pd.read_csv((ROOT / out).with_suffix(".csv"))
+    assert (ROOT / out).read_text() == ladder.markdown(
+        table, figures, ladder.command(path, out, sets)
+    )
+
+
+def test_the_readme_shows_figures_of_the_comparison():
+    text = (ROOT / "README.md").read_text()
+    (table,) = re.findall(r"<!-- autoencoders -->\n(.*?)<!-- /autoencoders -->", text, re.DOTALL)
+    head, _, *rows = [line.strip("| ").split(" | ") for line in table.splitlines()]
+    figures = pd.read_csv(ROOT / "docs" / "comparison.csv").dropna()
+    autoencoders = {name for name in figures["row"] if "encoder" not in name}
+    assert sorted(row[0] for row in rows) == sorted(autoencoders)
+    for name, *cells in rows:
+        for column, cell in zip(head[1:], cells, strict=True):
+            here = figures[(figures["row"] == name) & (figures["column"] == column)]
+            mean, half = ladder.interval(here["value"].to_numpy())
+            shown = [float(number) for number in cell.split(" ± ")]
+            assert shown == pytest.approx([mean, half][: len(shown)], abs=0.00501)
+
+
+@pytest.mark.parametrize("name", ["ladder", "glyphs", "compare", "deck", "deck_small"])
+def test_the_tables_of_the_project_are_valid(name):
+    """Their settings are those of params.yaml and their figures those of the metric files."""
+    from weightspace.params import validate_params
+
+    found = ladder.load_suite(ROOT / "benchmarks" / f"{name}.yaml")
+    for row in found.rows:
+        params = yaml.safe_load((ROOT / "params.yaml").read_text())
+        for key, setting in (found.base | (row.set or {})).items():
+            *sections, last = key.split(".")
+            place = params
+            for section in sections:
+                place = place[section]
+            assert last in place, key
+            place[last] = yaml.safe_load(setting) if isinstance(setting, str) else setting
+        validate_params(params)
+    metrics = {f: read_json(ROOT / "metrics" / f"{f}.json") for f in FILES}
+    for row in found.rows:
+        for metric in (row.columns or found.columns).values():
+            file, key = re.split(r"[.:]", metric)
+            if ":" in metric:  # a file without splits
+                known = GENERATION if file == "generation" else {"seconds"}
+                assert key in known, (row.name, metric)
+                continue
+            assert key in metrics[file]["test_sets"], (row.name, metric)
+        for file, prefix in row.read.items():  # some figures have no variant, never all of them
+            keys = [m.split(".")[1] for m in found.columns.values() if m.startswith(file)]
+            known = [k for k in keys if f"{prefix}{k}" in metrics[file]["test_sets"]]
+            assert prefix is None or known, (row.name, file)
