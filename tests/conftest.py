@@ -111,7 +111,11 @@ def rng():
 
 def finish(tiny, root, **shared_encoder):
     """Folder of a finished tiny pipeline, as `dvc repro` leaves one; all but the metrics."""
-    settings = {"encoder": "statistics", "model": "generator", "decoded": 4} | shared_encoder
+    settings = {
+        "dataset_encoder": "statistics",
+        "model": "generator",
+        "decoded": 4,
+    } | shared_encoder
     params = tiny.params.model_copy(
         update={"shared_encoder": tiny.params.shared_encoder.model_copy(update=settings)}
     )

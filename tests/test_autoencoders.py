@@ -98,7 +98,7 @@ def _fit(tiny_world, name, own=None, **changes):
         update=VARIANTS.get(name, {}) | (own or {})
     )
     autoencoders = params.autoencoders.model_copy(update={autoencoder: own})
-    changes = {"autoencoder": autoencoder, "lr": 3e-3} | changes
+    changes = {"model": autoencoder, "lr": 3e-3} | changes
     settings = params.autoencoder.model_copy(update=changes)
     return resolve(AUTOENCODERS, autoencoder, "autoencoder").fit(
         tiny_world.data, settings, autoencoders, params.seed

@@ -188,7 +188,7 @@ def test_a_shared_encoder_is_fitted_on_distilled_images(model, world, tmp_path):
         for s in ("train", "val")
     ]
     settings = tiny.params.shared_encoder.model_copy(
-        update={"model": model, "encoder": "distillation", "decoded": 4, "epochs": 1}
+        update={"model": model, "dataset_encoder": "distillation", "decoded": 4, "epochs": 1}
     )
     data = SharedEncoderData(tiny.dataset, autoencoder, tiny.net, *pairs, SETTINGS)
     fitted, _ = resolve(SHARED_ENCODERS, model, "model").fit(data, settings, 3)

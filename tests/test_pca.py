@@ -46,9 +46,9 @@ def _fit(x, k, shape=None, reads=None):
 @pytest.mark.parametrize("parts", ["whole", "many"])
 def test_components_equal_svd_up_to_sign(n, d, k, parts, rng, monkeypatch):
     if parts == "many":
-        monkeypatch.setattr("weightspace.pca.PART_BYTES", 40 * n)
-        monkeypatch.setattr("weightspace.pca.BLOCK_BYTES", 1)
-        monkeypatch.setattr("weightspace.pca.MIN_COLUMNS", 3)
+        monkeypatch.setattr("weightspace.weights.pca.PART_BYTES", 40 * n)
+        monkeypatch.setattr("weightspace.weights.pca.BLOCK_BYTES", 1)
+        monkeypatch.setattr("weightspace.weights.pca.MIN_COLUMNS", 3)
     x = 5 + _rows(n, d, rng)
     fit, rank = _fit(x, k), min(k, n - 1, d)
     expected, variance = (torch.from_numpy(v.copy()) for v in reference.principal(x, rank))
@@ -65,7 +65,9 @@ def test_components_equal_svd_up_to_sign(n, d, k, parts, rng, monkeypatch):
 
 
 def test_a_large_tensor_is_read_twice_by_its_rows_and_a_small_one_once_by_members(rng, monkeypatch):
-    monkeypatch.setattr("weightspace.pca.PART_BYTES", 4 * 9 * 4)  # two rows of two, of 9 members
+    monkeypatch.setattr(
+        "weightspace.weights.pca.PART_BYTES", 4 * 9 * 4
+    )  # two rows of two, of 9 members
     for n, shape, columns in ((9, (20, 2), True), (30, (3, 2), False)):
         reads, numel = [], torch.Size(shape).numel()
         _fit(_rows(n, numel, rng), 2, shape, reads)
@@ -223,7 +225,7 @@ def test_a_zoo_on_disk_gives_what_networks_in_memory_give(align, world, tmp_path
     train, settings = zoo.select("train"), PcaSettings(components=6, align=align)
     expected = fit_pca(zoo.spec, zoo.weights(train), settings)
     for part in (4 * 7 * zoo.spec.numel, 1 << 27):  # seven networks, all
-        monkeypatch.setattr("weightspace.pca.PART_BYTES", part)
+        monkeypatch.setattr("weightspace.weights.pca.PART_BYTES", part)
         found = stream_pca(zoo.spec, zoo.reader(train), len(train), settings, tmp_path)
         assert not list(tmp_path.iterdir())  # aligned copies are gone
         assert found.meta() == expected.meta()

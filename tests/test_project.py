@@ -369,9 +369,9 @@ def test_predictions_know_their_error(project, monkeypatch):
         told = np.stack([table["test_accuracy"], rng.normal(size=len(table))], 1)
         return torch.tensor(told, dtype=torch.float32)
 
-    monkeypatch.setattr(queries, "latents", latents)
+    monkeypatch.setattr(prediction, "latents", latents)
     monkeypatch.setattr(
-        queries, "encode_members", lambda autoencoder, w: torch.tensor([[0.4, 0.0]])
+        prediction, "encode_members", lambda autoencoder, w: torch.tensor([[0.4, 0.0]])
     )
     found = project.predict(project.zoo.weights(members["val"][:1]))
     errors = found.errors.set_index("property")
@@ -401,6 +401,8 @@ def test_latents_of_another_autoencoder_are_refused(project, tmp_path, monkeypat
     path = tmp_path / "z.safetensors"
     project.save_latents(path, torch.zeros(1, project.autoencoder.latent), ["a"])
     assert project.load_latents(path)[1] == ["a"]
-    monkeypatch.setattr(api.Project, "provenance", lambda self: {"sha256": {"model": "other"}})
+    monkeypatch.setattr(
+        api.Project, "provenance", lambda self: {"sha256": {"autoencoder": "other"}}
+    )
     with pytest.raises(WeightspaceError, match="another autoencoder"):
         project.load_latents(path)

@@ -515,7 +515,7 @@ def test_a_killed_worker_is_one_line():
 
 SCRIPT_OF_ONE_JOB = """
 from weightspace.params import RuntimeSettings
-from weightspace.zoo.executors import local
+from weightspace.jobs import local
 
 class Job:
     device = "cpu"
