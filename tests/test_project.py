@@ -17,6 +17,7 @@ from weightspace.artifacts import read_json
 from weightspace.errors import WeightspaceError
 from weightspace.nets.cnn import Cnn
 from weightspace.project import finetuning as on_task
+from weightspace.project import prediction
 from weightspace.project import project as api
 from weightspace.project import retrieval as queries
 from weightspace.zoo.train import measure
