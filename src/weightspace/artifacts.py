@@ -2,8 +2,9 @@
 
 Rules, all for the sake of identical bytes and safe caches:
 
-* a file is written under a temporary name, synced and renamed: a reader sees the old file, the
-  new one or none, and a hard-linked DVC cache is never modified in place;
+* a file is written under a temporary name, synced and renamed, then its folder is synced: a reader
+  sees the old file, the new one or none, also after a power cut, and a hard-linked DVC cache is
+  never modified in place;
 * tensors are safetensors with **one** metadata key of canonical JSON (with several keys the order,
   and so the bytes, differ between runs);
 * every tensor file says its ``kind``, so that a foreign file is refused by name.
@@ -11,6 +12,7 @@ Rules, all for the sake of identical bytes and safe caches:
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -25,13 +27,13 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from weightspace.errors import problem
+from weightspace.errors import WeightspaceError, problem
 
 META_KEY = "weightspace"
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file atomically: temporary name in the same folder, fsync, rename."""
+    """Write a file atomically: temporary name in the same folder, fsync, rename, fsync the folder."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,14 +43,31 @@ def write_bytes(path: Path, data: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
+            sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise problem(
-            f"cannot write: {error.strerror}",
-            where=path,
-            do="free space or fix access, then run again",
-        ) from error
+        raise _no_write(path, error) from error
+
+
+def _no_write(path: Path, error: OSError) -> WeightspaceError:
+    return problem(
+        f"cannot write: {error.strerror}",
+        where=path,
+        do="free space or fix access, then run again",
+    )
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk: before, a power cut may undo a rename or a link."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # that of file systems without such an operation
+            raise _no_write(folder, error) from error
+    finally:
+        os.close(handle)
 
 
 def check_new(out: Path) -> None:
@@ -79,6 +98,7 @@ def new_folder(out: Path) -> Iterator[Path]:
         temporary.mkdir(parents=True)
         yield temporary
         temporary.replace(out)
+        sync_folder(out.absolute().parent)
     except OSError as error:
         raise problem(
             f"cannot write: {error.strerror}", where=out, do="choose another folder"

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from weightspace.artifacts import canonical, read_parquet, write_bytes, write_parquet
+from weightspace.artifacts import canonical, read_parquet, sync_folder, write_bytes, write_parquet
 from weightspace.data.dataset import Dataset
 from weightspace.errors import WeightspaceError, problem
 from weightspace.jobs.base import run
@@ -121,7 +121,9 @@ def _collect(jobs: list[ShardJob], params: Params, dataset: Dataset, out: Path) 
     try:
         for job in jobs:
             _link(job.weights_path, out / job.weights_path.name)
+        sync_folder(out)
         write_parquet(out / "members.parquet", table)
+        sync_folder(out.absolute().parent)  # the work folder, removed next, has the only other copy
     except WeightspaceError:
         _empty(out)
         raise
