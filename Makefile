@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS = 1
+export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: repro test lint results report sweep ladder compare deck glyphs pictures clean
+.PHONY: repro test lint docs tables results report sweep ladder compare deck glyphs pictures clean
 
 repro: $(READY)  ## run every stage whose inputs changed, then show the results
 	python -m weightspace validate
@@ -48,6 +49,9 @@ pictures: $(READY)  ## draw docs/pictures from the plot data in metrics/plots
 
 report: $(READY)  ## one self-contained page: report/index.html
 	python -m weightspace report
+
+docs: $(READY)  ## the documentation as a site, site/index.html; a wrong link or name is an error
+	mkdocs build --quiet --strict --config-file docs/site/mkdocs.yml
 
 # torch comes first and by pip, so that the CPU build on pip's path is taken.
 $(READY): pyproject.toml constraints.txt
