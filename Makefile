@@ -51,7 +51,7 @@ report: $(READY)  ## one self-contained page: report/index.html
 	python -m weightspace report
 
 docs: $(READY)  ## the documentation as a site, site/index.html; a wrong link or name is an error
-	mkdocs build --quiet --strict --config-file docs/site/mkdocs.yml
+	mkdocs build --strict --config-file docs/site/mkdocs.yml
 
 # torch comes first and by pip, so that the CPU build on pip's path is taken.
 $(READY): pyproject.toml constraints.txt

@@ -13,8 +13,8 @@ from workspace import ROOT
 
 
 def build(docs, out):
-    """Build the site of a folder of pages; the finished process."""
-    command = ("-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(out))
+    """Build the site of a folder of pages; with --quiet MkDocs would not count warnings."""
+    command = ("-m", "mkdocs", "build", "--strict", "--site-dir", str(out))
     return subprocess.run(
         [sys.executable, *command, "--config-file", str(docs / "site" / "mkdocs.yml")],
         env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
