@@ -420,6 +420,71 @@ def test_a_killed_generation_continues_from_its_finished_shards(world, tmp_path)
     assert not list((tmp_path / "scratch").iterdir())
 
 
+@pytest.fixture(scope="module")
+def waiting(world, tmp_path_factory):
+    """Work folder whose two shards are finished and wait to be put together."""
+    folder = tmp_path_factory.mktemp("waiting")
+    for shard in range(2):
+        settings = (tiny().zoo, tiny().nets, tiny().seed)
+        train_shard(ShardJob(world().folder / "dataset", *settings, folder, shard))
+    return folder
+
+
+def _flip(place):
+    """Damage: one bit of a file, at a fraction of its length."""
+
+    def flip(path):
+        data = bytearray(path.read_bytes())
+        data[int(place * (len(data) - 1))] ^= 16
+        path.write_bytes(data)
+
+    return flip
+
+
+FILES = ("weights-00001.safetensors", "members-00001.parquet", "checksums-00001.json")
+DAMAGES = {
+    "truncated": _truncate,
+    "empty": lambda path: path.write_bytes(b""),
+    "foreign": lambda path: path.write_bytes(b"no tensors, no table"),
+    **{f"bit at {place}": _flip(place) for place in (0.0, 0.02, 0.5, 0.98, 1.0)},
+}
+LOSSES = [(name, "missing") for name in FILES[1:]]  # without weights it is not finished
+
+
+@pytest.mark.parametrize(("name", "damage"), [(n, d) for n in FILES for d in DAMAGES] + LOSSES)
+def test_a_damaged_shard_of_an_interrupted_zoo_is_trained_again(
+    name, damage, waiting, world, tmp_path, monkeypatch, capsys
+):
+    """Only that one, said in one line, and the bytes are those of an undisturbed zoo."""
+    trained, folder = [], shutil.copytree(waiting, tmp_path / "scratch" / "key")
+    monkeypatch.setattr(generator, "work_key", lambda *_: "key")
+    DAMAGES.get(damage, Path.unlink)(folder / name)
+
+    def train(jobs, _):
+        trained.extend(job.shard for job in jobs)
+        assert not list(folder.glob("*-00001.*"))  # nothing damaged is left, whatever comes next
+        return _here(jobs, _)
+
+    monkeypatch.setattr(generator, "run", train)
+    generate(tiny(), world().folder / "dataset", tmp_path / "zoo", tmp_path / "scratch")
+    assert trained == [1]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(folder / FILES[0]) in line
+    assert "damaged" in line
+    assert _bytes(tmp_path / "zoo") == _bytes(world().zoo.folder)
+
+
+def test_undamaged_shards_of_an_interrupted_zoo_are_not_trained_again(
+    waiting, world, tmp_path, monkeypatch, capsys
+):
+    shutil.copytree(waiting, tmp_path / "scratch" / "key")
+    monkeypatch.setattr(generator, "work_key", lambda *_: "key")
+    monkeypatch.setattr(generator, "run", lambda jobs, _: iter([1 / 0] if jobs else []))
+    generate(tiny(), world().folder / "dataset", tmp_path / "zoo", tmp_path / "scratch")
+    assert not capsys.readouterr().err
+    assert _bytes(tmp_path / "zoo") == _bytes(world().zoo.folder)
+
+
 def test_a_full_disk_is_one_line_and_continues(world, tmp_path, monkeypatch):
     """The disk fills in the second shard; later there is room again."""
     dataset, real, full = world().folder / "dataset", os.fsync, [True]

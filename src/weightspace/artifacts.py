@@ -116,9 +116,14 @@ def save_tensors(
     path: Path, kind: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]
 ) -> None:
     """Save named tensors with JSON metadata as one safetensors file of stable bytes."""
+    write_bytes(path, tensor_bytes(kind, tensors, meta))
+
+
+def tensor_bytes(kind: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> bytes:
+    """Bytes of the file that :func:`save_tensors` writes."""
     data = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = canonical({"kind": kind, **meta})
-    write_bytes(path, safetensors.torch.save(data, metadata={META_KEY: text}))
+    return safetensors.torch.save(data, metadata={META_KEY: text})
 
 
 def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

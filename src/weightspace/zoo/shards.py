@@ -1,13 +1,16 @@
 """Shards of a zoo: the unit that is trained, checked, resumed and, later, sent elsewhere.
 
-A finished shard is two files in a work folder, the table first and the weights last, so that
-weights on disk mean a complete shard. When all are there they move to the output together.
+A finished shard is three files in a work folder: the table, the checksums of table and weights, and
+the weights last, so that weights on disk mean a complete shard. Tables and weights of all shards
+move to the output together.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from weightspace.artifacts import read_parquet, write_parquet
+from weightspace.artifacts import canonical, read_parquet, write_bytes, write_parquet
 from weightspace.data.dataset import PARTS, Dataset, task_batch
 from weightspace.errors import problem
 from weightspace.nets.base import Net, net_for
@@ -23,7 +26,7 @@ from weightspace.params import NetsSettings, ZooSettings
 from weightspace.rng import stream, torch_stream
 from weightspace.weights.spec import Weights, stack, take
 from weightspace.zoo.plan import Run, plan_run
-from weightspace.zoo.store import check_shard, save_shard, shard_name
+from weightspace.zoo.store import check_shard, shard_bytes, shard_name
 from weightspace.zoo.train import measure, train_runs
 
 DIVERGED_FACTOR = 2.0  # a final train loss above this many times log(classes) counts as diverged
@@ -52,6 +55,11 @@ class ShardJob:
         return self.folder / f"members-{self.shard:05d}.parquet"
 
     @property
+    def checksums_path(self) -> Path:
+        """File of the checksums of the other two files, for as long as they wait in the folder."""
+        return self.folder / f"checksums-{self.shard:05d}.json"
+
+    @property
     def name(self) -> str:
         """Its weights' file."""
         return self.weights_path.name
@@ -70,18 +78,35 @@ class ShardJob:
 
     def outputs(self) -> tuple[Path, ...]:
         """The table first and the weights last, which mean a complete shard."""
-        return self.table_path, self.weights_path
+        return self.table_path, self.checksums_path, self.weights_path
 
     def run(self) -> int:
         """Train it. Returns its number."""
         return train_shard(self)
 
     def is_done(self) -> bool:
-        """True when the shard is finished and readable."""
-        if not (self.weights_path.is_file() and self.table_path.is_file()):
+        """True when the shard is finished and undamaged; a damaged one is removed, with a line."""
+        if not self.weights_path.is_file():
             return False
-        check_shard(self.weights_path, read_parquet(self.table_path))
-        return True
+        if self._is_undamaged():
+            return True
+        print(f"{self.weights_path}: damaged shard, it is trained again", file=sys.stderr)
+        for path in self.outputs():
+            path.unlink(missing_ok=True)
+        return False
+
+    def _is_undamaged(self) -> bool:
+        """True when both files are, byte for byte, those that were written."""
+        try:
+            table, weights = self.table_path.read_bytes(), self.weights_path.read_bytes()
+            return self.checksums_path.read_bytes() == _checksums(table, weights)
+        except OSError:  # missing, or on a part of the disk that cannot be read
+            return False
+
+
+def _checksums(table: bytes, weights: bytes) -> bytes:
+    sums = {"table": sha256(table).hexdigest(), "weights": sha256(weights).hexdigest()}
+    return canonical(sums).encode()
 
 
 def train_shard(job: ShardJob) -> int:
@@ -108,7 +133,9 @@ def train_shard(job: ShardJob) -> int:
     flat = {k: w.flatten(0, 1).cpu() for k, w in weights.items()}  # (R * S, *shape)
     table = _table(net, dataset, runs, flat, job)
     write_parquet(job.table_path, table)
-    save_shard(job.weights_path, flat, net.spec, job.shard)
+    data = shard_bytes(flat, net.spec, job.shard)
+    write_bytes(job.checksums_path, _checksums(job.table_path.read_bytes(), data))
+    write_bytes(job.weights_path, data)
     _verify(net, dataset, job)
     return job.shard
 

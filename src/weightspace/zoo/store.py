@@ -12,7 +12,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from weightspace.artifacts import load_part, load_tensors, read_meta, read_parquet, save_tensors
+from weightspace.artifacts import (
+    load_part,
+    load_tensors,
+    read_meta,
+    read_parquet,
+    tensor_bytes,
+    write_bytes,
+)
 from weightspace.errors import problem
 from weightspace.weights.spec import Spec, Weights
 
@@ -27,8 +34,13 @@ def shard_name(shard: int) -> str:
 
 def save_shard(path: Path, weights: Weights, spec: Spec, shard: int) -> None:
     """Write the weights ``(M, *shape)`` of a shard with a checksum that :func:`check_shard` tests."""
+    write_bytes(path, shard_bytes(weights, spec, shard))
+
+
+def shard_bytes(weights: Weights, spec: Spec, shard: int) -> bytes:
+    """Bytes of the file that :func:`save_shard` writes."""
     meta = {"spec": spec.to_json(), "shard": shard, "sha256": checksum(weights)}
-    save_tensors(path, "zoo-shard", weights, meta)
+    return tensor_bytes("zoo-shard", weights, meta)
 
 
 def checksum(weights: Weights) -> str:
