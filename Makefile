@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS = 1
 export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: repro test lint docs tables results report sweep ladder compare deck glyphs pictures clean
+.PHONY: repro test lint docs results sweep ablation autoencoders glyphs study pictures report clean
 
 repro: $(READY)  ## run every stage whose inputs changed, then show the results
 	python -m weightspace validate
@@ -23,26 +23,30 @@ test: $(READY)  ## lint, types, all tests
 lint: $(READY)
 	ruff check --fix . && ruff format . && mypy
 
-results: $(READY)  ## the table of results beside chance and the deck's figures
+results: $(READY)  ## the table of results beside chance and the original study's figures
 	python -m weightspace results
 
 sweep: $(READY)  ## make sweep SET="pca.components=8,32,128" METRIC=reconstruction.val.agreement_mean
 	python -m weightspace sweep $(foreach s,$(SET),-S $(s)) $(if $(METRIC),--metric $(METRIC))
 
-# RESUME=1: go on with a table that was interrupted; the code must be the same.
+# Tables of experiments. RESUME=1 continues one that was interrupted; the code must be the same.
 RESUME ?=
-ladder: $(READY)  ## the ablation ladder over three seeds, as DVC experiments: docs/results.md
-	python -m weightspace ladder benchmarks/ladder.yaml $(if $(RESUME),--resume)
+SUITE = python -m weightspace suite$(if $(RESUME), --resume)
+ablation: $(READY)  ## what each part is worth, over three seeds: docs/ablation.md
+	$(SUITE) benchmarks/ablation.yaml --out docs/ablation.md
 
-compare: $(READY)  ## every autoencoder, encoder and alignment over three seeds: docs/comparison.md
-	python -m weightspace ladder benchmarks/compare.yaml --out docs/comparison.md $(if $(RESUME),--resume)
+autoencoders: $(READY)  ## every autoencoder, dataset encoder and alignment, over three seeds: docs/autoencoders.md
+	$(SUITE) benchmarks/autoencoders.yaml --out docs/autoencoders.md
 
-# IMAGES: a folder of class folders, absolute. DECK=deck_small is the setting for 2 cores.
-DECK ?= deck
+glyphs: $(READY)  ## letters that no training task contains: docs/unseen_classes.md
+	$(SUITE) benchmarks/glyphs.yaml --out docs/unseen_classes.md
+
+# IMAGES: a folder of class folders, absolute. STUDY=study_small is the setting for 2 cores.
+STUDY ?= study
 RUNS ?=
 WIDTH ?=
-deck: $(READY)  ## the deck's own setting: make deck IMAGES=/path/to/classes RUNS=1000 WIDTH=64
-	python -m weightspace ladder benchmarks/$(DECK).yaml --out docs/$(DECK).md -S sources.path=$(IMAGES) $(if $(RUNS),-S zoo.runs=$(RUNS)) $(if $(WIDTH),-S nets.resnet18.width=$(WIDTH)) $(if $(RESUME),--resume)
+study: $(READY)  ## the original study's setting: make study IMAGES=/path/to/classes RUNS=1000 WIDTH=64
+	$(SUITE) benchmarks/$(STUDY).yaml --out docs/$(STUDY).md -S sources.path=$(IMAGES) $(if $(RUNS),-S zoo.runs=$(RUNS)) $(if $(WIDTH),-S nets.resnet18.width=$(WIDTH))
 
 pictures: $(READY)  ## draw docs/pictures from the plot data in metrics/plots
 	python -m weightspace pictures

@@ -9,12 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import typer
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from weightspace.artifacts import META_KEY, read_json
 from weightspace.cli import app as cli
 from weightspace.weights.spec import take
+from workspace import ROOT
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ SAMPLE = ("sample", "--classes", "c,ä,b", "--accuracy", 0.5, "--out", "out", "-
 
 
 def test_every_command_has_help(run):
-    commands = [c.name or c.callback.__name__ for c in cli.app.registered_commands]
+    commands = list(typer.main.get_command(cli.app).commands)
     for name in commands:
         done = run(name, "--help")
         assert done.code == 0
@@ -490,6 +492,27 @@ def test_a_project_that_has_not_run_is_one_line(run, mine, tmp_path, project_roo
     (tmp_path / "root" / "params.yaml").write_text((project_root / "params.yaml").read_text())
     refused(run(*SAMPLE, "--data", mine, "--root", "root"))
     assert files(tmp_path) == ["params.yaml", "root"]
+
+
+def test_stages_says_whether_dvc_yaml_is_that_of_the_code(run, tmp_path):
+    for name in ("src", "stages"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    text = (ROOT / "dvc.yaml").read_text()
+    (tmp_path / "dvc.yaml").write_text(text)
+    assert run("stages", "--root", ".").code == 0
+    script = tmp_path / "stages" / "dataset.py"
+    script.write_text(script.read_text() + "\nimport weightspace.report.plots\n")
+    done = run("stages", "--root", ".")
+    refused(done)
+    assert "dvc.yaml" in done.err
+    assert "python -m weightspace stages --write" in done.err
+    assert (tmp_path / "dvc.yaml").read_text() == text
+    assert run("stages", "--write", "--root", ".").out == "Written to dvc.yaml\n"
+    assert (tmp_path / "dvc.yaml").read_text().count("report/plots.py") == 1
+    assert run("stages", "--root", ".").code == 0
+    assert run("stages", "--write", "--root", ".").out == ""
+    (tmp_path / "dvc.yaml").unlink()
+    refused(run("stages", "--root", "."))
 
 
 def test_without_a_command_the_help_is_shown(monkeypatch, capsys):

@@ -7,11 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from weightspace.artifacts import read_json
+from weightspace.cli.app import app
 from weightspace.errors import WeightspaceError
 from weightspace.evaluate.generation import FIGURES, KINDS
-from weightspace.experiments import suite as ladder
+from weightspace.experiments import suite
 from workspace import ROOT
 
 FILES = ("reconstruction", "sampling", "properties", "novelty")
@@ -54,14 +56,14 @@ def experiments(monkeypatch):
         seed = int(job[0].removeprefix("seed="))
         return len(metric) + (10 if "pca.align=true" in job else 0) + seed / 10
 
-    monkeypatch.setattr(ladder, "baseline_commit", lambda: "base")
-    monkeypatch.setattr(ladder, "run_one", run_one)
-    monkeypatch.setattr(ladder, "value", value)
+    monkeypatch.setattr(suite, "baseline_commit", lambda: "base")
+    monkeypatch.setattr(suite, "run_one", run_one)
+    monkeypatch.setattr(suite, "value", value)
     return ran
 
 
 def test_every_distinct_row_runs_once_for_each_seed(definition, experiments, tmp_path):
-    ladder.run_suite(definition, tmp_path / "results.md")
+    suite.run_suite(definition, tmp_path / "results.md")
     expected = [
         job
         for seed in (0, 1, 2)
@@ -76,26 +78,26 @@ def test_every_distinct_row_runs_once_for_each_seed(definition, experiments, tmp
 def test_settings_of_the_caller_replace_those_of_the_base(definition, experiments, tmp_path):
     definition.write_text(yaml.safe_dump(DEFINITION | {"remarks": "Of the table's own settings."}))
     out = tmp_path / "r.md"
-    ladder.run_suite(definition, out, ["zoo.runs=7", "sources.path=/a b"])
+    suite.run_suite(definition, out, ["zoo.runs=7", "sources.path=/a b"])
     assert experiments[1] == ("seed=0", "zoo.runs=7", "sources.path=/a b")
     text = out.read_text()
     assert "`sources.path=/a b`" in text
-    assert f"ladder {definition} -S zoo.runs=7 -S 'sources.path=/a b' --out {out}`" in text
+    assert f"suite {definition} -S zoo.runs=7 -S 'sources.path=/a b' --out {out}`" in text
     assert "own settings" not in text
     for wrong in ("zoo.runs", "=7", "zoo.runs="):
         with pytest.raises(WeightspaceError, match="not a setting"):
-            ladder.run_suite(definition, tmp_path / "r.md", [wrong])
+            suite.run_suite(definition, tmp_path / "r.md", [wrong])
 
 
 def test_table_has_means_intervals_and_published_figures(definition, experiments, tmp_path):
-    ladder.run_suite(definition, tmp_path / "results.md")
+    suite.run_suite(definition, tmp_path / "results.md")
     raw = pd.read_csv(tmp_path / "results.csv")
     one = raw[(raw["row"] == "one") & (raw["column"] == "R2")]["value"]
     key = len("sampling.test_sets.unguided_r2_identity")
     assert one.tolist() == pytest.approx([key + 10, key + 10.1, key + 10.2])
     text = (tmp_path / "results.md").read_text()
     out = tmp_path / "results.md"
-    assert f"`python -m weightspace ladder {definition} --out {out}`" in text
+    assert f"`python -m weightspace suite {definition} --out {out}`" in text
     assert "| published | 0.310 |  |" in text
     half = 4.302653 * 0.1 / 3**0.5  # Student's t with two degrees of freedom
     assert f"{key + 10.1:.3f} ± {half:.3f} |" in text
@@ -109,8 +111,8 @@ def test_a_stage_from_the_cache_has_no_time_of_its_own(
         yaml.safe_dump(DEFINITION | {"columns": {"s": "cost/zoo:seconds", "R2": "sampling.r2"}})
     )
     seconds = {"base": 455.1, "0": 455.1, "1": 12.5}  # the first experiment trained no zoo
-    monkeypatch.setattr(ladder, "value", lambda commit, _: seconds.get(commit, 20.0))
-    ladder.run_suite(definition, tmp_path / "r.md")
+    monkeypatch.setattr(suite, "value", lambda commit, _: seconds.get(commit, 20.0))
+    suite.run_suite(definition, tmp_path / "r.md")
     raw = pd.read_csv(tmp_path / "r.csv")
     raw = raw[(raw["seed"] == 0) & (raw["row"] != "best")].set_index(["row", "column"])["value"]
     assert np.isnan(raw["one", "s"])
@@ -119,30 +121,30 @@ def test_a_stage_from_the_cache_has_no_time_of_its_own(
 
 
 def test_large_numbers_have_no_decimals_and_constants_no_interval(tmp_path):
-    table = ladder.Suite.model_validate(DEFINITION | {"columns": {"n": "a:n", "s": "a:s"}})
+    table = suite.Suite.model_validate(DEFINITION | {"columns": {"n": "a:n", "s": "a:s"}})
     rows = [
         ("one", "n", 0, 590410.0, "a"),
         ("one", "n", 1, 590410.0, "b"),
         ("one", "s", 0, 290.2, "a"),
         ("one", "s", 1, 331.4, "b"),
     ]
-    figures = pd.DataFrame(rows, columns=ladder.COLUMNS)
-    text = ladder.markdown(table, figures, "made")
+    figures = pd.DataFrame(rows, columns=suite.COLUMNS)
+    text = suite.markdown(table, figures, "made")
     assert re.search(r"\| one \| 590,410 \| 311 ± \d+ \|", text)
 
 
 def test_interval_covers_the_mean_of_normal_values():
     rng = np.random.default_rng(0)
-    found = [ladder.interval(rng.normal(size=3)) for _ in range(2000)]
+    found = [suite.interval(rng.normal(size=3)) for _ in range(2000)]
     covered = np.mean([abs(mean) <= half for mean, half in found])
     assert covered == pytest.approx(0.95, abs=0.02)
-    assert ladder.interval(np.array([2.0])) == (2.0, 0.0)
+    assert suite.interval(np.array([2.0])) == (2.0, 0.0)
 
 
 def test_a_failed_experiment_writes_nothing(definition, experiments, tmp_path, monkeypatch):
-    monkeypatch.setattr(ladder, "run_one", lambda *_: None)
+    monkeypatch.setattr(suite, "run_one", lambda *_: None)
     with pytest.raises(WeightspaceError, match="experiment failed"):
-        ladder.run_suite(definition, tmp_path / "results.md")
+        suite.run_suite(definition, tmp_path / "results.md")
     assert not (tmp_path / "results.md").exists()
 
 
@@ -151,37 +153,37 @@ def test_an_interrupted_table_says_what_it_lacks_and_goes_on(
 ):
     definition.write_text(yaml.safe_dump(DEFINITION | {"remarks": "What it says."}))
     whole, out = tmp_path / "whole.md", tmp_path / "r.md"
-    value = ladder.value
-    monkeypatch.setattr(ladder, "value", lambda *a: value(*a) * 12345.6789)  # of many digits
-    ladder.run_suite(definition, whole)
+    value = suite.value
+    monkeypatch.setattr(suite, "value", lambda *a: value(*a) * 12345.6789)  # of many digits
+    suite.run_suite(definition, whole)
     jobs = experiments.copy()
     experiments.clear()
-    run_one = ladder.run_one
-    monkeypatch.setattr(ladder, "run_one", lambda *a: run_one(*a) if len(experiments) < 3 else None)
+    run_one = suite.run_one
+    monkeypatch.setattr(suite, "run_one", lambda *a: run_one(*a) if len(experiments) < 3 else None)
     with pytest.raises(WeightspaceError, match="experiment failed"):
-        ladder.run_suite(definition, out)
+        suite.run_suite(definition, out)
     assert (
-        "Not complete, `--resume` goes on: one without seed 2; best without seed 2; "
+        "Not complete, `--resume` continues: one without seed 2; best without seed 2; "
         "two without seed 1, 2.\n"
     ) in out.read_text()
-    monkeypatch.setattr(ladder, "run_one", run_one)
-    ladder.run_suite(definition, out, resume=True)
+    monkeypatch.setattr(suite, "run_one", run_one)
+    suite.run_suite(definition, out, resume=True)
     assert experiments == jobs  # none twice
     assert out.read_text() == whole.read_text().replace(str(whole), str(out))
     assert out.with_suffix(".csv").read_bytes() == whole.with_suffix(".csv").read_bytes()
     assert "Not complete" not in out.read_text()
     assert out.read_text().endswith("|\n\nWhat it says.\n")
     definition.write_text(yaml.safe_dump(DEFINITION | {"remarks": "More."}))
-    ladder.run_suite(definition, out, resume=True)  # nothing to run, but other words
+    suite.run_suite(definition, out, resume=True)  # nothing to run, but other words
     assert experiments == jobs
     assert out.read_text().endswith("|\n\nMore.\n")
     more = DEFINITION["columns"] | {"cosine": "reconstruction.cosine_mean"}
     for change in ({"columns": more}, {"columns": more, "base": {"zoo.runs": 90}}):
         experiments.clear()
         definition.write_text(yaml.safe_dump(DEFINITION | change))
-        ladder.run_suite(definition, out, resume=True)  # another figure, then other settings
+        suite.run_suite(definition, out, resume=True)  # another figure, then other settings
         assert len(experiments) == len(jobs)
-        ladder.run_suite(definition, whole)
+        suite.run_suite(definition, whole)
         assert out.read_text() == whole.read_text().replace(str(whole), str(out))
 
 
@@ -189,14 +191,14 @@ def test_figures_of_other_settings_do_not_stay_in_a_table(
     definition, experiments, tmp_path, monkeypatch
 ):
     out = tmp_path / "r.md"
-    ladder.run_suite(definition, out)
+    suite.run_suite(definition, out)
     rows = [row for row in DEFINITION["rows"] if row["name"] != "two"]
     changed = [*rows, {"name": "two", "set": {"pca.components": 8}}]
     definition.write_text(yaml.safe_dump(DEFINITION | {"rows": changed}))
-    monkeypatch.setattr(ladder, "run_one", lambda *_: None)
+    monkeypatch.setattr(suite, "run_one", lambda *_: None)
     with pytest.raises(WeightspaceError, match="two: experiment failed"):
-        ladder.run_suite(definition, out, resume=True)
-    assert "Not complete, `--resume` goes on: two without seed 0, 1, 2.\n" in out.read_text()
+        suite.run_suite(definition, out, resume=True)
+    assert "Not complete, `--resume` continues: two without seed 0, 1, 2.\n" in out.read_text()
     assert "two" not in set(pd.read_csv(out.with_suffix(".csv"))["row"])
 
 
@@ -204,8 +206,8 @@ def test_a_table_goes_on_only_from_figures(definition, experiments, tmp_path):
     for text in (None, "", "row,seed\na,0\n"):
         if text is not None:
             (tmp_path / "r.csv").write_text(text)
-        with pytest.raises(WeightspaceError, match="no figures to go on from") as error:
-            ladder.run_suite(definition, tmp_path / "r.md", resume=True)
+        with pytest.raises(WeightspaceError, match="no figures of an earlier run") as error:
+            suite.run_suite(definition, tmp_path / "r.md", resume=True)
         assert "\n" not in str(error.value)
         assert not experiments
 
@@ -217,49 +219,97 @@ def test_bad_definitions_are_one_line(change, tmp_path):
     path = tmp_path / "table.yaml"
     path.write_text(yaml.safe_dump(DEFINITION | change, sort_keys=False))
     with pytest.raises(WeightspaceError) as error:
-        ladder.load_suite(path)
+        suite.load_suite(path)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("name", "page", "sets"),
     [
-        ("ladder", "results", []),
+        ("ablation", "ablation", []),
         ("glyphs", "unseen_classes", []),
-        ("compare", "comparison", []),
-        ("compare", "comparison_small", ["zoo.runs=400"]),
+        ("autoencoders", "autoencoders", []),
+        ("autoencoders", "autoencoders_small", ["zoo.runs=400"]),
     ],
 )
 def test_the_pages_show_their_raw_figures(name, page, sets):
     path, out = Path(f"benchmarks/{name}.yaml"), Path(f"docs/{page}.md")
-    table = ladder.load_suite(ROOT / path).changed(sets)
+    table = suite.load_suite(ROOT / path).changed(sets)
     figures = pd.read_csv((ROOT / out).with_suffix(".csv"))
-    assert (ROOT / out).read_text() == ladder.markdown(
-        table, figures, ladder.command(path, out, sets)
+    assert (ROOT / out).read_text() == suite.markdown(
+        table, figures, suite.command(path, out, sets)
     )
+
+
+@pytest.mark.parametrize("name", ["ablation", "autoencoders"])
+def test_a_page_of_the_project_goes_on_from_its_own_figures(
+    name, experiments, tmp_path, monkeypatch
+):
+    """The names of experiments beside the figures are those of the present settings."""
+    monkeypatch.setattr(suite, "run_one", lambda job, *_: experiments.append(job))
+    raw, copy = ROOT / "docs" / f"{name}.csv", tmp_path / f"{name}.csv"
+    copy.write_bytes(raw.read_bytes())
+    definition = ROOT / "benchmarks" / f"{name}.yaml"
+    suite.run_suite(definition, copy.with_suffix(".md"), resume=True)
+    assert not experiments
+    assert copy.read_bytes() == raw.read_bytes()
+    with pytest.raises(WeightspaceError, match="experiment failed"):  # the control
+        suite.run_suite(definition, copy.with_suffix(".md"), ["zoo.runs=7"], resume=True)
+    assert len(experiments) == 1
+
+
+def test_a_table_is_rendered_anew_without_a_run(definition, experiments, tmp_path):
+    out = tmp_path / "r.md"
+    with pytest.raises(WeightspaceError, match=r"r.csv: no figures of an earlier run"):
+        suite.render_suite(definition, out)
+    suite.run_suite(definition, out)
+    page, raw = out.read_text(), out.with_suffix(".csv").read_bytes()
+    jobs = experiments.copy()
+    out.write_text("an earlier layout")
+    suite.render_suite(definition, out)
+    assert out.read_text() == page
+    changed = DEFINITION | {"title": "Another"}
+    definition.write_text(yaml.safe_dump(changed, sort_keys=False))
+    suite.render_suite(definition, out)
+    assert out.read_text() == page.replace("# A table", "# Another")
+    assert out.with_suffix(".csv").read_bytes() == raw
+    assert experiments == jobs
+
+
+def test_the_command_line_hands_on_what_it_was_given(definition, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(suite, "run_suite", lambda *a, **more: seen.append((*a, more)))
+    monkeypatch.setattr(suite, "render_suite", lambda *a: seen.append(a))
+    for words in ("--resume -S a=1 -S b=2", "--render --out x.md", "--render --resume"):
+        done = CliRunner().invoke(app, ["suite", str(definition), *words.split()])
+        assert (done.exit_code == 0) == (words != "--render --resume")
+    assert seen == [
+        (definition, Path("docs/table.md"), ["a=1", "b=2"], {"resume": True}),
+        (definition, Path("x.md"), []),
+    ]
 
 
 def test_the_readme_shows_figures_of_the_comparison():
     text = (ROOT / "README.md").read_text()
     (table,) = re.findall(r"<!-- autoencoders -->\n(.*?)<!-- /autoencoders -->", text, re.DOTALL)
     head, _, *rows = [line.strip("| ").split(" | ") for line in table.splitlines()]
-    figures = pd.read_csv(ROOT / "docs" / "comparison.csv").dropna()
+    figures = pd.read_csv(ROOT / "docs" / "autoencoders.csv").dropna()
     autoencoders = {name for name in figures["row"] if "encoder" not in name}
     assert sorted(row[0] for row in rows) == sorted(autoencoders)
     for name, *cells in rows:
         for column, cell in zip(head[1:], cells, strict=True):
             here = figures[(figures["row"] == name) & (figures["column"] == column)]
-            mean, half = ladder.interval(here["value"].to_numpy())
+            mean, half = suite.interval(here["value"].to_numpy())
             shown = [float(number) for number in cell.split(" ± ")]
             assert shown == pytest.approx([mean, half][: len(shown)], abs=0.00501)
 
 
-@pytest.mark.parametrize("name", ["ladder", "glyphs", "compare", "deck", "deck_small"])
+@pytest.mark.parametrize("name", ["ablation", "glyphs", "autoencoders", "study", "study_small"])
 def test_the_tables_of_the_project_are_valid(name):
     """Their settings are those of params.yaml and their figures those of the metric files."""
     from weightspace.params import validate_params
 
-    found = ladder.load_suite(ROOT / "benchmarks" / f"{name}.yaml")
+    found = suite.load_suite(ROOT / "benchmarks" / f"{name}.yaml")
     for row in found.rows:
         params = yaml.safe_load((ROOT / "params.yaml").read_text())
         for key, setting in (found.base | (row.set or {})).items():

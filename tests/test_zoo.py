@@ -129,10 +129,10 @@ def test_plans_use_the_whole_ranges():
     assert max(p.weight_decay for p in plans) > 8e-3
 
 
-def test_the_decks_run_lengths():
+def test_run_lengths_of_the_original_study():
     """Last epoch N(100, 15) clipped to [50, 150], first snapshot at epoch U(5, 10)."""
-    deck = yaml.safe_load((ROOT / "benchmarks" / "deck.yaml").read_text())["base"]
-    keys = {k.removeprefix("zoo."): v for k, v in deck.items() if k.startswith("zoo.")}
+    study = yaml.safe_load((ROOT / "benchmarks" / "study.yaml").read_text())["base"]
+    keys = {k.removeprefix("zoo."): v for k, v in study.items() if k.startswith("zoo.")}
     keys |= {k: yaml.safe_load(v) for k, v in keys.items() if isinstance(v, str)}
     plans = [plan_run(r, ZooSettings.model_validate(keys), 50, 18, 0) for r in range(1000)]
     last = np.array([p.epochs for p in plans])

@@ -39,10 +39,10 @@ def experiment(job: tuple[str, ...]) -> str:
 def value(commit: str, metric: str) -> float | None:
     """Read one metric of an experiment; None if it has none."""
     file, _, key = metric.partition(".")
-    found: Any = json.loads(_git("show", f"{commit}:metrics/{file}.json"))
+    figure: Any = json.loads(_git("show", f"{commit}:metrics/{file}.json"))
     for part in key.split("."):
-        found = found.get(part) if isinstance(found, dict) else None
-    return float(found) if isinstance(found, int | float) else None
+        figure = figure.get(part) if isinstance(figure, dict) else None
+    return float(figure) if isinstance(figure, int | float) else None
 
 
 def _commit(name: str, baseline: str) -> str | None:

@@ -8,6 +8,7 @@ that the script, or any member of a family named above that line, imports.
 from __future__ import annotations
 
 import ast
+import difflib
 import re
 from functools import cache
 from pathlib import Path
@@ -99,11 +100,47 @@ def generated(text: str, root: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_stages(root: Path) -> bool:
-    """Write the generated blocks of dvc.yaml; whether anything changed."""
-    path = root / "dvc.yaml"
-    before = path.read_text()
-    after = generated(before, root.resolve())
+def check_stages(root: Path) -> None:
+    """Refuse a dvc.yaml whose generated blocks are not those of the code.
+
+    Raises:
+        WeightspaceError: some are not, or there is no dvc.yaml.
+
+    """
+    before, after = _before_and_after(root)
     if after != before:
-        write_bytes(path, after.encode())
+        raise problem(
+            "the code that stages depend on has changed",
+            where="dvc.yaml",
+            got=f"{_differing(before, after)} lines of other code",
+            do="run `python -m weightspace stages --write`",
+        )
+
+
+def write_stages(root: Path) -> bool:
+    """Write the generated blocks of dvc.yaml; whether anything changed.
+
+    Raises:
+        WeightspaceError: there is no dvc.yaml, or a stage has no generated block.
+
+    """
+    before, after = _before_and_after(root)
+    if after != before:
+        write_bytes(root / "dvc.yaml", after.encode())
     return after != before
+
+
+def _before_and_after(root: Path) -> tuple[str, str]:
+    """Text of dvc.yaml as it is, and with its generated blocks made anew."""
+    try:
+        before = (root / "dvc.yaml").read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise problem("no pipeline in this folder", where=root / "dvc.yaml") from error
+    imports.cache_clear()  # files may have changed since they were read
+    return before, generated(before, root.resolve())
+
+
+def _differing(before: str, after: str) -> int:
+    """Lines that only one of two texts has."""
+    lines = difflib.ndiff(before.splitlines(), after.splitlines())
+    return sum(line.startswith(("- ", "+ ")) for line in lines)

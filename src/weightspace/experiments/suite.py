@@ -1,6 +1,6 @@
 """Tables of experiments: rows of settings, several seeds, mean and interval of each figure.
 
-The definition is a YAML file (benchmarks/ladder.yaml explains the keys); every distinct row of
+The definition is a YAML file (benchmarks/ablation.yaml explains the keys); every distinct row of
 settings runs once for each seed as a DVC experiment. The raw figures go beside the table as CSV, so
 that each mean can be checked, and so that a table which was interrupted can go on.
 """
@@ -134,50 +134,72 @@ def run_suite(path: Path, out: Path, sets: Sequence[str] = (), *, resume: bool =
         WeightspaceError: an experiment failed; what was measured before it stays.
 
     """
-    ladder = load_suite(path).changed(sets)
-    made = command(path, out, sets)
+    suite = load_suite(path).changed(sets)
+    heading = command(path, out, sets)
     raw = out.with_suffix(".csv")
-    known = _read(raw, ladder) if resume else pd.DataFrame(columns=COLUMNS)
+    known = _known(raw, suite) if resume else pd.DataFrame(columns=COLUMNS)
     parts = [known]
-    for found in itertools.chain([[]], _measure(ladder, known)):  # first what is known
-        parts.append(pd.DataFrame(found, columns=COLUMNS))
-        figures = _in_order(ladder, parts)
+    for measured in itertools.chain([[]], _measure(suite, known)):  # first what is known
+        parts.append(pd.DataFrame(measured, columns=COLUMNS))
+        figures = _in_order(suite, parts)
         if len(figures):
             write_bytes(raw, figures.to_csv(index=False, lineterminator="\n").encode())
-            write_bytes(out, markdown(ladder, figures, made).encode())
+            write_bytes(out, markdown(suite, figures, heading).encode())
 
 
-def _read(raw: Path, ladder: Suite) -> pd.DataFrame:
-    """Figures of an earlier run that come from the table's experiments.
+def render_suite(path: Path, out: Path, sets: Sequence[str] = ()) -> None:
+    """Write ``out`` anew from the raw figures beside it; runs nothing and leaves them as they are.
+
+    Args:
+        path: the definition.
+        out: file to write.
+        sets: the further settings that the figures were measured with, ``key=value``.
+
+    Raises:
+        WeightspaceError: no such figures.
+
+    """
+    suite = load_suite(path).changed(sets)
+    figures = _read(out.with_suffix(".csv"), COLUMNS[:-1])
+    write_bytes(out, markdown(suite, figures, command(path, out, sets)).encode())
+
+
+def _read(raw: Path, columns: list[str]) -> pd.DataFrame:
+    """Figures of an earlier run.
 
     Raises:
         WeightspaceError: no such file, or one of another kind.
 
     """
     try:
-        figures = pd.read_csv(raw)[COLUMNS]
+        return pd.read_csv(raw)[columns]
     except (OSError, KeyError, ValueError) as error:
         raise problem(
-            "no figures to go on from",
+            "no figures of an earlier run",
             where=raw,
             got=str(error),
-            expected=f"a CSV of {', '.join(COLUMNS)}",
-            do="run without --resume",
+            expected=f"a CSV of {', '.join(columns)}",
+            do="run without --resume and --render",
         ) from error
-    names = {(row.name, seed): experiment(job) for row, seed, job in ladder.jobs()}
-    places = zip(figures["row"], figures["seed"], figures["experiment"], strict=True)
-    return figures[[names.get((row, seed)) == name for row, seed, name in places]]
 
 
-def _in_order(ladder: Suite, parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+def _known(raw: Path, suite: Suite) -> pd.DataFrame:
+    """Figures of an earlier run that come from the table's experiments."""
+    figures = _read(raw, COLUMNS)
+    names = {(row.name, seed): experiment(job) for row, seed, job in suite.jobs()}
+    measured = zip(figures["row"], figures["seed"], figures["experiment"], strict=True)
+    return figures[[names.get((row, seed)) == name for row, seed, name in measured]]
+
+
+def _in_order(suite: Suite, parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Figures of the table's rows and columns, the newest of each, by seed, row and column."""
-    rows = {row.name: i for i, row in enumerate(ladder.rows)}
-    columns = {column: i for i, column in enumerate(ladder.columns)}
+    rows = {row.name: i for i, row in enumerate(suite.rows)}
+    columns = {column: i for i, column in enumerate(suite.columns)}
     every = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
     every = every[every["row"].isin(rows) & every["column"].isin(columns)]
     every = every.drop_duplicates(["row", "column", "seed"], keep="last")
-    places = every.assign(row=every["row"].map(rows), column=every["column"].map(columns))
-    return every.loc[places.sort_values(["seed", "row", "column"]).index]
+    order = every.assign(row=every["row"].map(rows), column=every["column"].map(columns))
+    return every.loc[order.sort_values(["seed", "row", "column"]).index]
 
 
 def _settings(sets: Sequence[str]) -> dict[str, str]:
@@ -193,49 +215,47 @@ def _item(key: str, value: Any) -> str:
     return f"{key}={str(value).lower() if isinstance(value, bool) else value}"
 
 
-def _measure(ladder: Suite, known: pd.DataFrame) -> Iterator[list[dict[str, Any]]]:
+def _measure(suite: Suite, known: pd.DataFrame) -> Iterator[list[dict[str, Any]]]:
     """Figures of each row and seed that are not known; each distinct experiment runs once."""
-    baseline, commits, jobs = baseline_commit(), dict[tuple[str, ...], str](), ladder.jobs()
+    baseline, commits, jobs = baseline_commit(), dict[tuple[str, ...], str](), suite.jobs()
     with progress("experiments", len(jobs)) as bar:
         for row, seed, job in jobs:
-            if not _has(ladder, known, row, seed):
+            if not _has(suite, known, row, seed):
                 if job not in commits:
-                    commits[job] = _experiment(ladder, row, job, baseline)
-                found = _figures(ladder, row, seed, commits[job], baseline)
-                yield [figure | {"experiment": experiment(job)} for figure in found]
+                    commits[job] = _experiment(suite, row, job, baseline)
+                measured = _figures(suite, row, seed, commits[job], baseline)
+                yield [figure | {"experiment": experiment(job)} for figure in measured]
             bar.advance(note=f"seed {seed}: {row.name}")
 
 
-def _has(ladder: Suite, figures: pd.DataFrame, row: Row, seed: int) -> bool:
+def _has(suite: Suite, figures: pd.DataFrame, row: Row, seed: int) -> bool:
     """Whether a row has all its figures of a seed."""
-    here = figures[(figures["row"] == row.name) & (figures["seed"] == seed)]
-    return set(here["column"]) >= {c for c in ladder.columns if ladder.metric(row, c) is not None}
+    columns = figures[(figures["row"] == row.name) & (figures["seed"] == seed)]["column"]
+    return set(columns) >= {c for c in suite.columns if suite.metric(row, c) is not None}
 
 
-def _experiment(ladder: Suite, row: Row, job: tuple[str, ...], baseline: str) -> str:
+def _experiment(suite: Suite, row: Row, job: tuple[str, ...], baseline: str) -> str:
     """Commit of an experiment that was run."""
-    commit = run_one(job, ladder.stages, baseline)
+    commit = run_one(job, suite.stages, baseline)
     if commit is None:
         raise problem("experiment failed", where=row.name, got=" ".join(job))
     return commit
 
 
-def _figures(
-    ladder: Suite, row: Row, seed: int, commit: str, baseline: str
-) -> list[dict[str, Any]]:
+def _figures(suite: Suite, row: Row, seed: int, commit: str, baseline: str) -> list[dict[str, Any]]:
     """Figures of one experiment.
 
     Files in metrics/cost are outputs of no stage: one that came from DVC's cache leaves them as they
     were in the baseline, and has no time of its own.
     """
     out = []
-    for column in ladder.columns:
-        metric = ladder.metric(row, column)
+    for column in suite.columns:
+        metric = suite.metric(row, column)
         if metric is not None:
-            found = value(commit, metric)
-            if metric.startswith("cost/") and found == value(baseline, metric):
-                found = None
-            out.append({"row": row.name, "column": column, "seed": seed, "value": found})
+            figure = value(commit, metric)
+            if metric.startswith("cost/") and figure == value(baseline, metric):
+                figure = None
+            out.append({"row": row.name, "column": column, "seed": seed, "value": figure})
     return out
 
 
@@ -252,56 +272,63 @@ def command(path: Path, out: Path, sets: Sequence[str] = ()) -> str:
     """Command line that makes a table."""
     items = [part for item in sets for part in ("-S", item)]
     words = [path.as_posix(), *items, "--out", out.as_posix()]
-    return "python -m weightspace ladder " + shlex.join(words)
+    return "python -m weightspace suite " + shlex.join(words)
 
 
-def markdown(ladder: Suite, figures: pd.DataFrame, made: str) -> str:
-    """The table, mean ± half width of the 95 % interval; ``made`` is the command that makes it."""
-    seeds = f"seed {ladder.seeds[0]}, one run, no interval over seeds"
-    if len(ladder.seeds) > 1:
+def markdown(suite: Suite, figures: pd.DataFrame, heading: str) -> str:
+    """The table, mean ± half width of the 95 % interval.
+
+    Args:
+        suite: the definition.
+        figures: raw figures, a row each, columns as in ``COLUMNS``.
+        heading: the command that makes the table.
+
+    """
+    seeds = f"seed {suite.seeds[0]}, one run, no interval over seeds"
+    if len(suite.seeds) > 1:
         seeds = (
-            f"seeds {', '.join(map(str, ladder.seeds))} (everything differs with the seed: images, "
+            f"seeds {', '.join(map(str, suite.seeds))} (everything differs with the seed: images, "
             "tasks, networks, autoencoder), mean ± half the width of the 95 % interval over seeds "
             "(Student's t)"
         )
-    base = ", ".join(f"`{_item(k, v)}`" for k, v in ladder.base.items()) or "default settings"
+    base = ", ".join(f"`{_item(k, v)}`" for k, v in suite.base.items()) or "default settings"
     lines = [
-        f"# {ladder.title}",
+        f"# {suite.title}",
         "",
-        f"Made by `{made}`; raw figures in the CSV beside it. Split `{ladder.split}`; {seeds}. "
-        f"Settings beside the default ones: {base}.",
+        f"Made by `{heading}`; raw figures in the CSV beside it. Split `{suite.split}`; {seeds}. "
+        f"Settings in addition to the default ones: {base}.",
         "",
-        "| | " + " | ".join(ladder.columns) + " |",
-        "|---" * (len(ladder.columns) + 1) + "|",
+        "| | " + " | ".join(suite.columns) + " |",
+        "|---" * (len(suite.columns) + 1) + "|",
     ]
-    for row in ladder.rows:
-        cells = [_cell(ladder, row, column, figures) for column in ladder.columns]
+    for row in suite.rows:
+        cells = [_cell(suite, row, column, figures) for column in suite.columns]
         lines.append(f"| {row.name} | " + " | ".join(cells) + " |")
-    lacking = _lacking(ladder, figures)
+    lacking = _lacking(suite, figures)
     if lacking:
-        lines += ["", f"Not complete, `--resume` goes on: {lacking}."]
-    if ladder.remarks:
-        lines += ["", ladder.remarks.strip()]
+        lines += ["", f"Not complete, `--resume` continues: {lacking}."]
+    if suite.remarks:
+        lines += ["", suite.remarks.strip()]
     return "\n".join(lines) + "\n"
 
 
-def _lacking(ladder: Suite, figures: pd.DataFrame) -> str:
+def _lacking(suite: Suite, figures: pd.DataFrame) -> str:
     """Rows without figures of all seeds, and those seeds."""
     out = []
-    for row in ladder.rows:
-        seeds = [str(s) for s in ladder.seeds if not _has(ladder, figures, row, s)]
+    for row in suite.rows:
+        seeds = [str(s) for s in suite.seeds if not _has(suite, figures, row, s)]
         if row.published is None and seeds:
             out.append(f"{row.name} without seed {', '.join(seeds)}")
     return "; ".join(out)
 
 
-def _cell(ladder: Suite, row: Row, column: str, figures: pd.DataFrame) -> str:
+def _cell(suite: Suite, row: Row, column: str, figures: pd.DataFrame) -> str:
     if row.published is not None:
         return f"{row.published[column]:.3f}" if column in row.published else ""
-    here = figures[(figures["row"] == row.name) & (figures["column"] == column)]["value"].dropna()
-    if here.empty:
+    values = figures[(figures["row"] == row.name) & (figures["column"] == column)]["value"].dropna()
+    if values.empty:
         return ""
-    mean, half = interval(here.to_numpy(float))
+    mean, half = interval(values.to_numpy(float))
     digits = ",.0f" if abs(mean) >= 100 else ".3f"
-    varies = len(here) > 1 and half > 0  # a number of parameters does not
+    varies = len(values) > 1 and half > 0  # a number of parameters does not
     return f"{mean:{digits}} ± {half:{digits}}" if varies else f"{mean:{digits}}"

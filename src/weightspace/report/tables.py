@@ -1,4 +1,4 @@
-"""The table at the end of ``make repro``: each figure beside chance and the deck's published one."""
+"""The table at the end of ``make repro``: figures, chance, and those of the original study."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from rich.table import Table
 
 from weightspace.artifacts import read_json
 
-# "A Contrastive Approach to Weight Space Learning" (Swanevelder), slide with the final figures
-DECK = {
+# D. J. Swanevelder, "A Contrastive Approach to Weight Space Learning", slide with the final figures
+PUBLISHED = {
     "cosine": "-0.082",
     "correlation": "0.016",
     "agreement": "31.21 % (2.06 to 64.88)",
@@ -47,19 +47,19 @@ def reconstruction_table(figures: dict[str, Any], split: str) -> Table:
         f"Reconstruction, {split}: {figures['members']} networks of {figures['tasks']} unseen tasks"
     )
     table = Table(title=title, title_justify="left")
-    for column in ("", "mean (range) over networks", "chance", "deck"):
+    for column in ("", "mean (range) over networks", "chance", "original study"):
         table.add_column(column)
     for name in ("cosine", "correlation"):
-        table.add_row(name, _range(figures, name, ""), "0", DECK[name])
+        table.add_row(name, _range(figures, name, ""), "0", PUBLISHED[name])
     chance = f"{100 * figures['agreement_chance']:.1f} %"
-    table.add_row("agreement", _range(figures, "agreement", "%"), chance, DECK["agreement"])
+    table.add_row("agreement", _range(figures, "agreement", "%"), chance, PUBLISHED["agreement"])
     late, late_chance = (_percent(figures, f"agreement_{k}_late") for k in ("mean", "chance"))
     table.add_row("agreement, last snapshots", late, late_chance, "")
     first, last = (_percent(figures, f"encoder_only_agreement_mean{k}") for k in ("", "_late"))
     plain = f"{first}, last snapshots {last}"
     table.add_row("agreement, encoder alone (no refinement)", plain, chance, "")
     r2 = f"{figures['accuracy_r2']:.3f} (95 % interval {figures['accuracy_r2_low']:.3f} to {figures['accuracy_r2_high']:.3f})"
-    table.add_row("input-vs-output accuracy R2", r2, "0", DECK["accuracy_r2"])
+    table.add_row("input-vs-output accuracy R2", r2, "0", PUBLISHED["accuracy_r2"])
     return table
 
 

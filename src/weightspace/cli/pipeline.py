@@ -1,0 +1,131 @@
+"""Commands on the pipeline: settings, results, tables of experiments, pictures, dvc.yaml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from weightspace.errors import problem
+
+commands = typer.Typer()
+PANEL = "Run the pipeline"
+
+Root = Annotated[Path, typer.Option(help="root of the project")]
+
+
+@commands.command(rich_help_panel=PANEL)
+def validate(
+    path: Annotated[Path, typer.Argument(help="settings file")] = Path("params.yaml"),
+) -> None:
+    """Check a settings file: unknown or missing keys, wrong values."""
+    from weightspace.params import load_params
+
+    load_params(path)
+
+
+@commands.command("params", rich_help_panel=PANEL)
+def params_(
+    out: Annotated[Path, typer.Option(help="Markdown file to write")] = Path("docs/params.md"),
+) -> None:
+    """Write the reference of all settings, made from their schema."""
+    from weightspace.artifacts import write_bytes
+    from weightspace.report.settings import reference
+
+    write_bytes(out, reference().encode())
+
+
+@commands.command(rich_help_panel=PANEL)
+def results(root: Root = Path()) -> None:
+    """Show the results beside chance and the published ones of the original study."""
+    from weightspace.report.tables import show
+
+    show(root)
+
+
+@commands.command(rich_help_panel=PANEL)
+def sweep(
+    set_: Annotated[list[str], typer.Option("--set-param", "-S", help="key=value[,value...]")],
+    metric: Annotated[
+        str, typer.Option(help="file.key of the metric to sort by")
+    ] = "reconstruction.val.agreement_mean",
+    stage: Annotated[str | None, typer.Option(help="run only up to this stage")] = None,
+    ascending: Annotated[bool, typer.Option("--ascending", help="smallest first")] = False,
+) -> None:
+    """Run one experiment per combination of values; fail when any fails; sort by a metric."""
+    from weightspace.experiments.sweep import run_sweep
+
+    run_sweep(set_, metric, stage, ascending=ascending)
+
+
+@commands.command(rich_help_panel=PANEL)
+def suite(
+    definition: Annotated[Path, typer.Argument(help="rows, columns and seeds, YAML")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Markdown file, raw figures beside it; default: docs/NAME.md"),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set-param", "-S", help="key=value: a setting of every row"),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="keep figures beside --out of the same settings, run what they lack"
+        ),
+    ] = False,
+    render: Annotated[
+        bool,
+        typer.Option("--render", help="run nothing: write the table from the figures beside it"),
+    ] = False,
+) -> None:
+    """Run a table of experiments over several seeds: mean and interval of every figure."""
+    from weightspace.experiments.suite import render_suite, run_suite
+
+    out = out or Path("docs", definition.stem).with_suffix(".md")
+    if render and resume:
+        raise problem("--render runs nothing", got="--resume", do="leave one of them out")
+    if render:
+        render_suite(definition, out, set_ or [])
+    else:
+        run_suite(definition, out, set_ or [], resume=resume)
+
+
+@commands.command(rich_help_panel=PANEL)
+def stages(
+    write: Annotated[
+        bool, typer.Option("--write", help="write them; without it, say whether that is needed")
+    ] = False,
+    root: Root = Path(),
+) -> None:
+    """Find the code that each stage depends on, for the generated blocks of dvc.yaml."""
+    from weightspace.experiments.stages import check_stages, write_stages
+
+    if not write:
+        check_stages(root)
+    elif write_stages(root):
+        print("Written to dvc.yaml")
+
+
+@commands.command(rich_help_panel=PANEL)
+def report(
+    root: Root = Path(),
+    out: Annotated[Path, typer.Option(help="HTML file to write")] = Path("report/index.html"),
+) -> None:
+    """Write one page with question, results, plots and a gallery; it needs no network."""
+    from weightspace.report.page import write
+    from weightspace.runtime import prepare
+
+    prepare()
+    for line in write(root, out):
+        print(line)
+
+
+@commands.command(rich_help_panel=PANEL)
+def pictures(root: Root = Path()) -> None:
+    """Draw docs/pictures from the plot data in metrics/plots."""
+    from weightspace.report.plots import draw_all
+
+    draw_all(root)
