@@ -3,15 +3,30 @@
 import errno
 import os
 import stat
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from cases import tiny
 from conftest import train_zoo
-from weightspace.artifacts import new_folder, sync_folder, write_bytes
+from weightspace.artifacts import (
+    ABANDONED_DAYS,
+    held,
+    lock,
+    new_folder,
+    remove_abandoned,
+    sync_folder,
+    write_bytes,
+)
 from weightspace.errors import WeightspaceError
+from weightspace.params import PcaSettings
+from weightspace.weights.pca import stream_pca
+from weightspace.zoo import generate as generator
 
+SRC = Path(__file__).parent.parent / "src"
 LINKS = ("replace", "link")  # what puts a name into a folder
 
 
@@ -98,3 +113,105 @@ def test_a_folder_that_cannot_be_synced_is_one_line_unless_none_can(tmp_path, mo
     with pytest.raises(WeightspaceError, match="cannot write: Input/output error") as error:
         sync_folder(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def work_folder(path, days):
+    """A work folder with one file, both untouched for so many days."""
+    path.mkdir(parents=True)
+    (path / "file").write_text("work")
+    age(path, days)
+    return path
+
+
+def age(path, days):
+    """Make a folder and its files so old."""
+    then = time.time() - days * 24 * 60 * 60
+    for file in (*path.iterdir(), path):
+        os.utime(file, (then, then))
+
+
+OLD, YOUNG = ABANDONED_DAYS + 0.1, ABANDONED_DAYS - 0.1
+
+
+def test_only_old_folders_of_the_pattern_that_nobody_holds_are_removed(tmp_path, capsys):
+    old, held_, young, other = (
+        work_folder(tmp_path / name, days)
+        for name, days in (("a-old", OLD), ("a-held", OLD), ("a-young", YOUNG), ("b-old", OLD))
+    )
+    written = work_folder(tmp_path / "a-written", OLD)
+    (written / "file").write_text("today")  # changes the file's time and not the folder's
+    os.utime(written, (0, 0))
+    (tmp_path / "a-link").symlink_to(other)
+    with held(held_):
+        remove_abandoned(tmp_path, "a-*")
+    assert not old.exists()
+    assert all((f / "file").exists() for f in (held_, young, written, other, tmp_path / "a-link"))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{tmp_path}: removed 1 abandoned work folder")
+    remove_abandoned(tmp_path, "a-*")
+    assert not held_.exists()  # the control: it was the lock that kept it
+    capsys.readouterr()
+    remove_abandoned(tmp_path, "a-*")
+    remove_abandoned(tmp_path / "nowhere", "a-*")
+    assert not capsys.readouterr().err  # nothing to say
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from weightspace.artifacts import held
+with held(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_folder_that_another_process_holds_is_left_alone_until_it_is_killed(tmp_path):
+    folder = work_folder(tmp_path / "a", OLD)
+    environment = os.environ | {"PYTHONPATH": str(SRC)}
+    command = [sys.executable, "-c", HOLDER, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout.readline() == b"held\n"
+        remove_abandoned(tmp_path, "*")
+        assert folder.exists()
+        process.kill()
+        process.wait()
+    remove_abandoned(tmp_path, "*")
+    assert not folder.exists()
+
+
+def test_a_zoo_removes_what_earlier_ones_left_and_not_its_own(world, tmp_path, monkeypatch, capsys):
+    """Its own old folder is continued, not removed; folders of no zoo are left."""
+    scratch, own = tmp_path / "scratch", "0123456789abcdef"
+    monkeypatch.setattr(generator, "work_key", lambda *_: own)
+    old, young = (work_folder(scratch / f"{d:016x}", d + 0.1) for d in (ABANDONED_DAYS, 0))
+    notes = work_folder(scratch / "notes", OLD)
+    mine = work_folder(scratch / own, OLD)
+
+    def train(jobs, _):
+        assert not old.exists()
+        assert (mine / "file").exists()
+        return (job.run() for job in jobs)
+
+    monkeypatch.setattr(generator, "run", train)
+    generator.generate(tiny(), world().folder / "dataset", tmp_path / "zoo", scratch)
+    assert sorted(scratch.iterdir()) == sorted([young, notes])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "removed 1 abandoned" in line
+
+
+def test_pca_removes_aligned_copies_that_a_killed_one_left_and_holds_its_own(world, tmp_path):
+    zoo = world().zoo
+    train, settings = zoo.select("train"), PcaSettings(components=6, align="matching")
+    old, young = (work_folder(tmp_path / f"aligned-{d}", d) for d in (OLD, YOUNG))
+    read, seen = zoo.reader(train), set()
+
+    def reading(who, name, rows):
+        for folder in set(tmp_path.glob("aligned-*")) - {young, old}:
+            assert lock(folder) is None
+            seen.add(folder)
+        return read(who, name, rows)
+
+    stream_pca(zoo.spec, reading, len(train), settings, tmp_path)
+    assert len(seen) == 1
+    assert list(tmp_path.iterdir()) == [young]

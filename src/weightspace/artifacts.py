@@ -17,6 +17,8 @@ import json
 import math
 import os
 import shutil
+import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +32,7 @@ from torch import Tensor
 from weightspace.errors import WeightspaceError, problem
 
 META_KEY = "weightspace"
+ABANDONED_DAYS = 7  # a killed run of the same code and settings may still be continued for so long
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -105,6 +108,70 @@ def new_folder(out: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def lock(folder: Path) -> int | None:
+    """Handle that holds a folder until it is closed or the process ends, however; None if held."""
+    import fcntl  # not on every system, and needed for work folders only
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    return handle
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a folder of this process, so that :func:`remove_abandoned` leaves it alone."""
+    handle = lock(folder)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def remove_abandoned(parent: Path, pattern: str) -> None:
+    """Remove work folders of earlier runs that nobody will continue, and say so in one line.
+
+    Those are folders that no process holds (see :func:`lock`) and where nothing was written for
+    ``ABANDONED_DAYS``: killed runs of other code or settings, for a later run of the same ones
+    would have continued and removed them.
+
+    Args:
+        parent: folder of the work folders; it need not exist.
+        pattern: their names.
+
+    """
+    removed = [folder for folder in sorted(parent.glob(pattern)) if _remove_if_abandoned(folder)]
+    if removed:
+        print(
+            f"{parent}: removed {len(removed)} abandoned work folder(s), untouched for "
+            f"{ABANDONED_DAYS} days and held by no process",
+            file=sys.stderr,
+        )
+
+
+def _remove_if_abandoned(folder: Path) -> bool:
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    try:
+        handle = lock(folder)
+    except (FileNotFoundError, PermissionError):  # another process was faster; another user's
+        return False
+    if handle is None:
+        return False
+    try:
+        last = max(path.lstat().st_mtime for path in (folder, *folder.iterdir()))
+        if time.time() - last < ABANDONED_DAYS * 24 * 60 * 60:
+            return False
+        shutil.rmtree(folder, ignore_errors=True)
+        return not folder.exists()
+    finally:
+        os.close(handle)
 
 
 def canonical(data: Any) -> str:

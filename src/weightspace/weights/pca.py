@@ -20,7 +20,14 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from weightspace.artifacts import load_part, load_tensors, rebuilding, save_tensors
+from weightspace.artifacts import (
+    held,
+    load_part,
+    load_tensors,
+    rebuilding,
+    remove_abandoned,
+    save_tensors,
+)
 from weightspace.errors import problem
 from weightspace.params import PcaSettings
 from weightspace.weights.matching import align
@@ -30,6 +37,7 @@ CONSTANT, IDENTITY, PCA = "constant", "identity", "pca"
 PART_BYTES = 1 << 27  # weights read at once
 BLOCK_BYTES = 1 << 22  # of them, what is worked on at once, as float64
 STRIPS = 4  # of a Gram matrix: of 1, 2 and 4 the fastest for 256 members
+ALIGNED = "aligned-"  # first part of the names of folders with aligned copies
 MIN_COLUMNS = 1024  # fewer would leave a large Gram matrix no work between its updates
 
 # A range of members, a tensor's name, a range of its rows -> values (N, rows, ...)
@@ -224,7 +232,8 @@ def stream_pca(
         read: reads any part of the train members; the last one is the reference of an alignment.
         members: their number N.
         settings: section ``pca`` of params.yaml.
-        scratch: folder for aligned copies of the train members, removed afterwards.
+        scratch: folder for aligned copies of the train members, removed afterwards; those that a
+            killed process left are removed, too (see :func:`remove_abandoned`).
 
     Raises:
         WeightspaceError: fewer than two members.
@@ -239,7 +248,9 @@ def stream_pca(
         )
     matching = settings.align == "matching"
     reference = {name: read(slice(members - 1, members), name, slice(None)) for name in spec.names}
-    with TemporaryDirectory(dir=scratch, prefix="aligned-") as folder:
+    if scratch is not None:
+        remove_abandoned(scratch, f"{ALIGNED}*")
+    with TemporaryDirectory(dir=scratch, prefix=ALIGNED) as folder, held(Path(folder)):
         if matching:
             read = _align_copies(spec, reference, read, members, Path(folder))
         fits = {t.name: fit_tensor(t, read, members, settings) for t in spec.tensors}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -14,7 +13,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from weightspace.artifacts import canonical, read_parquet, sync_folder, write_bytes, write_parquet
+from weightspace.artifacts import (
+    canonical,
+    lock,
+    read_parquet,
+    remove_abandoned,
+    sync_folder,
+    write_bytes,
+    write_parquet,
+)
 from weightspace.data.dataset import Dataset
 from weightspace.errors import WeightspaceError, problem
 from weightspace.jobs.base import run
@@ -26,6 +33,7 @@ from weightspace.runtime import device
 from weightspace.zoo.shards import ShardJob
 
 EXECUTORS_PACKAGE = "weightspace.jobs"
+KEY_LENGTH = 16  # hexadecimal digits in the name of a work folder
 
 
 def work_key(params: Params, dataset: Path) -> str:
@@ -45,7 +53,7 @@ def work_key(params: Params, dataset: Path) -> str:
         digest.update(name.encode() + (Path(file).read_bytes() if file else b""))
     for path in sorted(dataset.glob("*")):
         digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()[:KEY_LENGTH]
 
 
 def generate(params: Params, dataset_folder: Path, out: Path, scratch: Path) -> pd.DataFrame:
@@ -55,7 +63,8 @@ def generate(params: Params, dataset_folder: Path, out: Path, scratch: Path) -> 
         params: all settings.
         dataset_folder: the dataset artefact.
         out: folder of the zoo artefact; shards and ``members.parquet``.
-        scratch: folder where finished shards wait; an interrupted call continues from them.
+        scratch: folder where finished shards wait; an interrupted call continues from them, and
+            what was abandoned there is removed (see :func:`remove_abandoned`).
 
     Returns:
         The members' table.
@@ -70,6 +79,7 @@ def generate(params: Params, dataset_folder: Path, out: Path, scratch: Path) -> 
         for shard in range(shards)
     ]
     with _alone(folder):
+        remove_abandoned(scratch, "[0-9a-f]" * KEY_LENGTH)
         todo = [job for job in jobs if not job.is_done()]
         with progress("zoo", len(jobs)) as bar:
             bar.advance(len(jobs) - len(todo), note="shards")
@@ -82,7 +92,7 @@ def generate(params: Params, dataset_folder: Path, out: Path, scratch: Path) -> 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the work folder; a lock on the folder itself ends with the process, however it ends.
+    """Hold the work folder while a zoo is trained in it.
 
     Raises:
         WeightspaceError: another process holds it.
@@ -90,26 +100,20 @@ def _alone(folder: Path) -> Iterator[None]:
     """
     while True:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY)
+        handle = lock(folder)
+        if handle is None:
+            raise problem(
+                "another process trains this zoo",
+                where=folder,
+                do="wait until it has finished, then run again",
+            )
         try:
-            _lock(handle, folder)
             # the one that held it before may have removed the folder in between
             if folder.exists() and os.path.samestat(os.fstat(handle), folder.stat()):
                 yield
                 return
         finally:
             os.close(handle)
-
-
-def _lock(handle: int, folder: Path) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise problem(
-            "another process trains this zoo",
-            where=folder,
-            do="wait until it has finished, then run again",
-        ) from error
 
 
 def _collect(jobs: list[ShardJob], params: Params, dataset: Dataset, out: Path) -> pd.DataFrame:
