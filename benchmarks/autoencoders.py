@@ -145,8 +145,7 @@ class World:
         fit = self.params.autoencoder.model_copy(
             update={"autoencoder": name, "latent": latent} | (settings or {})
         )
-        section = getattr(self.params.autoencoders, name).model_copy(update=own)
-        autoencoders = self.params.autoencoders.model_copy(update={name: section})
+        options = self.params.autoencoders.of(name).model_copy(update=own)
         seen = ("train", "val")
         data = AutoencoderData(
             self.net,
@@ -156,7 +155,7 @@ class World:
             self.dataset,
         )
         autoencoder, _ = resolve(AUTOENCODERS, name, "autoencoder").fit(
-            data, fit, autoencoders, self.params.seed
+            data, fit, options, self.params.seed
         )
         rebuilt = decode_latents(
             autoencoder, encode_members(autoencoder, self.weights["test_sets"])

@@ -38,17 +38,16 @@ def distilled(images, settings, seed, **changes):
     return torch.stack([encoder.distil(own) for own in images])
 
 
-def sides(images, dataset_encoders, seed):
+def sides(images, settings, seed):
     """Name -> images of each class; seconds that the learning took, on the CPU."""
-    few = dataset_encoders.distillation.images
+    few = settings.images
     start = time.process_time()
-    learned = distilled(images, dataset_encoders, seed)
+    learned = distilled(images, settings, seed)
     seconds = time.process_time() - start
-    none = dataset_encoders.distillation.model_copy(update={"steps": 0})
     rows = torch.randperm(images.shape[1], generator=torch_stream(seed, "benchmark", "real"))
     return {
         "learned": learned,
-        "start": distilled(images, dataset_encoders, seed, distillation=none),
+        "start": distilled(images, settings, seed, steps=0),
         "class_mean": images.mean(1, keepdim=True),
         "random_real": images[:, rows[:few]],
         "half_of_real": images[:, rows[: len(rows) // 2]],
@@ -98,10 +97,10 @@ def accuracy(shown, tested, seed, steps=200):
     return float((found == torch.arange(len(tested))[:, None]).double().mean())
 
 
-def measure(images, tested, dataset_encoders, seed, networks):
+def measure(images, tested, settings, seed, networks):
     """Figures of one seed: (kind, side) -> figure."""
-    shown, seconds = sides(images, dataset_encoders, seed)
-    width, found = dataset_encoders.distillation.width, {("seconds", "learned"): seconds}
+    shown, seconds = sides(images, settings, seed)
+    width, found = settings.width, {("seconds", "learned"): seconds}
     rng = torch_stream(seed, "benchmark", "fresh networks")
     nets = distillation.random_networks(networks, images.shape[2], width, rng)
     for kind, activation in KINDS.items():
@@ -122,14 +121,12 @@ def main():
     parser.add_argument("--out", type=Path)
     o = parser.parse_args()
     prepare(1)
-    params, dataset = load_params(), Dataset.load(o.dataset)
+    settings, dataset = load_params().dataset_encoders.distillation, Dataset.load(o.dataset)
     images, tested = (dataset.images[part][dataset.seen] for part in ("train", "val"))
-    rounds = [
-        measure(images, tested, params.dataset_encoders, s, o.networks) for s in range(o.seeds)
-    ]
+    rounds = [measure(images, tested, settings, s, o.networks) for s in range(o.seeds)]
     out = report.machine("1 thread") | {
         "images": list(images.shape),
-        "settings": params.dataset_encoders.distillation.model_dump(),
+        "settings": settings.model_dump(),
         "seeds": o.seeds,
         "networks": o.networks,
         "unit": "mean and standard deviation over seeds",

@@ -15,12 +15,12 @@ import numpy as np
 from PIL import Image
 
 from weightspace.data.sources.idx import load
-from weightspace.params import SourcesSettings
+from weightspace.params import IdxSettings
 
 
 def write(source: Path, out: Path, per_class: int) -> int:
     """Write the first images of each class; returns how many."""
-    images, labels, names = load(SourcesSettings(path=str(source)), per_class, 0)
+    images, labels, names = load(source, IdxSettings(size="original", labels="auto"), per_class, 0)
     for number, name in enumerate(names):
         folder = out / name
         folder.mkdir(parents=True)

@@ -24,9 +24,8 @@ def main(params: Params) -> None:
     )
     family = resolve(AUTOENCODERS, params.autoencoder.model, "autoencoder.model")
     with live("autoencoder"):
-        autoencoder, history = family.fit(
-            data, params.autoencoder, params.autoencoders, params.seed
-        )
+        options = params.autoencoders.of(params.autoencoder.model)
+        autoencoder, history = family.fit(data, params.autoencoder, options, params.seed)
     autoencoder.save(DATA / "autoencoder" / "autoencoder.safetensors")
     write_csv(METRICS / "plots" / "autoencoder_loss.csv", history)
 

@@ -23,12 +23,14 @@ def main(params: Params) -> None:
         )
         for split, table in members.items()
     }
-    data = SharedEncoderData(
-        dataset, autoencoder, net, pairs["train"], pairs["val"], params.dataset_encoders
-    )
+    settings = params.shared_encoder
+    encoder = params.dataset_encoders.of(settings.dataset_encoder)
+    data = SharedEncoderData(dataset, autoencoder, net, pairs["train"], pairs["val"], encoder)
     family = resolve(SHARED_ENCODERS, params.shared_encoder.model, "shared_encoder.model")
     with live("shared_encoder"):
-        model, history = family.fit(data, params.shared_encoder, params.seed)
+        model, history = family.fit(
+            data, settings, params.shared_encoders.of(settings.model), params.seed
+        )
     if params.shared_encoder.calibrate:
         tasks = pairs["val"].tasks.unique().numpy()
         calibrate(Sampler(autoencoder, model, net, dataset), tasks, params.seed)

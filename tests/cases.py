@@ -55,6 +55,7 @@ TINY = {
         },
     },
     "shared_encoder": {"width": 16, "depth": 1, "fourier": 2, "epochs": 4, "batch_size": 16},
+    "shared_encoders": {"generator": {"decoded": 4}},
     "guidance": {"sampling_steps": 2, "encoding_steps": 2, "images_per_class": 5},
     "evaluate": {
         "targets": 3,

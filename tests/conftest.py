@@ -111,11 +111,7 @@ def rng():
 
 def finish(tiny, root, **shared_encoder):
     """Folder of a finished tiny pipeline, as `dvc repro` leaves one; all but the metrics."""
-    settings = {
-        "dataset_encoder": "statistics",
-        "model": "generator",
-        "decoded": 4,
-    } | shared_encoder
+    settings = {"dataset_encoder": "statistics", "model": "generator"} | shared_encoder
     params = tiny.params.model_copy(
         update={"shared_encoder": tiny.params.shared_encoder.model_copy(update=settings)}
     )
@@ -123,7 +119,7 @@ def finish(tiny, root, **shared_encoder):
         shutil.copytree(tiny.folder / part, root / "data" / part)
     write_bytes(root / "params.yaml", yaml.safe_dump(params.model_dump(mode="json")).encode())
     autoencoder, _ = resolve(AUTOENCODERS, "mlp", "autoencoder").fit(
-        tiny.data, params.autoencoder, params.autoencoders, params.seed
+        tiny.data, params.autoencoder, params.autoencoders.mlp, params.seed
     )
     pairs = {
         s: encode_pairs(
@@ -131,9 +127,13 @@ def finish(tiny, root, **shared_encoder):
         )
         for s, w in tiny.data.weights.items()
     }
-    data = SharedEncoderData(tiny.dataset, autoencoder, tiny.net, pairs["train"], pairs["val"])
-    model, _ = resolve(SHARED_ENCODERS, params.shared_encoder.model, "model").fit(
-        data, params.shared_encoder, params.seed
+    settings = params.shared_encoder
+    encoder = params.dataset_encoders.of(settings.dataset_encoder)
+    data = SharedEncoderData(
+        tiny.dataset, autoencoder, tiny.net, pairs["train"], pairs["val"], encoder
+    )
+    model, _ = resolve(SHARED_ENCODERS, settings.model, "model").fit(
+        data, settings, params.shared_encoders.of(settings.model), params.seed
     )
     tiny.pca.save(root / "data" / "pca" / "pca.safetensors")
     autoencoder.save(root / "data" / "autoencoder" / "autoencoder.safetensors")

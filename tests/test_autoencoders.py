@@ -94,14 +94,13 @@ VARIANTS = {
 def _fit(tiny_world, name, own=None, **changes):
     """Fit an autoencoder or a variant of one, with own settings; changes are to section ``autoencoder``."""
     autoencoder, params = name.split("-")[0], tiny_world.params
-    own = getattr(params.autoencoders, autoencoder).model_copy(
+    options = params.autoencoders.of(autoencoder).model_copy(
         update=VARIANTS.get(name, {}) | (own or {})
     )
-    autoencoders = params.autoencoders.model_copy(update={autoencoder: own})
     changes = {"model": autoencoder, "lr": 3e-3} | changes
     settings = params.autoencoder.model_copy(update=changes)
     return resolve(AUTOENCODERS, autoencoder, "autoencoder").fit(
-        tiny_world.data, settings, autoencoders, params.seed
+        tiny_world.data, settings, options, params.seed
     )
 
 
@@ -640,7 +639,7 @@ def test_permutation_augmentation_makes_the_mlp_autoencoder_less_sensitive_to_or
             update={"augment_permutations": augment, "epochs": 30, "lr": 3e-3}
         )
         autoencoder, _ = resolve(AUTOENCODERS, "mlp", "autoencoder").fit(
-            tiny.data, settings, tiny.params.autoencoders, 3
+            tiny.data, settings, tiny.params.autoencoders.mlp, 3
         )
         moved = shuffled(autoencoder.spec, weights, torch.Generator().manual_seed(1))
         costs[augment] = unexplained(

@@ -14,11 +14,19 @@ from weightspace.data import tasks as tasks_module
 from weightspace.data.dataset import PARTS, Dataset, make_dataset, task_batch
 from weightspace.data.sources import SOURCES
 from weightspace.errors import WeightspaceError
-from weightspace.params import DatasetSettings, SourcesSettings
+from weightspace.params import DatasetSettings, DigitsSettings, SourcesSettings
 
 CLASSES, COUNTS = 9, {"train": 6, "val": 3, "test": 4}
 EACH = sum(COUNTS.values())
-ANY = SourcesSettings()
+
+
+class Sources(SourcesSettings):
+    """With a source that the package does not have."""
+
+    fake: DigitsSettings = DigitsSettings()
+
+
+ANY = Sources()
 
 
 def _settings(**keys):

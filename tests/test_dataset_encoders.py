@@ -55,7 +55,7 @@ def made(name, shape=(1, 8, 8), seed=0):
     """An encoder of some name."""
     rng = torch.Generator().manual_seed(seed)
     return resolve(DATASET_ENCODERS, name, "shared_encoder.dataset_encoder").build(
-        shape, SETTINGS, rng
+        shape, SETTINGS.of(name), rng
     )
 
 
@@ -179,7 +179,7 @@ def test_dear_embeddings_are_made_once(monkeypatch):
 def test_a_shared_encoder_is_fitted_on_distilled_images(model, world, tmp_path):
     tiny = world()
     autoencoder, _ = resolve({"mlp": "weightspace.autoencoders.mlp"}, "mlp", "autoencoder").fit(
-        tiny.data, tiny.params.autoencoder, tiny.params.autoencoders, 3
+        tiny.data, tiny.params.autoencoder, tiny.params.autoencoders.mlp, 3
     )
     pairs = [
         encode_pairs(
@@ -188,13 +188,15 @@ def test_a_shared_encoder_is_fitted_on_distilled_images(model, world, tmp_path):
         for s in ("train", "val")
     ]
     settings = tiny.params.shared_encoder.model_copy(
-        update={"model": model, "dataset_encoder": "distillation", "decoded": 4, "epochs": 1}
+        update={"model": model, "dataset_encoder": "distillation", "epochs": 1}
     )
-    data = SharedEncoderData(tiny.dataset, autoencoder, tiny.net, *pairs, SETTINGS)
-    fitted, _ = resolve(SHARED_ENCODERS, model, "model").fit(data, settings, 3)
+    data = SharedEncoderData(tiny.dataset, autoencoder, tiny.net, *pairs, SETTINGS.distillation)
+    fitted, _ = resolve(SHARED_ENCODERS, model, "model").fit(
+        data, settings, tiny.params.shared_encoders.of(model), 3
+    )
     fitted.save(tmp_path / "a.safetensors")
     again, tasks = load_shared_encoder(tmp_path / "a.safetensors"), torch.arange(3)
-    assert again.sizes.dataset_encoders.distillation == SETTINGS.distillation
+    assert again.sizes.dataset_encoder == SETTINGS.distillation
     assert torch.equal(again.embed(tiny.dataset, tasks), fitted.embed(tiny.dataset, tasks))
 
 

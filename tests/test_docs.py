@@ -57,7 +57,7 @@ def test_the_tutorial_works(tmp_path):
 def test_the_example_of_a_new_member_passes_the_contracts(tmp_path):
     """The three steps of docs/extending.md, then the tests of its family and of the layout."""
     workspace = clone(tmp_path / "clone")
-    (_, module), (_, line), (_, case) = BLOCK.findall(EXTENDING)
+    (_, module), (_, line), (_, case), (_, options), (_, key) = BLOCK.findall(EXTENDING)
     folder = "src/weightspace/data/sources"
     workspace.write(f"{folder}/stripes.py", module)
     tests = ("tests/test_sources.py", "-k", "stripes or case or family")
@@ -72,9 +72,11 @@ def test_the_example_of_a_new_member_passes_the_contracts(tmp_path):
             '"npz": lambda tmp: {"path": str(write_npz(tmp / "some.npz"))},\n',
             case,
         ),
+        ("src/weightspace/params.py", "    npz: NpzSettings = NpzSettings()\n", key),
+        ("src/weightspace/params.py", "# image sources\n\n\n", options + "\n\n"),
     ):
         text = workspace.read(path)
-        assert text.count(end) == 1
+        assert text.count(end) == 1, end
         workspace.write(path, text.replace(end, end + added))
     done = workspace.run(sys.executable, "-m", "pytest", *tests, "tests/test_layers.py")
     assert re.search(r"\d+ passed|\[100%\]", done.text)

@@ -172,6 +172,8 @@ def planned(workspace):
             {
                 "nets.mlp.hidden": [7],
                 "autoencoders.mlp.hidden": [7],
+                "shared_encoders.point.length_weight": 0.2,
+                "dataset_encoders.deepsets.width": 9,
                 "sources.glyphs.noise": 0.2,
                 "sources.folder.size": 9,
                 "runtime.workers": 2,
@@ -180,6 +182,7 @@ def planned(workspace):
             {"check"},
         ),
         ({"autoencoders.functional.depth": 2}, {"check", "autoencoder"}),
+        ({"shared_encoders.generator.decoded": 3}, {"check", "shared_encoder"}),
         ({"pca.identity_below": 3}, {"check", "pca"}),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
@@ -211,7 +214,7 @@ def test_editing_a_member_reruns_only_its_users(workspace):
 BAD = {
     "unknown key": (
         ("result_weight:", "resullt_weight:"),
-        "unknown key 'shared_encoder.resullt_weight'",
+        "unknown key 'shared_encoders.generator.resullt_weight'",
         "'result_weight'?",
     ),
     "architecture": (

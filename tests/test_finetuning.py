@@ -23,7 +23,7 @@ def sampler(world):
     """Sampler of the tiny world."""
     tiny = world()
     autoencoder, _ = resolve(AUTOENCODERS, "functional", "autoencoder").fit(
-        tiny.data, tiny.params.autoencoder, tiny.params.autoencoders, 3
+        tiny.data, tiny.params.autoencoder, tiny.params.autoencoders.functional, 3
     )
     pairs = {
         s: encode_pairs(
@@ -31,9 +31,16 @@ def sampler(world):
         )
         for s in ("train", "val")
     }
-    data = SharedEncoderData(tiny.dataset, autoencoder, tiny.net, pairs["train"], pairs["val"])
+    data = SharedEncoderData(
+        tiny.dataset,
+        autoencoder,
+        tiny.net,
+        pairs["train"],
+        pairs["val"],
+        tiny.params.dataset_encoders.statistics,
+    )
     shared_encoder, _ = resolve(SHARED_ENCODERS, "generator", "model").fit(
-        data, tiny.params.shared_encoder, 3
+        data, tiny.params.shared_encoder, tiny.params.shared_encoders.generator, 3
     )
     return Sampler(autoencoder, shared_encoder, tiny.net, tiny.dataset, tiny.params.guidance)
 

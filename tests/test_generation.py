@@ -40,7 +40,7 @@ def test_agreement_of_equal_and_of_opposite_networks():
 def test_figures_of_a_tiny_zoo(world):
     tiny = world()
     autoencoder, _ = resolve(AUTOENCODERS, "mlp", "autoencoder").fit(
-        tiny.data, tiny.params.autoencoder, tiny.params.autoencoders, 3
+        tiny.data, tiny.params.autoencoder, tiny.params.autoencoders.mlp, 3
     )
     jobs = (tiny.zoo, autoencoder, tiny.net, tiny.dataset, 6, 3)
     found = g.evaluate_generation(*jobs)

@@ -89,7 +89,7 @@ def test_later_stages_accept_it(folder, world, project_root):
     data = AutoencoderData(tiny.net, pca, weights, members, tiny.dataset)
     for name in AUTOENCODERS:
         autoencoder, _ = resolve(AUTOENCODERS, name, "autoencoder").fit(
-            data, tiny.params.autoencoder, tiny.params.autoencoders, 0
+            data, tiny.params.autoencoder, tiny.params.autoencoders.of(name), 0
         )
         assert autoencoder.latent == tiny.params.autoencoder.latent
     readings = {"raw_weights": {s: zoo.spec.flatten(w).numpy() for s, w in weights.items()}}

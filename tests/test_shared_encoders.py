@@ -31,7 +31,7 @@ def autoencoder(world):
     """Autoencoder of the tiny zoo."""
     tiny = world()
     return resolve(AUTOENCODERS, "mlp", "autoencoder").fit(
-        tiny.data, tiny.params.autoencoder, tiny.params.autoencoders, 3
+        tiny.data, tiny.params.autoencoder, tiny.params.autoencoders.mlp, 3
     )[0]
 
 
@@ -45,23 +45,33 @@ def data(world, autoencoder):
         )
         for s in ("train", "val")
     }
-    return SharedEncoderData(tiny.dataset, autoencoder, tiny.net, pairs["train"], pairs["val"])
+    return SharedEncoderData(
+        tiny.dataset,
+        autoencoder,
+        tiny.net,
+        pairs["train"],
+        pairs["val"],
+        tiny.params.dataset_encoders.statistics,
+    )
 
 
 @pytest.fixture(scope="module", params=sorted(SHARED_ENCODERS))
 def fitted(request, world, data):
     """Shared encoder fitted on the tiny zoo, and its history; one per member of the family."""
-    settings = world().params.shared_encoder.model_copy(
-        update={"model": request.param, "decoded": 20}
-    )  # more than a batch
-    return resolve(SHARED_ENCODERS, request.param, "model").fit(data, settings, 3)
+    params, more_than_a_batch = world().params, {"decoded": 20}
+    settings = params.shared_encoder.model_copy(update={"model": request.param})
+    options = params.shared_encoders.of(request.param)
+    if request.param == "generator":
+        options = options.model_copy(update=more_than_a_batch)
+    return resolve(SHARED_ENCODERS, request.param, "model").fit(data, settings, options, 3)
 
 
 @pytest.fixture(scope="module")
 def point(world, data):
     """The deck's model, fitted."""
     settings = world().params.shared_encoder.model_copy(update={"model": "point"})
-    return resolve(SHARED_ENCODERS, "point", "model").fit(data, settings, 3)
+    options = world().params.shared_encoders.point
+    return resolve(SHARED_ENCODERS, "point", "model").fit(data, settings, options, 3)
 
 
 def conditions_of(model, dataset):
@@ -85,14 +95,16 @@ def test_save_and_load_are_equal_to_the_bit(fitted, world, tmp_path):
     conditions = conditions_of(model, world().dataset)
     assert torch.equal(draw(again, *conditions), draw(model, *conditions))
     assert again.settings == model.settings
+    assert again.options == model.options
     again.save(tmp_path / "b.safetensors")
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 
 def test_two_fits_give_identical_bytes(fitted, data, tmp_path):
     torch.rand(5)
-    settings = fitted[0].settings
-    model, history = resolve(SHARED_ENCODERS, settings.model, "model").fit(data, settings, 3)
+    settings, options = fitted[0].settings, fitted[0].options
+    fit = resolve(SHARED_ENCODERS, settings.model, "model").fit
+    model, history = fit(data, settings, options, 3)
     model.save(tmp_path / "a.safetensors")
     fitted[0].save(tmp_path / "b.safetensors")
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
@@ -213,7 +225,9 @@ def test_snapshots_of_one_run_are_no_negatives(world, data):
     one = {s: replace(p, runs=torch.zeros_like(p.runs)) for s, p in _splits(data).items()}
     found = {}
     for name, pairs in (("one", one), ("own", _splits(data))):
-        history = point.fit(replace(data, **pairs), settings, 3)[1]
+        history = point.fit(
+            replace(data, **pairs), settings, world().params.shared_encoders.point, 3
+        )[1]
         found[name] = history["train_nt_xent"][0], history["val_nt_xent"][0]
     assert found["one"] == pytest.approx((0, 0), abs=1e-6)
     assert min(found["own"]) > 0.5
@@ -245,7 +259,9 @@ def test_learns_what_can_be_learned(world, data):
         return replace(p, z=z[:, None])
 
     made = replace(data, **{s: with_latents(p) for s, p in _splits(data).items()})
-    model, history = resolve(SHARED_ENCODERS, "point", "model").fit(made, settings, 0)
+    model, history = resolve(SHARED_ENCODERS, "point", "model").fit(
+        made, settings, tiny.params.shared_encoders.point, 0
+    )
     assert history["val_nt_xent"].min() < history["val_nt_xent"][0] - 0.3
     assert history["val_length"].iloc[-1] < 0.5
     train = made.train
@@ -361,16 +377,25 @@ def test_draws_and_guidance_fit_the_latents_of_every_autoencoder(name, world, rn
     """Train latents have size 1, draws only a fixed one where the autoencoder's have; guidance moves them."""
     tiny = world()
     fit = resolve(AUTOENCODERS, name, "autoencoder").fit
-    autoencoder, _ = fit(tiny.data, tiny.params.autoencoder, tiny.params.autoencoders, 3)
+    autoencoder, _ = fit(tiny.data, tiny.params.autoencoder, tiny.params.autoencoders.of(name), 3)
     pairs = {
         s: encode_pairs(
             tiny.data.members[s], tiny.data.weights[s], autoencoder, tiny.dataset, "accuracy"
         )
         for s in ("train", "val")
     }
-    data = SharedEncoderData(tiny.dataset, autoencoder, tiny.net, pairs["train"], pairs["val"])
-    settings = tiny.params.shared_encoder.model_copy(update={"decoded": 4, "epochs": 2})
-    model, _ = resolve(SHARED_ENCODERS, "generator", "model").fit(data, settings, 3)
+    data = SharedEncoderData(
+        tiny.dataset,
+        autoencoder,
+        tiny.net,
+        pairs["train"],
+        pairs["val"],
+        tiny.params.dataset_encoders.statistics,
+    )
+    settings = tiny.params.shared_encoder.model_copy(update={"epochs": 2})
+    model, _ = resolve(SHARED_ENCODERS, "generator", "model").fit(
+        data, settings, tiny.params.shared_encoders.generator, 3
+    )
     sampler = Sampler(autoencoder, model, tiny.net, tiny.dataset, tiny.params.guidance)
     tasks, asked = torch.tensor([0, 7]), torch.tensor([0.4, 0.8])
     z = sampler.latents(tasks, asked, 5, rng)

@@ -69,7 +69,8 @@ CASES = {
 
 
 def load(name, keys, need=NEED, seed=0):
-    return MODULES[name].load(SourcesSettings.model_validate(keys), need, seed)
+    sources = SourcesSettings.model_validate(keys)
+    return MODULES[name].load(Path(sources.path), sources.of(name), need, seed)
 
 
 def test_every_source_has_a_case():
@@ -112,7 +113,7 @@ def test_makes_a_dataset_of_distinct_samples(name, tmp_path):
     short = settings.model_copy(
         update={"samples_per_class": settings.samples_per_class.model_copy(update={"val": 300})}
     )
-    _, labels, _ = MODULES[name].load(sources, 4 + 300 + 3, 0)
+    _, labels, _ = MODULES[name].load(Path(sources.path), sources.of(name), 4 + 300 + 3, 0)
     if np.bincount(labels).min() < 4 + 300 + 3:  # some sources make as many as are asked for
         with pytest.raises(WeightspaceError, match=r"samples_per_class.*has too few images"):
             make_dataset(short, sources, 0)

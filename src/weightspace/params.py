@@ -34,6 +34,22 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
+class FamilySettings(Settings):
+    """Base of the sections that hold the options of each member of a family."""
+
+    def of(self, name: str) -> Settings:
+        """Options of a member.
+
+        Raises:
+            WeightspaceError: no section of that name.
+
+        """
+        options = getattr(self, name) if name in type(self).model_fields else None
+        if not isinstance(options, Settings):
+            raise problem(f"no settings of '{name}'", where="params.yaml", do="add its section")
+        return options
+
+
 def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
     if pair[0] > pair[1]:
         raise ValueError(f"the lower end {pair[0]} is above the upper end {pair[1]}")
@@ -138,6 +154,9 @@ class DatasetSettings(Settings):
     splits: Splits = Splits()
 
 
+# image sources
+
+
 class DigitsSettings(Settings):
     """Digits of scikit-learn: nothing to set."""
 
@@ -181,7 +200,7 @@ class FolderSettings(Settings):
     classes: CountOrAll = Field("all", description="classes to draw, or all")
 
 
-class SourcesSettings(Settings):
+class SourcesSettings(FamilySettings):
     """Settings of each image source; only the selected one's are a dependency."""
 
     path: str = Field(
@@ -247,7 +266,7 @@ class Resnet18Settings(Settings):
     )
 
 
-class NetsSettings(Settings):
+class NetsSettings(FamilySettings):
     """Sizes of each architecture; only the selected one is a dependency."""
 
     cnn: CnnSettings = CnnSettings()
@@ -385,7 +404,7 @@ class TokensSettings(BehaviouralSettings):
     )
 
 
-class AutoencodersSettings(Settings):
+class AutoencodersSettings(FamilySettings):
     """Settings of each autoencoder; only the selected one's are a dependency."""
 
     functional: FunctionalSettings = FunctionalSettings()
@@ -412,17 +431,33 @@ class SharedEncoderSettings(FitSettings):
     temperature: Positive = Field(0.1, description="temperature of NT-Xent")
     dropout: Share = Field(0.1, description="share of training rows without D, and without R")
     calibrate: bool = Field(False, description="calibrate requests on val images of val tasks")
-    length_weight: NonNegative = Field(0.1, description="point: weight of the length loss")
-    contrast_weight: NonNegative = Field(0.6, description="generator: weight of NT-Xent")
-    result_weight: NonNegative = Field(10.0, description="generator: weight of result matching")
-    behaviour_weight: NonNegative = Field(2.0, description="generator: energy score of outputs")
-    images_per_class: int = Field(24, ge=2, description="generator: random images behind D")
-    queries_per_class: int = Field(12, ge=1, description="generator: images for result matching")
-    decoded: int = Field(64, ge=1, description="generator: conditions decoded in each step")
+
+
+class GeneratorSettings(Settings):
+    """Conditional generator of latents: many different networks for one (D, R)."""
+
+    contrast_weight: NonNegative = Field(0.6, description="weight of NT-Xent")
+    result_weight: NonNegative = Field(10.0, description="weight of result matching")
+    behaviour_weight: NonNegative = Field(2.0, description="weight of the energy score of outputs")
+    images_per_class: int = Field(24, ge=2, description="random images behind D in each step")
+    queries_per_class: int = Field(12, ge=1, description="images for result matching")
+    decoded: int = Field(64, ge=1, description="conditions decoded in each step")
     precision: Literal["float32", "bf16"] = Field(
-        "bf16",
-        description="generator: of the linear layers; a CPU without bf16 products takes float32",
+        "bf16", description="of the linear layers; a CPU without bf16 products takes float32"
     )
+
+
+class PointSettings(Settings):
+    """The original study's shared encoder: one latent for one (D, R)."""
+
+    length_weight: NonNegative = Field(0.1, description="weight of the length loss")
+
+
+class SharedEncodersSettings(FamilySettings):
+    """Settings of each shared encoder; only the selected one's are a dependency."""
+
+    generator: GeneratorSettings = GeneratorSettings()
+    point: PointSettings = PointSettings()
 
 
 class StatisticsSettings(Settings):
@@ -458,7 +493,7 @@ class ClipSettings(Settings):
     )
 
 
-class DatasetEncodersSettings(Settings):
+class DatasetEncodersSettings(FamilySettings):
     """Settings of each dataset encoder; only the selected one's are a dependency."""
 
     statistics: StatisticsSettings = StatisticsSettings()
@@ -526,10 +561,26 @@ class Params(Settings):
     autoencoder: AutoencoderSettings = AutoencoderSettings()
     autoencoders: AutoencodersSettings = AutoencodersSettings()
     shared_encoder: SharedEncoderSettings = SharedEncoderSettings()
+    shared_encoders: SharedEncodersSettings = SharedEncodersSettings()
     dataset_encoders: DatasetEncodersSettings = DatasetEncodersSettings()
     guidance: GuidanceSettings = GuidanceSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     runtime: RuntimeSettings = RuntimeSettings()
+
+
+def options_of(family: str, name: str, data: dict[str, Any]) -> Settings:
+    """Validate the options of a member, as an artefact carries them.
+
+    Args:
+        family: section of the family in params.yaml, such as ``autoencoders``.
+        name: the member.
+        data: what ``model_dump`` of its options gave.
+
+    """
+    section = Params.model_fields[family].annotation
+    assert section is not None, family
+    options: type[Settings] = section.model_fields[name].annotation
+    return options.model_validate(data)
 
 
 def _valid_names(location: tuple[int | str, ...]) -> list[str]:

@@ -40,7 +40,8 @@ def check(params: Params) -> Dataset:
         DATASET_ENCODERS, params.shared_encoder.dataset_encoder, "shared_encoder.dataset_encoder"
     )
     dataset = make_dataset(params.dataset, params.sources, params.seed)
-    encoder.build(dataset.shape, params.dataset_encoders, torch.Generator())
+    options = params.dataset_encoders.of(params.shared_encoder.dataset_encoder)
+    encoder.build(dataset.shape, options, torch.Generator())
     net_for(dataset, params.zoo.architecture, params.nets)
     per_epoch = steps_per_epoch(dataset, params.zoo)
     shortest = params.zoo.model_copy(update={"epochs": (params.zoo.epochs[0],) * 2})

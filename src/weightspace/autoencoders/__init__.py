@@ -1,6 +1,8 @@
 """Autoencoders: weights <-> latent. One file each.
 
-A module has ``fit(data, settings, autoencoders, seed) -> (Autoencoder, history)`` and ``from_meta(meta) -> Autoencoder``.
+A module has ``fit(data, settings, options, seed) -> (Autoencoder, history)`` and ``from_meta(meta) ->
+Autoencoder``; settings are the section ``autoencoder`` of params.yaml, options the member's own,
+``autoencoders.NAME``.
 """
 
 AUTOENCODERS = {

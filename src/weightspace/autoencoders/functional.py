@@ -27,7 +27,7 @@ from weightspace.learning.behavioural import BehaviouralLoss, choose_images, reo
 from weightspace.learning.loop import fit as run_fit
 from weightspace.learning.mlp import ResidualMlp
 from weightspace.nets.base import Net, net_from_meta
-from weightspace.params import AutoencoderSettings, AutoencodersSettings, FunctionalSettings
+from weightspace.params import AutoencoderSettings, FunctionalSettings
 from weightspace.rng import torch_stream
 from weightspace.runtime import precision
 from weightspace.weights.pca import TensorPca
@@ -166,8 +166,8 @@ def ordered_coefficients(
     Where nothing needs the others, those of the first order stand for all.
     """
     if not (autoencoder.reads("coefficients") or autoencoder.settings.structural_weight):
-        own: Tensor = autoencoder.pca(weights)
-        return own[:, None].expand(-1, len(orders), -1)
+        options: Tensor = autoencoder.pca(weights)
+        return options[:, None].expand(-1, len(orders), -1)
     every = [autoencoder.pca(reorder_outputs(autoencoder.spec, weights, order)) for order in orders]
     return torch.stack(every, 1)
 
@@ -240,16 +240,18 @@ class FunctionalLoss:
 def fit(
     data: AutoencoderData,
     settings: AutoencoderSettings,
-    autoencoders: AutoencodersSettings,
+    options: FunctionalSettings,
     seed: int,
 ) -> tuple[FunctionalAutoencoder, pd.DataFrame]:
     """Fit on train members; stop by the loss on val members.
 
     Images of the behavioural loss are train images only, on both splits.
     """
-    own, generator = autoencoders.functional, torch_stream(seed, "autoencoder", "init")
-    probes = choose_images(data.dataset, own.probes, seed)
-    autoencoder = FunctionalAutoencoder(data.net, data.pca, probes, settings.latent, own, generator)
+    generator = torch_stream(seed, "autoencoder", "init")
+    probes = choose_images(data.dataset, options.probes, seed)
+    autoencoder = FunctionalAutoencoder(
+        data.net, data.pca, probes, settings.latent, options, generator
+    )
     loss = FunctionalLoss(autoencoder, data, settings)
     last = data.members["train"]["snapshot"] == data.members["train"]["snapshot"].max()
     start = int(last.to_numpy().argmax())  # the first finished run is the reference

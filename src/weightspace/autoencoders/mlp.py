@@ -17,7 +17,7 @@ from torch import Tensor
 from weightspace.autoencoders._coefficients import CoefficientAutoencoder, fit_coefficients
 from weightspace.autoencoders.base import AutoencoderData
 from weightspace.learning.mlp import SkipMlp
-from weightspace.params import AutoencoderSettings, AutoencodersSettings, MlpAutoencoderSettings
+from weightspace.params import AutoencoderSettings, MlpAutoencoderSettings
 from weightspace.rng import torch_stream
 from weightspace.weights.pca import TensorPca
 
@@ -61,17 +61,21 @@ class MlpAutoencoder(CoefficientAutoencoder):
 
 def from_meta(meta: Mapping[str, Any]) -> MlpAutoencoder:
     """Autoencoder of the right sizes, to be filled from a file."""
-    own = MlpAutoencoderSettings.model_validate(meta["settings"])
-    return MlpAutoencoder(TensorPca.from_meta(meta["pca"]), meta["latent"], own, torch.Generator())
+    options = MlpAutoencoderSettings.model_validate(meta["settings"])
+    return MlpAutoencoder(
+        TensorPca.from_meta(meta["pca"]), meta["latent"], options, torch.Generator()
+    )
 
 
 def fit(
     data: AutoencoderData,
     settings: AutoencoderSettings,
-    autoencoders: AutoencodersSettings,
+    options: MlpAutoencoderSettings,
     seed: int,
 ) -> tuple[MlpAutoencoder, pd.DataFrame]:
     """Fit on train members; stop by the loss on val members."""
-    own, generator = autoencoders.mlp, torch_stream(seed, "autoencoder", "init")
-    autoencoder = MlpAutoencoder(data.pca, settings.latent, own, generator)
-    return autoencoder, fit_coefficients(autoencoder, data, settings, own.behaviour_weight, seed)
+    generator = torch_stream(seed, "autoencoder", "init")
+    autoencoder = MlpAutoencoder(data.pca, settings.latent, options, generator)
+    return autoencoder, fit_coefficients(
+        autoencoder, data, settings, options.behaviour_weight, seed
+    )

@@ -23,7 +23,7 @@ from weightspace.autoencoders._coefficients import CoefficientAutoencoder, fit_c
 from weightspace.autoencoders.base import AutoencoderData
 from weightspace.errors import problem
 from weightspace.learning.mlp import SkipMlp, mlp
-from weightspace.params import AutoencoderSettings, AutoencodersSettings, ResidualSettings
+from weightspace.params import AutoencoderSettings, ResidualSettings
 from weightspace.rng import torch_stream
 from weightspace.weights.pca import TensorPca
 
@@ -98,20 +98,22 @@ class ResidualAutoencoder(CoefficientAutoencoder):
 
 def from_meta(meta: Mapping[str, Any]) -> ResidualAutoencoder:
     """Autoencoder of the right sizes, to be filled from a file."""
-    own = ResidualSettings.model_validate(meta["settings"])
+    options = ResidualSettings.model_validate(meta["settings"])
     return ResidualAutoencoder(
-        TensorPca.from_meta(meta["pca"]), meta["latent"], own, torch.Generator()
+        TensorPca.from_meta(meta["pca"]), meta["latent"], options, torch.Generator()
     )
 
 
 def fit(
     data: AutoencoderData,
     settings: AutoencoderSettings,
-    autoencoders: AutoencodersSettings,
+    options: ResidualSettings,
     seed: int,
 ) -> tuple[ResidualAutoencoder, pd.DataFrame]:
     """Fit on train members; stop by the loss on val members."""
-    own, generator = autoencoders.residual, torch_stream(seed, "autoencoder", "init")
-    autoencoder = ResidualAutoencoder(data.pca, settings.latent, own, generator)
+    generator = torch_stream(seed, "autoencoder", "init")
+    autoencoder = ResidualAutoencoder(data.pca, settings.latent, options, generator)
     autoencoder.choose()
-    return autoencoder, fit_coefficients(autoencoder, data, settings, own.behaviour_weight, seed)
+    return autoencoder, fit_coefficients(
+        autoencoder, data, settings, options.behaviour_weight, seed
+    )

@@ -22,7 +22,7 @@ from weightspace.autoencoders._feature_pca import FeaturePcaAutoencoder, fit_fea
 from weightspace.autoencoders._loss import FitLoss
 from weightspace.autoencoders.base import AutoencoderData
 from weightspace.learning.mlp import SkipMlp
-from weightspace.params import AutoencoderSettings, AutoencodersSettings, ReversePcaSettings
+from weightspace.params import AutoencoderSettings, ReversePcaSettings
 from weightspace.rng import torch_stream
 from weightspace.weights.pca import FeaturePca
 from weightspace.weights.spec import Spec, Weights, take
@@ -90,21 +90,21 @@ class ReversePcaAutoencoder(FeaturePcaAutoencoder):
 
 def from_meta(meta: Mapping[str, Any]) -> ReversePcaAutoencoder:
     """Autoencoder of the right sizes, to be filled from a file."""
-    own = ReversePcaSettings.model_validate(meta["settings"])
+    options = ReversePcaSettings.model_validate(meta["settings"])
     return ReversePcaAutoencoder(
-        Spec.from_json(meta["spec"]), meta["latent"], own, torch.Generator()
+        Spec.from_json(meta["spec"]), meta["latent"], options, torch.Generator()
     )
 
 
 def fit(
     data: AutoencoderData,
     settings: AutoencoderSettings,
-    autoencoders: AutoencodersSettings,
+    options: ReversePcaSettings,
     seed: int,
 ) -> tuple[ReversePcaAutoencoder, pd.DataFrame]:
     """Fit on train members; stop by the loss on val members."""
-    own, generator = autoencoders.reverse_pca, torch_stream(seed, "autoencoder", "init")
-    autoencoder = ReversePcaAutoencoder(data.net.spec, settings.latent, own, generator)
+    generator = torch_stream(seed, "autoencoder", "init")
+    autoencoder = ReversePcaAutoencoder(data.net.spec, settings.latent, options, generator)
     sizes = autoencoder.fit_scale(data.weights["train"])
     varies = torch.cat(
         [
@@ -112,7 +112,7 @@ def fit(
             for t, n in zip(autoencoder.spec.tensors, sizes, strict=True)
         ]
     )
-    combine = FitLoss(data, settings, own.behaviour_weight, seed)
+    combine = FitLoss(data, settings, options.behaviour_weight, seed)
 
     def loss(rows: Tensor, split: str, rng: torch.Generator, z: Tensor | None) -> dict[str, Tensor]:
         x = autoencoder.standardise(take(data.weights[split], rows))
@@ -121,4 +121,4 @@ def fit(
         structural = unexplained((rebuilt - x)[:, varies], sizes)
         return combine(structural, {}, lambda: autoencoder.weights(rebuilt), rows, split, rng)
 
-    return autoencoder, fit_feature_pca(autoencoder, loss, data, settings, own.refit, seed)
+    return autoencoder, fit_feature_pca(autoencoder, loss, data, settings, options.refit, seed)

@@ -37,7 +37,7 @@ from weightspace.autoencoders.base import AutoencoderData
 from weightspace.errors import problem
 from weightspace.learning.contrastive import nt_xent
 from weightspace.learning.mlp import mlp
-from weightspace.params import AutoencoderSettings, AutoencodersSettings, TokensSettings
+from weightspace.params import AutoencoderSettings, TokensSettings
 from weightspace.rng import torch_stream
 from weightspace.weights.pca import FeaturePca
 from weightspace.weights.spec import Spec, TensorSpec, Weights, take
@@ -346,9 +346,9 @@ def _sum_by(values: Tensor, group: Tensor, groups: int) -> Tensor:
 
 def from_meta(meta: Mapping[str, Any]) -> TokensAutoencoder:
     """Autoencoder of the right sizes, to be filled from a file."""
-    own = TokensSettings.model_validate(meta["settings"])
+    options = TokensSettings.model_validate(meta["settings"])
     spec, sizes = Spec.from_json(meta["spec"]), tuple(meta["sizes"])
-    return TokensAutoencoder(spec, meta["latent"], own, sizes, torch.Generator())
+    return TokensAutoencoder(spec, meta["latent"], options, sizes, torch.Generator())
 
 
 class TokensLoss:
@@ -429,14 +429,14 @@ def per_token(error: Tensor, mask: Tensor) -> Tensor:
 def fit(
     data: AutoencoderData,
     settings: AutoencoderSettings,
-    autoencoders: AutoencodersSettings,
+    options: TokensSettings,
     seed: int,
 ) -> tuple[TokensAutoencoder, pd.DataFrame]:
     """Fit on train members; stop by the loss on val members."""
-    own, generator = autoencoders.tokens, torch_stream(seed, "autoencoder", "init")
-    layout = Layout(data.net.spec, own.token)
+    generator = torch_stream(seed, "autoencoder", "init")
+    layout = Layout(data.net.spec, options.token)
     sizes = (len(layout.layers), layout.channels, layout.pieces)
-    autoencoder = TokensAutoencoder(data.net.spec, settings.latent, own, sizes, generator)
+    autoencoder = TokensAutoencoder(data.net.spec, settings.latent, options, sizes, generator)
     autoencoder.fit_scale(data.weights["train"])
     loss = TokensLoss(autoencoder, data, settings, seed)
-    return autoencoder, fit_feature_pca(autoencoder, loss, data, settings, own.refit, seed)
+    return autoencoder, fit_feature_pca(autoencoder, loss, data, settings, options.refit, seed)

@@ -21,7 +21,7 @@ from torch import Tensor
 from weightspace.autoencoders._coefficients import CoefficientAutoencoder, fit_coefficients
 from weightspace.autoencoders.base import AutoencoderData
 from weightspace.learning.mlp import SkipMlp
-from weightspace.params import AutoencoderSettings, AutoencodersSettings, VariationalSettings
+from weightspace.params import AutoencoderSettings, VariationalSettings
 from weightspace.rng import torch_stream
 from weightspace.weights.pca import TensorPca
 
@@ -97,21 +97,23 @@ def kl_from_prior(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 def from_meta(meta: Mapping[str, Any]) -> VariationalAutoencoder:
     """Autoencoder of the right sizes, to be filled from a file."""
-    own = VariationalSettings.model_validate(meta["settings"])
+    options = VariationalSettings.model_validate(meta["settings"])
     return VariationalAutoencoder(
-        TensorPca.from_meta(meta["pca"]), meta["latent"], own, torch.Generator()
+        TensorPca.from_meta(meta["pca"]), meta["latent"], options, torch.Generator()
     )
 
 
 def fit(
     data: AutoencoderData,
     settings: AutoencoderSettings,
-    autoencoders: AutoencodersSettings,
+    options: VariationalSettings,
     seed: int,
 ) -> tuple[VariationalAutoencoder, pd.DataFrame]:
     """Fit on train members; stop by the loss with the full KL on val members."""
-    own, generator = autoencoders.variational, torch_stream(seed, "autoencoder", "init")
-    autoencoder = VariationalAutoencoder(data.pca, settings.latent, own, generator)
+    generator = torch_stream(seed, "autoencoder", "init")
+    autoencoder = VariationalAutoencoder(data.pca, settings.latent, options, generator)
     steps = settings.epochs * math.ceil(data.counts["train"] / settings.batch_size)
-    autoencoder.warm_steps = round(own.warm_up * steps)
-    return autoencoder, fit_coefficients(autoencoder, data, settings, own.behaviour_weight, seed)
+    autoencoder.warm_steps = round(options.warm_up * steps)
+    return autoencoder, fit_coefficients(
+        autoencoder, data, settings, options.behaviour_weight, seed
+    )

@@ -102,7 +102,8 @@ def make_dataset(settings: DatasetSettings, sources: SourcesSettings, seed: int)
     """Load the source, fix the samples of each class, draw and split the tasks."""
     need = sum(getattr(settings.samples_per_class, part) for part in PARTS)
     source = resolve(SOURCES, settings.source, "dataset.source")
-    images, labels, names = source.load(sources, need, seed)
+    path, options = Path(sources.path), sources.of(settings.source)
+    images, labels, names = source.load(path, options, need, seed)
     tasks, unseen = draw_tasks(settings, len(names), seed)
     parts = _sample(images, labels, names, settings, seed)
     seen = [c for c in range(len(names)) if c not in unseen]

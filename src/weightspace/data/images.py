@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from weightspace.data.dataset import Dataset
 from weightspace.data.sources import SOURCES
 from weightspace.data.sources.base import as_images, check_pixels, read_npz, source_of
 from weightspace.errors import nearest, problem
-from weightspace.params import FolderSettings, SourcesSettings
+from weightspace.params import FolderSettings, IdxSettings
 from weightspace.registry import resolve
 from weightspace.rng import stream
 
@@ -96,26 +97,26 @@ def read_images(
     if kind == "npz":
         arrays = read_npz(path, ("images", "labels"), MOST_BYTES)
         return ImageSet.of(arrays["images"], arrays["labels"], path.name)
-    folder = FolderSettings(size=max(shape[1:]), colours="grey" if shape[0] == 1 else "rgb")
-    settings = SourcesSettings(path=str(path), folder=folder)
     source = resolve(SOURCES, kind, "--data")
     if kind == "idx":
-        images, labels, names = source.load(settings, 2 * MOST_IMAGES, seed)
+        images, labels, names = source.load(
+            path, IdxSettings(size="original", labels="auto"), 2 * MOST_IMAGES, seed
+        )
         return ImageSet(images, labels, names, path.name)
-    counts: dict[str, int] = source.sizes(settings)
+    colours: Literal["grey", "rgb"] = "grey" if shape[0] == 1 else "rgb"
+    folder = FolderSettings(size=max(shape[1:]), colours=colours, classes="all")
+    counts: dict[str, int] = source.sizes(path)
     wanted = list(classes) or list(counts)
     check_classes(wanted, list(counts), path.name)
     need = min(2 * MOST_IMAGES, min(counts[name] for name in wanted))
-    images, labels = source.load_classes(settings, wanted, need, seed)
+    images, labels = source.load_classes(path, folder, wanted, need, seed)
     note = f"central square of each image, as {folder.size}x{folder.size} {folder.colours} pixels"
     return ImageSet(images, labels, wanted, path.name, (note,))
 
 
 def class_sizes(path: Path) -> dict[str, int]:
     """Images of each class in a folder of class folders, counted and not read."""
-    counts: dict[str, int] = resolve(SOURCES, "folder", "path").sizes(
-        SourcesSettings(path=str(path))
-    )
+    counts: dict[str, int] = resolve(SOURCES, "folder", "path").sizes(path)
     return counts
 
 

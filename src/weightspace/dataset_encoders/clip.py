@@ -17,7 +17,7 @@ from torch import Tensor
 
 from weightspace.dataset_encoders.base import Standardised
 from weightspace.errors import problem
-from weightspace.params import ClipSettings, DatasetEncodersSettings
+from weightspace.params import ClipSettings
 
 BLOCK = 256  # images that the model reads at once
 
@@ -96,8 +96,6 @@ class Clip(Standardised):
         return (x - mean) / std
 
 
-def build(
-    shape: tuple[int, int, int], settings: DatasetEncodersSettings, generator: torch.Generator
-) -> Clip:
+def build(shape: tuple[int, int, int], options: ClipSettings, generator: torch.Generator) -> Clip:
     """DatasetEncoder for images of any shape; nothing in it is learned here."""
-    return Clip(settings.clip)
+    return Clip(options)

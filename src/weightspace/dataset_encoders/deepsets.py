@@ -12,7 +12,7 @@ from torch import Tensor
 
 from weightspace.dataset_encoders.base import DatasetEncoder
 from weightspace.learning.mlp import mlp
-from weightspace.params import DatasetEncodersSettings, DeepsetsSettings
+from weightspace.params import DeepsetsSettings
 
 
 class DeepSets(DatasetEncoder):
@@ -44,7 +44,7 @@ class DeepSets(DatasetEncoder):
 
 
 def build(
-    shape: tuple[int, int, int], settings: DatasetEncodersSettings, generator: torch.Generator
+    shape: tuple[int, int, int], options: DeepsetsSettings, generator: torch.Generator
 ) -> DeepSets:
     """DatasetEncoder for images of ``shape``."""
-    return DeepSets(shape, settings.deepsets, generator)
+    return DeepSets(shape, options, generator)

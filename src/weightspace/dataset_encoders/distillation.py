@@ -45,7 +45,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from weightspace.dataset_encoders.base import Standardised
-from weightspace.params import DatasetEncodersSettings, DistillationSettings
+from weightspace.params import DistillationSettings
 
 OUTPUTS = 2  # of the random networks; the class of the images is the first
 Layers = tuple[Tensor, ...]
@@ -172,7 +172,7 @@ def _halve(x: Tensor) -> Tensor:
 
 
 def build(
-    shape: tuple[int, int, int], settings: DatasetEncodersSettings, generator: torch.Generator
+    shape: tuple[int, int, int], options: DistillationSettings, generator: torch.Generator
 ) -> Distillation:
     """DatasetEncoder for images of ``shape``; its images are learned anew for each set of images."""
-    return Distillation(shape, settings.distillation, generator)
+    return Distillation(shape, options, generator)

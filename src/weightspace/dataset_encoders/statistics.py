@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from weightspace.dataset_encoders.base import Standardised
-from weightspace.params import DatasetEncodersSettings
+from weightspace.params import StatisticsSettings
 
 
 class Statistics(Standardised):
@@ -28,7 +28,7 @@ class Statistics(Standardised):
 
 
 def build(
-    shape: tuple[int, int, int], settings: DatasetEncodersSettings, generator: torch.Generator
+    shape: tuple[int, int, int], options: StatisticsSettings, generator: torch.Generator
 ) -> Statistics:
     """DatasetEncoder for images of ``shape``; nothing in it is learned."""
     return Statistics(shape)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from weightspace.data.dataset import Dataset
 from weightspace.dataset_encoders import DATASET_ENCODERS
 from weightspace.dataset_encoders.base import DatasetEncoder
 from weightspace.nets.base import Net
-from weightspace.params import DatasetEncodersSettings, SharedEncoderSettings
+from weightspace.params import Settings, SharedEncoderSettings, options_of
 from weightspace.registry import resolve
 from weightspace.shared_encoders import SHARED_ENCODERS
 from weightspace.weights.spec import Weights, output_orders
@@ -39,20 +39,20 @@ class Sizes:
         dataset_shape: channels, height, width of an image.
         classes: classes of a task.
         latent: features of z.
-        encoders: settings of the dataset encoders.
+        dataset_encoder: options of the dataset encoder.
 
     """
 
     dataset_shape: tuple[int, int, int]
     classes: int
     latent: int
-    dataset_encoders: DatasetEncodersSettings = field(default_factory=DatasetEncodersSettings)
+    dataset_encoder: Settings
 
     @classmethod
     def of(cls, data: SharedEncoderData) -> Sizes:
         """Sizes that fit the data."""
         classes, latent = data.dataset.classes.shape[1], data.train.z.shape[2]
-        return cls(data.dataset.shape, classes, latent, data.dataset_encoders)
+        return cls(data.dataset.shape, classes, latent, data.dataset_encoder)
 
 
 class SharedEncoder(nn.Module, ABC):
@@ -61,6 +61,7 @@ class SharedEncoder(nn.Module, ABC):
     Args:
         sizes: shapes of images, tasks and latents.
         settings: section ``shared_encoder`` of params.yaml.
+        options: section ``shared_encoders.NAME``.
         generator: source of the initial weights.
 
     """
@@ -70,15 +71,19 @@ class SharedEncoder(nn.Module, ABC):
     calibration_achieved: Tensor
 
     def __init__(
-        self, sizes: Sizes, settings: SharedEncoderSettings, generator: torch.Generator
+        self,
+        sizes: Sizes,
+        settings: SharedEncoderSettings,
+        options: Settings,
+        generator: torch.Generator,
     ) -> None:
         super().__init__()
-        self.sizes, self.settings = sizes, settings
+        self.sizes, self.settings, self.options = sizes, settings, options
         family = resolve(
             DATASET_ENCODERS, settings.dataset_encoder, "shared_encoder.dataset_encoder"
         )
         self.dataset_encoder: DatasetEncoder = family.build(
-            sizes.dataset_shape, sizes.dataset_encoders, generator
+            sizes.dataset_shape, sizes.dataset_encoder, generator
         )
         self.features = sizes.classes * self.dataset_encoder.features
         self.no_dataset = nn.Parameter(torch.zeros(self.features))
@@ -154,11 +159,12 @@ class SharedEncoder(nn.Module, ABC):
     def save(self, path: Path) -> None:
         """Write one safetensors file."""
         sizes = {k: getattr(self.sizes, k) for k in ("dataset_shape", "classes", "latent")}
-        dataset_encoders = self.sizes.dataset_encoders.model_dump(
-            mode="json", include={self.settings.dataset_encoder}
-        )
-        settings = self.settings.model_dump(mode="json")
-        meta = {"sizes": sizes, "settings": settings, "dataset_encoders": dataset_encoders}
+        sections = {
+            "settings": self.settings,
+            "options": self.options,
+            "dataset_encoder": self.sizes.dataset_encoder,
+        }
+        meta = {"sizes": sizes} | {k: v.model_dump(mode="json") for k, v in sections.items()}
         save_tensors(path, "shared_encoder", self.state_dict(), meta)
 
 
@@ -167,13 +173,12 @@ def load_shared_encoder(path: Path) -> SharedEncoder:
     tensors, meta = load_tensors(path, "shared_encoder")
     with rebuilding(path):
         settings = SharedEncoderSettings.model_validate(meta["settings"])
-        dataset_encoders = DatasetEncodersSettings.model_validate(meta["dataset_encoders"])
+        options = options_of("shared_encoders", settings.model, meta["options"])
+        encoder = options_of("dataset_encoders", settings.dataset_encoder, meta["dataset_encoder"])
         shape = tuple(meta["sizes"]["dataset_shape"])
-        sizes = Sizes(
-            **meta["sizes"] | {"dataset_shape": shape, "dataset_encoders": dataset_encoders}
-        )
+        sizes = Sizes(**meta["sizes"] | {"dataset_shape": shape, "dataset_encoder": encoder})
         family = resolve(SHARED_ENCODERS, settings.model, "shared_encoder.model")
-        model: SharedEncoder = family.build(sizes, settings, torch.Generator())
+        model: SharedEncoder = family.build(sizes, settings, options, torch.Generator())
         model.load_state_dict(tensors)
     return model.eval()
 
@@ -200,14 +205,24 @@ class Pairs:
 
 @dataclass(frozen=True)
 class SharedEncoderData:
-    """What a shared encoder may be fitted on."""
+    """What a shared encoder may be fitted on.
+
+    Attributes:
+        dataset: images and tasks.
+        autoencoder: the fitted autoencoder.
+        net: the architecture.
+        train: members of the train split.
+        val: members of the val split.
+        dataset_encoder: options of the dataset encoder.
+
+    """
 
     dataset: Dataset
     autoencoder: Autoencoder
     net: Net
     train: Pairs
     val: Pairs
-    dataset_encoders: DatasetEncodersSettings = field(default_factory=DatasetEncodersSettings)
+    dataset_encoder: Settings
 
 
 def results_of(members: pd.DataFrame, dataset: Dataset, result: str) -> np.ndarray:

@@ -25,7 +25,7 @@ from weightspace.learning.contrastive import nt_xent
 from weightspace.learning.loop import fit as run_fit
 from weightspace.learning.mlp import ResidualMlp, mlp
 from weightspace.learning.result_matching import result_error
-from weightspace.params import SharedEncoderSettings
+from weightspace.params import GeneratorSettings, SharedEncoderSettings
 from weightspace.rng import torch_stream
 from weightspace.runtime import precision
 from weightspace.shared_encoders.base import (
@@ -50,14 +50,19 @@ class GeneratorModel(SharedEncoder):
     of the train latents around them.
     """
 
+    options: GeneratorSettings
     free: Tensor
     centre: Tensor
     spread: Tensor
 
     def __init__(
-        self, sizes: Sizes, settings: SharedEncoderSettings, generator: torch.Generator
+        self,
+        sizes: Sizes,
+        settings: SharedEncoderSettings,
+        options: GeneratorSettings,
+        generator: torch.Generator,
     ) -> None:
-        super().__init__(sizes, settings, generator)
+        super().__init__(sizes, settings, options, generator)
         width, depth = settings.width, settings.depth
         self.trunk = ResidualMlp(self.condition_features, width, depth, width, generator)
         self.mean = mlp([width, sizes.latent], generator)
@@ -102,7 +107,7 @@ class GeneratorModel(SharedEncoder):
         return F.normalize(out.float(), dim=1)
 
     def _precision(self) -> torch.autocast:
-        return precision(self.settings.precision, self.trained_range.device)
+        return precision(self.options.precision, self.trained_range.device)
 
 
 build = GeneratorModel
@@ -118,7 +123,8 @@ class GeneratorLoss:
 
     def __call__(self, rows: Tensor, split: str, rng: torch.Generator) -> dict[str, Tensor]:
         """Named losses of some members; ``loss`` is their weighted sum."""
-        s, p, model = self.model.settings, self.pairs[split], self.model
+        s, options = self.model.settings, self.model.options
+        p, model = self.pairs[split], self.model
         two = torch.rand(len(rows), len(self.orders), generator=rng).argsort(1)[:, :2]
         which = two.T.flatten()  # (2B,): order of the outputs, two different ones per member
         twice = rows.repeat(2)
@@ -133,16 +139,16 @@ class GeneratorLoss:
         groups = p.runs[twice] * len(self.orders) + which
         condition = F.normalize(model.condition_head(h), dim=1)
         contrast = nt_xent(condition, model.project_latent(z), s.temperature, groups)
-        few = slice(0, s.decoded)
+        few = slice(0, options.decoded)
         decoded = self._decoded(
             h[few], twice[few], which[few], classes[few], result[few], split, rng
         )
         parts = {"energy": energy, "nt_xent": contrast, **decoded}
         total = (
             energy
-            + s.contrast_weight * contrast
-            + s.result_weight * parts["result"]
-            + s.behaviour_weight * parts["behaviour"]
+            + options.contrast_weight * contrast
+            + options.result_weight * parts["result"]
+            + options.behaviour_weight * parts["behaviour"]
             + BALANCE * parts["balance"]
         )
         return {"loss": total, **parts}
@@ -151,7 +157,7 @@ class GeneratorLoss:
         """Embeddings of all classes; in training, unless dear, from a random part of their images."""
         images = self.data.dataset.images["train"]
         if split == "train" and not self.model.dataset_encoder.whole:
-            count = min(self.model.settings.images_per_class, images.shape[1])
+            count = min(self.model.options.images_per_class, images.shape[1])
             images = images[:, torch.randperm(images.shape[1], generator=rng)[:count]]
         out: Tensor = self.model.dataset_encoder(images)
         return out
@@ -167,9 +173,10 @@ class GeneratorLoss:
         rng: torch.Generator,
     ) -> dict[str, Tensor]:
         """Decode two draws of each condition and compare results and outputs with the member's."""
-        s, p, net = self.model.settings, self.pairs[split], self.data.net
+        s, options = self.model.settings, self.model.options
+        p, net = self.pairs[split], self.data.net
         images = self.data.dataset.images["train"][classes]  # (D, c, n, C, H, W)
-        n = min(s.queries_per_class, images.shape[2])
+        n = min(options.queries_per_class, images.shape[2])
         chosen = torch.rand(len(h), images.shape[1], images.shape[2], generator=rng).argsort(2)
         index = chosen[:, :, :n, None, None, None].expand(-1, -1, -1, *images.shape[3:])
         queries = images.gather(2, index).flatten(1, 2)  # (D, c * n, C, H, W)
@@ -200,11 +207,14 @@ def energy_score(truth: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def fit(
-    data: SharedEncoderData, settings: SharedEncoderSettings, seed: int
+    data: SharedEncoderData,
+    settings: SharedEncoderSettings,
+    options: GeneratorSettings,
+    seed: int,
 ) -> tuple[GeneratorModel, pd.DataFrame]:
     """Fit on train members through the frozen autoencoder; stop by the loss on val members."""
     generator = torch_stream(seed, "shared", "init")
-    model = build(Sizes.of(data), settings, generator)
+    model = build(Sizes.of(data), settings, options, generator)
     prepare(model, data)
     if not data.autoencoder.normalised:
         own = data.train.z[:, 0]

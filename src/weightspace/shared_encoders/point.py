@@ -15,7 +15,7 @@ from torch import Tensor
 from weightspace.learning.contrastive import nt_xent
 from weightspace.learning.loop import fit as run_fit
 from weightspace.learning.mlp import mlp
-from weightspace.params import SharedEncoderSettings
+from weightspace.params import PointSettings, SharedEncoderSettings
 from weightspace.rng import torch_stream
 from weightspace.shared_encoders.base import (
     SharedEncoder,
@@ -34,9 +34,13 @@ class PointModel(SharedEncoder):
     log_length: Tensor
 
     def __init__(
-        self, sizes: Sizes, settings: SharedEncoderSettings, generator: torch.Generator
+        self,
+        sizes: Sizes,
+        settings: SharedEncoderSettings,
+        options: PointSettings,
+        generator: torch.Generator,
     ) -> None:
-        super().__init__(sizes, settings, generator)
+        super().__init__(sizes, settings, options, generator)
         widths = [self.condition_features, *[settings.width] * settings.depth, sizes.latent + 1]
         self.trunk = mlp(widths, generator)
         self.register_buffer("centre", torch.zeros(sizes.latent))
@@ -76,12 +80,15 @@ build = PointModel
 
 
 def fit(
-    data: SharedEncoderData, settings: SharedEncoderSettings, seed: int
+    data: SharedEncoderData,
+    settings: SharedEncoderSettings,
+    options: PointSettings,
+    seed: int,
 ) -> tuple[PointModel, pd.DataFrame]:
     """Fit on train members; stop by the loss on val members."""
     generator = torch_stream(seed, "shared", "init")
     z = data.train.z[:, 0]
-    model = build(Sizes.of(data), settings, generator)
+    model = build(Sizes.of(data), settings, options, generator)
     prepare(model, data)
     model.centre.copy_(z.mean(0))
     model.log_length.copy_((z - model.centre).norm(dim=1).log().mean())
@@ -96,7 +103,7 @@ def fit(
         contrast = nt_xent(direction, z, settings.temperature, p.runs[rows])
         length = (log_length - z.norm(dim=1).log()).square().mean()
         return {
-            "loss": contrast + settings.length_weight * length,
+            "loss": contrast + options.length_weight * length,
             "nt_xent": contrast,
             "length": length,
         }

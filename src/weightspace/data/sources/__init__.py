@@ -1,8 +1,9 @@
-"""Image sources. Each module has ``load(settings, need, seed) -> (images, labels, class names)``.
+"""Image sources. Each module has ``load(path, options, need, seed) -> (images, labels, class names)``.
 
-Images are float32 ``(n, C, H, W)`` in [0, 1], labels int64 ``(n,)`` in ``0..K-1``. ``need`` is the
-number of images that will be used of each class. ``settings.path`` may be set to a person's path;
-:func:`weightspace.data.sources.base.source_of` says which source reads it.
+Images are float32 ``(n, C, H, W)`` in [0, 1], labels int64 ``(n,)`` in ``0..K-1``. ``path`` is
+``sources.path`` of params.yaml or a path that a person gives:
+:func:`weightspace.data.sources.base.source_of` says which source reads it. Options are the member's own
+section, ``sources.NAME``; ``need`` is the number of images that will be used of each class.
 """
 
 SOURCES = {

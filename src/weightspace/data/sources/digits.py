@@ -5,14 +5,16 @@ Source: Alpaydin and Kaynak (1998), Optical Recognition of Handwritten Digits, U
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from sklearn.datasets import load_digits
 
-from weightspace.params import SourcesSettings
+from weightspace.params import DigitsSettings
 
 
 def load(
-    settings: SourcesSettings, need: int, seed: int
+    path: Path, options: DigitsSettings, need: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Images float32 (1797, 1, 8, 8) in [0, 1], labels int64 (1797,), class names."""
     digits = load_digits()

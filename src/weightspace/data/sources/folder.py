@@ -10,14 +10,14 @@ from PIL import Image, ImageOps
 
 from weightspace.data.sources.base import draw_classes, entries
 from weightspace.errors import problem
-from weightspace.params import SourcesSettings
+from weightspace.params import FolderSettings
 from weightspace.rng import stream
 
 MODES = {"grey": "L", "rgb": "RGB"}
 
 
 def load(
-    settings: SourcesSettings, need: int, seed: int
+    path: Path, options: FolderSettings, need: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """At most ``need`` random images of each class: float32 ``(n, C, size, size)`` in [0, 1].
 
@@ -29,16 +29,15 @@ def load(
             that is not a readable image.
 
     """
-    names = list(sizes(settings))
+    names = list(sizes(path))
     rng = stream(seed, "folder", "classes")
     where = "params.yaml: sources.folder.classes"
-    chosen = [names[i] for i in draw_classes(len(names), settings.folder.classes, where, rng)]
-    return *load_classes(settings, chosen, need, seed), chosen
+    chosen = [names[i] for i in draw_classes(len(names), options.classes, where, rng)]
+    return *load_classes(path, options, chosen, need, seed), chosen
 
 
-def sizes(settings: SourcesSettings) -> dict[str, int]:
+def sizes(root: Path) -> dict[str, int]:
     """Images of each class, counted and not read; classes in the order of their names."""
-    root = Path(settings.path)
     folders = [p for p in entries(root, "a folder with one folder per class") if not p.is_file()]
     if not folders:
         raise problem("no class folders", where=root, expected="one folder of images per class")
@@ -46,17 +45,25 @@ def sizes(settings: SourcesSettings) -> dict[str, int]:
 
 
 def load_classes(
-    settings: SourcesSettings, names: Sequence[str], need: int, seed: int
+    path: Path, options: FolderSettings, names: Sequence[str], need: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels as those of :func:`load`, of some classes; no other class is read."""
-    keys = settings.folder
+    """Images and labels as those of :func:`load`, of some classes; no other class is read.
+
+    Args:
+        path: folder with one folder per class.
+        options: section ``sources.folder`` of params.yaml.
+        names: the classes.
+        need: images of each at most.
+        seed: root seed of the choice of images.
+
+    """
     images, labels = [], []
-    for number, folder in enumerate(Path(settings.path) / name for name in names):
+    for number, folder in enumerate(path / name for name in names):
         files = entries(folder, "a folder of images")
         if not files:
             raise problem("class has no images", where=folder)
         order = stream(seed, "folder", folder.name).permutation(len(files))[:need]
-        images += [_read(files[i], keys.size, MODES[keys.colours]) for i in order]
+        images += [_read(files[i], options.size, MODES[options.colours]) for i in order]
         labels += [number] * len(order)
     pixels = np.stack(images).astype(np.float32) / 255  # (n, size, size, C)
     return pixels.transpose(0, 3, 1, 2), np.array(labels)

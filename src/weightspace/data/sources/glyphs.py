@@ -21,7 +21,7 @@ from torch import Tensor
 
 from weightspace.data.sources.base import draw_classes
 from weightspace.errors import problem
-from weightspace.params import GlyphsSettings, SourcesSettings
+from weightspace.params import GlyphsSettings
 from weightspace.rng import stream
 
 POINTS = 96  # size at which letters are drawn
@@ -32,12 +32,13 @@ BATCH = 4096  # images made at once, to bound memory
 
 
 def load(
-    settings: SourcesSettings, need: int, seed: int
+    path: Path, options: GlyphsSettings, need: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Render ``need`` images of each letter.
 
     Args:
-        settings: section ``sources`` of params.yaml.
+        path: not read.
+        options: section ``sources.glyphs`` of params.yaml.
         need: images per class.
         seed: root seed; a letter's images depend on no other letter.
 
@@ -48,9 +49,9 @@ def load(
         WeightspaceError: fewer letters than ``classes`` asks for, or fonts missing.
 
     """
-    letters, shapes = _choose(settings.glyphs, seed)
+    letters, shapes = _choose(options, seed)
     images = [
-        _vary(shape, settings.glyphs, need, stream(seed, "glyphs", letter))
+        _vary(shape, options, need, stream(seed, "glyphs", letter))
         for letter, shape in zip(letters, shapes, strict=True)
     ]
     labels = np.repeat(np.arange(len(letters)), need)

@@ -17,32 +17,31 @@ import numpy as np
 
 from weightspace.data.sources.base import IDX_IMAGES, MOST_BYTES, as_classes, as_images, entries
 from weightspace.errors import problem
-from weightspace.params import SourcesSettings
+from weightspace.params import IdxSettings
 
 BYTES = 8  # type of idx data
 
 
 def load(
-    settings: SourcesSettings, need: int, seed: int
+    path: Path, options: IdxSettings, need: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """All images of the folder ``sources.path``: float32 ``(n, 1, H, W)`` in [0, 1].
+    """All images of a folder: float32 ``(n, 1, H, W)`` in [0, 1].
 
     Raises:
         WeightspaceError: no pair of files, wrong magic number, truncated or longer than announced,
             counts that differ, or labels out of range.
 
     """
-    folder = Path(settings.path)
-    pairs = [_read_pair(*files) for files in _pairs(folder)]
+    pairs = [_read_pair(*files) for files in _pairs(path)]
     shapes = {images.shape[1:] for images, _ in pairs}
     if len(shapes) > 1:
-        raise problem("image sizes differ between files", where=folder, got=sorted(shapes))
+        raise problem("image sizes differ between files", where=path, got=sorted(shapes))
     pixels = np.concatenate([images for images, _ in pairs])[:, None]  # (n, 1, H, W)
     if pixels.size == 0:
-        raise problem("no images", where=folder, got=f"shape {pixels.shape}")
+        raise problem("no images", where=path, got=f"shape {pixels.shape}")
     numbers = np.concatenate([labels for _, labels in pairs])
-    labels, names = as_classes(numbers, settings.idx.labels, folder)
-    return as_images(pixels, settings.idx.size), labels, names
+    labels, names = as_classes(numbers, options.labels, path)
+    return as_images(pixels, options.size), labels, names
 
 
 def _pairs(folder: Path) -> list[tuple[Path, Path]]:

@@ -8,13 +8,13 @@ import numpy as np
 
 from weightspace.data.sources.base import as_classes, as_images, check_pixels, read_npz
 from weightspace.errors import problem
-from weightspace.params import SourcesSettings
+from weightspace.params import NpzSettings
 
 
 def load(
-    settings: SourcesSettings, need: int, seed: int
+    path: Path, options: NpzSettings, need: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """All images of the file ``sources.path``: float32 ``(n, C, H, W)`` in [0, 1].
+    """All images of an archive: float32 ``(n, C, H, W)`` in [0, 1].
 
     The archive holds images ``(n, H, W)``, ``(n, C, H, W)`` or ``(n, H, W, C)``, bytes or floats in
     [0, 1], with C of 1 or 3, and whole-number labels ``(n,)`` or ``(n, 1)``.
@@ -24,8 +24,7 @@ def load(
             shape or type, counts that differ, values out of range or not finite.
 
     """
-    path, keys = Path(settings.path), settings.npz
-    names = (keys.images_key, keys.labels_key)
+    names = (options.images_key, options.labels_key)
     arrays = read_npz(path, names, do="set sources.npz.images_key and labels_key")
     pixels, labels = (arrays[name] for name in names)
     pixels, labels = check_pixels(pixels, path), _labels(labels, path)
@@ -35,8 +34,8 @@ def load(
             where=path,
             got=f"{len(pixels)} images, {len(labels)} labels",
         )
-    labels, classes = as_classes(labels, keys.labels, path)
-    return as_images(pixels, keys.size), labels, classes
+    labels, classes = as_classes(labels, options.labels, path)
+    return as_images(pixels, options.size), labels, classes
 
 
 def _labels(labels: np.ndarray, path: Path) -> np.ndarray:
