@@ -27,6 +27,7 @@ from weightspace.jobs import local
 from weightspace.nets import NETS as ARCHITECTURES
 from weightspace.params import ZooSettings
 from weightspace.zoo import generate as generator
+from weightspace.zoo import store
 from weightspace.zoo.generate import generate, summarise, work_key
 from weightspace.zoo.plan import Run, plan_run
 from weightspace.zoo.shards import ShardJob, train_shard
@@ -310,6 +311,76 @@ def test_a_damaged_shard_is_refused_in_one_line(damage, words, world, tmp_path):
         zoo.weights(zoo.members)
     assert "\n" not in str(error.value)
     assert "weights-00001.safetensors" in str(error.value)
+
+
+@pytest.fixture
+def hashed(monkeypatch):
+    """Number of shards whose checksum was computed, one entry each."""
+    noted = []
+    monkeypatch.setattr(store, "checksum", lambda weights: noted.append(1) or checksum(weights))
+    return noted
+
+
+def _settle(path, seconds=60):
+    """Let a file be so old: one that changed a moment ago is verified at every call."""
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
+def test_a_shard_is_hashed_once_while_it_stays_the_same(world, tmp_path, hashed):
+    path = _copy(world().zoo, tmp_path / "zoo")
+    for file in path.parent.iterdir():
+        _settle(file)
+    zoo = Zoo.open(path.parent)
+    mixed = zoo.members.iloc[[70, 3, 119, 4]]  # of both shards
+    first = zoo.weights(mixed)
+    assert len(hashed) == 2
+    again = Zoo.open(path.parent).weights(mixed)
+    assert all(torch.equal(w, again[k]) for k, w in first.items())
+    zoo.weights(zoo.members)
+    assert len(hashed) == 2  # other rows, and another zoo of the same files
+    _settle(path, 30)  # another time: it may have changed
+    zoo.weights(mixed)
+    assert len(hashed) == 3
+    twin = tmp_path / "twin"
+    shutil.copy2(path, twin)
+    twin.replace(path)  # another inode
+    zoo.weights(mixed)
+    zoo.weights(mixed)
+    assert len(hashed) == 4
+    os.utime(path)  # changed a moment ago: a second change may leave its time as it is
+    zoo.weights(mixed)
+    zoo.weights(mixed)
+    assert len(hashed) == 6
+
+
+def test_damage_is_noticed_on_the_first_read_and_on_the_first_one_after_a_change(world, tmp_path):
+    path = _copy(world().zoo, tmp_path / "zoo")
+    whole, zoo = path.read_bytes(), Zoo.open(path.parent)
+    first = zoo.members[zoo.members["shard"] == 1].iloc[:1]  # far from the byte that is damaged
+    for age in (60, 50, 40):
+        _flipped_bit(path)
+        _settle(path, age)
+        with pytest.raises(WeightspaceError, match="numbers changed"):
+            zoo.weights(first)
+        path.write_bytes(whole)
+        _settle(path, age - 5)
+        zoo.weights(first)
+        zoo.weights(first)
+
+
+def test_a_verified_shard_is_verified_again_when_other_members_count_as_diverged(world, tmp_path):
+    path = _copy(world().zoo, tmp_path / "zoo")
+    tensors, meta = load_tensors(path, "zoo-shard")
+    tensors["head.bias"][7] = float("nan")
+    save_tensors(path, "zoo-shard", tensors, meta | {"sha256": checksum(tensors)})
+    _settle(path)
+    zoo = Zoo.open(path.parent)
+    marked = zoo.members.copy()
+    marked.loc[(marked["shard"] == 1) & (marked["row"] == 7), "diverged"] = True
+    Zoo(zoo.folder, marked, zoo.spec).weights(marked)
+    with pytest.raises(WeightspaceError, match=r"'head\.bias' has NaN"):
+        zoo.weights(zoo.members)
 
 
 def test_diverged_runs_are_kept_marked_and_not_selected(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from weightspace.errors import problem
 from weightspace.weights.spec import Spec, Weights
 
 COLUMNS = ("member", "run", "snapshot", "task", "split", "diverged", "shard", "row")
+SETTLED = 2.0  # seconds after which a file's time tells every further change; 2 s is that of FAT
 AGAIN = "delete the file and run `dvc repro`"
 
 
@@ -85,6 +87,30 @@ def check_shard(path: Path, table: pd.DataFrame, spec: Spec | None = None) -> tu
     if written is not None and checksum(weights) != written:
         raise problem("numbers changed after the shard was written", where=path, do=AGAIN)
     return weights, found
+
+
+_verified: set[tuple[str, int, int, int, bytes]] = set()  # of this process: see verified_shard
+
+
+def verified_shard(
+    path: Path, table: pd.DataFrame, spec: Spec | None = None
+) -> tuple[Weights, Spec]:
+    """As :func:`check_shard`, whose work is done once in this process for a file that stays.
+
+    A file counts as another one when its size, its time of change or its inode does, or when other
+    members are marked as diverged. One that changed a moment ago is verified at every call: a second
+    change within the resolution of its time would not show.
+    """
+    state = path.stat() if path.is_file() else None
+    if state is None or time.time() - state.st_mtime < SETTLED:
+        return check_shard(path, table, spec)
+    diverged = table["diverged"].to_numpy(bool).tobytes()
+    key = (str(path.absolute()), state.st_size, state.st_mtime_ns, state.st_ino, diverged)
+    if key in _verified:
+        return open_shard(path, table, spec)
+    out = check_shard(path, table, spec)
+    _verified.add(key)
+    return out
 
 
 def _copy_rows(out: Tensor, to: np.ndarray, piece: Tensor, rows: np.ndarray) -> None:
@@ -160,7 +186,10 @@ class Zoo:
         return lambda who, name, rows: self.part(members.iloc[who], name, rows)
 
     def weights(self, members: pd.DataFrame) -> Weights:
-        """Weights ``(N, *shape)`` of N rows of the members' table, in their order."""
+        """Weights ``(N, *shape)`` of N rows of the members' table, in their order.
+
+        The first call verifies the shards that it needs as a whole; later ones read those rows only.
+        """
         if members.empty:
             raise problem(
                 "no members to read", where=self.folder, do="check the splits in params.yaml"
@@ -169,9 +198,9 @@ class Zoo:
         shards = members["shard"].to_numpy()
         for shard in np.unique(shards):
             table = self.members[self.members["shard"] == shard]
-            weights, _ = check_shard(self.folder / shard_name(shard), table, self.spec)
-            here = torch.from_numpy(np.flatnonzero(shards == shard))
-            rows = torch.tensor(members["row"].to_numpy()[here.numpy()])
+            weights, _ = verified_shard(self.folder / shard_name(shard), table, self.spec)
+            here = np.flatnonzero(shards == shard)
+            rows = members["row"].to_numpy()[here]
             for name, tensor in weights.items():
-                pieces[name][here] = tensor[rows]
+                _copy_rows(pieces[name], here, tensor, rows)
         return pieces
