@@ -2,9 +2,10 @@
 
 They are for looking at, not results: git ignores them, no stage has them as an output or this file
 as a dependency. The curves that stay are in metrics/plots. Where DVCLive is not installed there
-are none.
+are none, and one line says so.
 """
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -12,11 +13,17 @@ from importlib.util import find_spec
 from _stage import ROOT
 from weightspace.progress import watch
 
+NOTE = (
+    "note: no curves while the fit runs: DVCLive is not installed; "
+    "pip install 'weightspace[pipeline]', or use the environment that `make` builds"
+)
+
 
 @contextmanager
 def live(stage: str) -> Iterator[None]:
     """Write the curves of the fit that runs in the block, a row per epoch."""
     if find_spec("dvclive") is None:
+        print(NOTE, file=sys.stderr)
         yield
         return
     from dvclive.live import Live

@@ -16,9 +16,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
-# Idle threads sleep instead of spinning: a fit beside any other busy process is then 1.5 times
-# slower and not 50 times (measured on 2 cores). Read once, when torch loads OpenMP.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from weightspace.errors import WeightspaceError  # noqa: E402
 from weightspace.params import Params, load_params  # noqa: E402

@@ -27,7 +27,7 @@ def test_a_watcher_gets_every_epoch_of_a_fit_as_it_ends(world):
     assert not torch.equal(seen[0][1], seen[-1][1])  # called during the fit, not after it
 
 
-def test_without_dvclive_the_block_runs_and_nothing_is_written(monkeypatch, tmp_path):
+def test_without_dvclive_the_block_runs_and_one_line_says_so(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(_live, "find_spec", lambda name: None)
     monkeypatch.setattr(_live, "ROOT", tmp_path)
     ran = []
@@ -35,4 +35,7 @@ def test_without_dvclive_the_block_runs_and_nothing_is_written(monkeypatch, tmp_
         bar.advance(figures={"epoch": 1, "val_loss": 0.5})
         ran.append(1)
     assert ran
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if line.startswith("note:")] == [_live.NOTE]
+    assert "pip install 'weightspace[pipeline]'" in _live.NOTE
     assert list(tmp_path.iterdir()) == []

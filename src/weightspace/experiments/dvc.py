@@ -10,6 +10,11 @@ from typing import Any
 
 from weightspace.errors import problem
 
+INSTALL = {
+    "dvc": "pip install 'weightspace[pipeline]', or use the environment that `make` builds",
+    "git": "install git",
+}
+
 
 def baseline_commit() -> str:
     """The commit that experiments start from."""
@@ -59,6 +64,11 @@ def _git(*arguments: str) -> str:
 
 
 def _call(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
+    try:
+        return subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+    except FileNotFoundError as error:
+        raise problem(
+            f"no command '{command[0]}'", where="experiments", do=INSTALL[command[0]]
+        ) from error

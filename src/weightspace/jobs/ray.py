@@ -82,7 +82,7 @@ def _cluster(runtime: RuntimeSettings) -> Iterator[None]:
     here: dict[str, Any] = {"num_cpus": workers(runtime), "include_dashboard": False}
     environment = {
         "py_modules": [str(Path(weightspace.__file__).parent)],  # and never an installed copy
-        "env_vars": {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"},
+        "env_vars": {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": os.environ["OMP_WAIT_POLICY"]},
     }
     try:
         _reach(address)
