@@ -98,7 +98,7 @@ class World:
             self.dataset.save(folder / "dataset")
             generate(self.params, folder / "dataset", folder / "zoo", folder / "scratch")
         self.zoo = Zoo.open(folder / "zoo")
-        self.net = net_for(self.dataset, architecture, self.params.nets)
+        self.net = net_for(self.params, self.dataset.shape, self.dataset.classes_per_task)
         self.members = {s: self.zoo.select(s) for s in ("train", "val", "test_sets")}
         self.weights = {s: self.zoo.weights(t) for s, t in self.members.items()}
         self.wanted = self.outputs(self.weights["test_sets"])

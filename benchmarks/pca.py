@@ -34,7 +34,7 @@ from sklearn.decomposition import IncrementalPCA
 import report
 from weightspace.artifacts import load_meta, save_tensors, write_parquet
 from weightspace.nets.base import build_net
-from weightspace.params import NetsSettings, PcaSettings
+from weightspace.params import PcaSettings, Resnet18Settings
 from weightspace.runtime import THREADS, prepare
 from weightspace.weights.pca import fit_tensor
 from weightspace.weights.spec import Spec
@@ -48,8 +48,7 @@ SUBSET = ("layer1.0.conv1.weight", "layer3.0.conv1.weight")  # a small one, one 
 
 def make(folder, members, width, shard):
     """Zoo on disk, shard by shard. Vectors are windows of one pool of random numbers."""
-    settings = NetsSettings.model_validate({"resnet18": {"width": width}})
-    spec = build_net("resnet18", (3, 64, 64), 3, settings).spec
+    spec = build_net("resnet18", (3, 64, 64), 3, Resnet18Settings(width=width)).spec
     pool = np.random.default_rng(0).standard_normal(POOL, np.float32)
     pool = torch.from_numpy(pool).unfold(0, max(t.numel for t in spec.tensors), 1)
     for number in range(-(-members // shard)):

@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import report
 from weightspace.nets.base import build_net
-from weightspace.params import NetsSettings
+from weightspace.params import CnnSettings, MlpSettings
 from weightspace.runtime import prepare
 from weightspace.weights.spec import stack
 from weightspace.zoo.plan import Run
@@ -32,10 +32,16 @@ from weightspace.zoo.train import train_runs
 SHAPE, CLASSES, BATCH, IMAGES = (1, 8, 8), 3, 64, 270
 RUNS, STEPS, ALONE = 96, 100, 3  # at once: runs of one process; one by one: runs
 NETWORKS = 128
+NETS = {  # name -> architecture, settings
+    "mlp": ("mlp", MlpSettings()),
+    "cnn": ("cnn", CnnSettings()),
+    "cnn-batch-norm": ("cnn", CnnSettings(batch_norm=True)),
+}
 
 
-def _net(architecture):
-    return build_net(architecture, SHAPE, CLASSES, NetsSettings())
+def _net(variant):
+    architecture, settings = NETS[variant]
+    return build_net(architecture, SHAPE, CLASSES, settings)
 
 
 def _data(runs, steps):
@@ -45,12 +51,12 @@ def _data(runs, steps):
     return images, labels, torch.randint(IMAGES, (runs, steps, BATCH), generator=rng)
 
 
-def one_by_one(architecture):
+def one_by_one(variant):
     """Plain PyTorch: module, torch.optim.Adam, a loop. Returns wall and CPU seconds."""
     images, labels, batches = _data(ALONE, STEPS)
     seconds = cpu = 0.0
     for i in range(ALONE):
-        module = _net(architecture).module.requires_grad_().train()
+        module = _net(variant).module.requires_grad_().train()
         optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
         start, start_cpu = time.perf_counter(), time.process_time()
         for index in batches[i]:
@@ -62,9 +68,9 @@ def one_by_one(architecture):
     return seconds, cpu
 
 
-def at_once(architecture, count=RUNS, steps=STEPS):
+def at_once(variant, count=RUNS, steps=STEPS):
     """One process's share of the project's training. Returns start, end and CPU seconds of it."""
-    net = _net(architecture)
+    net = _net(variant)
     images, labels, batches = _data(count, steps)
     runs = [Run(i, 0, "adam", 1e-3, 0.0, 1, (steps,)) for i in range(count)]
     init = stack([net.init(torch.Generator().manual_seed(i)) for i in range(count)])
@@ -92,9 +98,9 @@ def in_all(pool, cores, work, *arguments):
     return max(ends) - min(starts), sum(cpu)
 
 
-def outputs(architecture, batched):
+def outputs(variant, batched):
     """Outputs and their gradients of many networks. Returns wall and CPU seconds."""
-    net = _net(architecture)
+    net = _net(variant)
     weights = stack([net.init(torch.Generator().manual_seed(i)) for i in range(NETWORKS)])
     leaves = [w.requires_grad_() for w in weights.values()]
     images = torch.randn(NETWORKS, BATCH, *SHAPE)
@@ -106,21 +112,21 @@ def outputs(architecture, batched):
     return time.perf_counter() - start, time.process_time() - start_cpu
 
 
-def flops_per_step(architecture):
+def flops_per_step(variant):
     """Floating point operations of one run-step, forward and backward, counted by PyTorch."""
-    module = _net(architecture).module.requires_grad_().train()
+    module = _net(variant).module.requires_grad_().train()
     with FlopCounterMode(display=False) as counter:
         module(torch.randn(BATCH, *SHAPE)).square().mean().backward()
     return counter.get_total_flops()
 
 
-def measure(architecture, rounds, cores, pool):
-    """All sides of one architecture, interleaved; a first round warms up and does not count."""
+def measure(variant, rounds, cores, pool):
+    """All sides of one variant, interleaved; a first round warms up and does not count."""
     sides = {  # name -> amount of work, how to do it
-        "one_by_one": (ALONE * STEPS, lambda: one_by_one(architecture)),
-        "at_once": (cores * RUNS * STEPS, lambda: in_all(pool, cores, at_once, architecture)),
-        "outputs_vmap": (NETWORKS, lambda: outputs(architecture, batched=False)),
-        "outputs": (NETWORKS, lambda: outputs(architecture, batched=True)),
+        "one_by_one": (ALONE * STEPS, lambda: one_by_one(variant)),
+        "at_once": (cores * RUNS * STEPS, lambda: in_all(pool, cores, at_once, variant)),
+        "outputs_vmap": (NETWORKS, lambda: outputs(variant, batched=False)),
+        "outputs": (NETWORKS, lambda: outputs(variant, batched=True)),
         "matmul_gflops": (cores * PEAK_FLOPS / 1e9, lambda: in_all(pool, cores, matmul_peak)),
     }
     rates, cpu_rates = {name: [] for name in sides}, {name: [] for name in sides}
@@ -130,7 +136,7 @@ def measure(architecture, rounds, cores, pool):
             if i:
                 rates[name].append(amount / seconds)
                 cpu_rates[name].append(amount / cpu)
-    flops = flops_per_step(architecture)
+    flops = flops_per_step(variant)
     rates["speedup"] = _ratios(rates, "at_once", "one_by_one")
     rates["speedup_cpu"] = [cores * r for r in _ratios(cpu_rates, "at_once", "one_by_one")]
     rates["outputs_speedup"] = _ratios(rates, "outputs", "outputs_vmap")
@@ -143,12 +149,12 @@ def _ratios(rates, above, below):
     return [a / b for a, b in zip(rates[above], rates[below], strict=True)]
 
 
-def scaling(architecture, counts, cores, pool):
+def scaling(variant, counts, cores, pool):
     """Milliseconds per run when the zoo grows, in shards of 100 runs of 10 steps."""
     out = {}
     for count in counts:
         start = time.perf_counter()
-        jobs = [pool.submit(at_once, architecture, 100, 10) for _ in range(count // 100)]
+        jobs = [pool.submit(at_once, variant, 100, 10) for _ in range(count // 100)]
         for job in jobs:
             job.result()
         out[str(count)] = round(1e3 * (time.perf_counter() - start) / count, 3)
@@ -158,7 +164,7 @@ def scaling(architecture, counts, cores, pool):
 def main():
     """Print one JSON object, and write it where asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--architectures", nargs="+", default=["mlp", "cnn", "cnn_bn"])
+    parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--scaling", type=int, nargs="*", default=[], help="for instance 500 8000")
     parser.add_argument("--out", type=Path)
@@ -170,11 +176,11 @@ def main():
         "unit": "run-steps per second (batch 64, Adam), networks per second (64 images each)",
     }
     with ProcessPoolExecutor(cores, get_context("spawn"), prepare, (1,)) as pool:
-        for architecture in options.architectures:
-            out[architecture] = measure(architecture, options.rounds, cores, pool)
+        for variant in options.nets:
+            out[variant] = measure(variant, options.rounds, cores, pool)
             if options.scaling:
-                times = scaling(architecture, options.scaling, cores, pool)
-                out[architecture]["milliseconds_per_run"] = times
+                times = scaling(variant, options.scaling, cores, pool)
+                out[variant]["milliseconds_per_run"] = times
     report.write(out, options.out)
 
 

@@ -16,7 +16,7 @@ from weightspace.zoo.store import Zoo
 def main(params: Params) -> None:
     """Write data/autoencoder and the loss curves."""
     zoo, dataset = Zoo.open(DATA / "zoo"), Dataset.load(DATA / "dataset")
-    net = net_for(dataset, params.zoo.architecture, params.nets)
+    net = net_for(params, dataset.shape, dataset.classes_per_task)
     members = {split: zoo.select(split) for split in ("train", "val")}
     weights = {split: zoo.weights(table) for split, table in members.items()}
     data = AutoencoderData(

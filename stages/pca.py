@@ -13,7 +13,7 @@ from weightspace.zoo.store import Zoo
 def main(params: Params) -> None:
     """Write data/pca and the plot data of explained variance and agreement against k."""
     zoo, dataset = Zoo.open(DATA / "zoo"), Dataset.load(DATA / "dataset")
-    net = net_for(dataset, params.zoo.architecture, params.nets)
+    net = net_for(params, dataset.shape, dataset.classes_per_task)
     train = zoo.select("train")
     SCRATCH.mkdir(exist_ok=True)
     pca = stream_pca(zoo.spec, zoo.reader(train), len(train), params.pca, SCRATCH)

@@ -4,17 +4,18 @@ import torch
 
 from weightspace.params import NetsSettings, Params
 
-# name -> architecture, sizes, image shape, classes
+# name -> architecture, its settings, image shape, classes
 NETS = {
-    "cnn": ("cnn", {"cnn": {"channels": [3, 4]}}, (1, 8, 8), 3),
-    "cnn-odd-colour": ("cnn", {"cnn": {"channels": [4, 3]}}, (3, 9, 13), 4),
-    "cnn-one-layer": ("cnn", {"cnn": {"channels": [5]}}, (2, 4, 6), 2),
-    "cnn_bn": ("cnn_bn", {"cnn_bn": {"channels": [3, 4]}}, (1, 8, 8), 3),
-    "cnn_bn-odd-colour": ("cnn_bn", {"cnn_bn": {"channels": [4, 3]}}, (3, 9, 13), 4),
-    "mlp": ("mlp", {"mlp": {"hidden": [6, 5]}}, (1, 8, 8), 3),
-    "mlp-one-layer": ("mlp", {"mlp": {"hidden": [7]}}, (3, 4, 4), 5),
-    "resnet18": ("resnet18", {"resnet18": {"width": 2}}, (3, 40, 33), 4),
-    "resnet18-small": ("resnet18", {"resnet18": {"width": 3, "stem": "small"}}, (1, 8, 8), 3),
+    "cnn": ("cnn", {"channels": [3, 4]}, (1, 8, 8), 3),
+    "cnn-odd-colour": ("cnn", {"channels": [4, 3]}, (3, 9, 13), 4),
+    "cnn-one-layer": ("cnn", {"channels": [5]}, (2, 4, 6), 2),
+    "cnn-batch-norm": ("cnn", {"channels": [3, 4], "batch_norm": True}, (1, 8, 8), 3),
+    "cnn-batch-norm-odd-colour": ("cnn", {"channels": [4, 3], "batch_norm": True}, (3, 9, 13), 4),
+    "cnn-batch-norm-one-layer": ("cnn", {"channels": [5], "batch_norm": True}, (2, 4, 6), 2),
+    "mlp": ("mlp", {"hidden": [6, 5]}, (1, 8, 8), 3),
+    "mlp-one-layer": ("mlp", {"hidden": [7]}, (3, 4, 4), 5),
+    "resnet18": ("resnet18", {"width": 2}, (3, 40, 33), 4),
+    "resnet18-small": ("resnet18", {"width": 3, "stem": "small"}, (1, 8, 8), 3),
 }
 
 TINY = {
@@ -32,7 +33,6 @@ TINY = {
     },
     "nets": {
         "cnn": {"channels": [3, 4]},
-        "cnn_bn": {"channels": [3, 4]},
         "mlp": {"hidden": [6, 5]},
         "resnet18": {"width": 2, "stem": "small"},
     },
@@ -69,13 +69,29 @@ TINY = {
     "runtime": {"device": "cpu", "workers": 1},
 }
 
+# name -> architecture, its settings where they are not those above; a tiny world of each
+WORLDS = {
+    "cnn": ("cnn", {}),
+    "cnn-batch-norm": ("cnn", {"batch_norm": True}),
+    "mlp": ("mlp", {}),
+    "resnet18": ("resnet18", {}),
+}
+
 
 def build(case):
     """Net of a case."""
     from weightspace.nets.base import build_net
 
-    architecture, sizes, shape, classes = NETS[case]
-    return build_net(architecture, shape, classes, NetsSettings.model_validate(sizes))
+    architecture, settings, shape, classes = NETS[case]
+    section = NetsSettings.model_fields[architecture].annotation
+    return build_net(architecture, shape, classes, section.model_validate(settings))
+
+
+def world_params(name):
+    """Tiny settings of a world."""
+    architecture, settings = WORLDS[name]
+    nets = {architecture: TINY["nets"][architecture] | settings}
+    return tiny(zoo={"architecture": architecture}, nets=nets)
 
 
 def networks(net, count, seed=0, dtype=torch.float32):

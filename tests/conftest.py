@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from cases import tiny
+from cases import world_params
 from weightspace.artifacts import write_bytes
 from weightspace.autoencoders import AUTOENCODERS
 from weightspace.autoencoders.base import AutoencoderData
@@ -86,19 +86,19 @@ def train_zoo(params, folder):
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
-    """Factory: the tiny world of an architecture, made once."""
+    """Factory: the tiny world of one of ``cases.WORLDS``, made once."""
     made = {}
 
-    def make(architecture="cnn"):
-        if architecture not in made:
-            params = tiny(zoo={"architecture": architecture})
-            folder = tmp_path_factory.mktemp(architecture)
+    def make(name="cnn"):
+        if name not in made:
+            params = world_params(name)
+            folder = tmp_path_factory.mktemp(name)
             zoo = Zoo.open(train_zoo(params, folder))
             dataset = Dataset.load(folder / "dataset")
-            net = net_for(dataset, architecture, params.nets)
+            net = net_for(params, dataset.shape, dataset.classes_per_task)
             pca = fit_pca(zoo.spec, zoo.weights(zoo.select("train")), params.pca)
-            made[architecture] = Tiny(params, folder, dataset, zoo, net, pca)
-        return made[architecture]
+            made[name] = Tiny(params, folder, dataset, zoo, net, pca)
+        return made[name]
 
     return make
 

@@ -25,9 +25,8 @@ from weightspace.errors import WeightspaceError
 from weightspace.learning.contrastive import nt_xent
 from weightspace.learning.loop import fit
 from weightspace.learning.mlp import mlp
-from weightspace.nets import NETS
 from weightspace.nets.base import build_net
-from weightspace.params import FitSettings, NetsSettings, Params
+from weightspace.params import CnnSettings, FitSettings, Params
 from weightspace.registry import resolve
 from weightspace.weights.pca import fit_pca
 from weightspace.weights.permutations import shuffled
@@ -106,7 +105,8 @@ def _fit(tiny_world, name, own=None, **changes):
 
 contract = pytest.mark.parametrize(
     ("name", "architecture"),
-    [(c, a) for c in AUTOENCODERS for a in NETS] + [(variant, "cnn") for variant in VARIANTS],
+    [(c, a) for c in AUTOENCODERS for a in cases.WORLDS]
+    + [(variant, "cnn") for variant in VARIANTS],
 )
 
 
@@ -453,7 +453,7 @@ def test_places_between_learned_ones_are_interpolated():
 def test_one_autoencoder_reads_networks_of_two_widths_by_its_transformers(planted):
     """Without the linear path and without a gradient step at the second width."""
     made = planted(4)
-    wide = build_net("cnn", made.data.dataset.shape, 3, NetsSettings(cnn={"channels": [5, 6]}))
+    wide = build_net("cnn", made.data.dataset.shape, 3, CnnSettings(channels=(5, 6)))
     held = {True: made.held, False: _mixtures(wide, 4, 20, 3)}
     own = {"linear": False, "features": 16, "width": 32, "contrast_weight": 0.0}
     autoencoder, _ = _fit(made, "tokens", own, epochs=32, lr=1e-2)
@@ -496,7 +496,7 @@ def _weights_left(autoencoder, weights):
 
 def test_the_autoencoder_of_another_width_is_the_same_autoencoder(fitted):
     world, made = fitted("tokens", "cnn")
-    wide = build_net("cnn", world.dataset.shape, 3, NetsSettings(cnn={"channels": [5, 6]}))
+    wide = build_net("cnn", world.dataset.shape, 3, CnnSettings(channels=(5, 6)))
     autoencoder = made.autoencoder.at(wide.spec, cases.networks(wide, 20))
     own = dict(made.autoencoder.named_parameters())
     assert all(own[name] is p for name, p in autoencoder.named_parameters())

@@ -6,13 +6,12 @@ import torch
 
 import cases
 from weightspace.evaluate import novelty
-from weightspace.nets import NETS
 from weightspace.weights.matching import align, match_weights
 from weightspace.weights.permutations import permute_each, random_permutations, shuffled
 from weightspace.weights.spec import stack, take
 
 
-@pytest.fixture(params=sorted(NETS))
+@pytest.fixture(params=sorted(cases.WORLDS))
 def tiny(request, world):
     """The tiny world of each architecture."""
     return world(request.param)

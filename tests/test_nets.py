@@ -1,20 +1,22 @@
 """Buffers, batch normalisation and ResNet-18 against PyTorch's own and torchvision's layout."""
 
 import copy
+import json
 
 import pytest
 import torch
 from torch import nn
 from torch.func import functional_call, vmap
 
-from cases import NETS, build, networks
+from cases import NETS, WORLDS, build, networks
+from weightspace.nets import NETS as ARCHITECTURES
 from weightspace.nets._batch_norm import BatchNorm
-from weightspace.nets.base import Batched, build_net
-from weightspace.params import NetsSettings, PcaSettings
+from weightspace.nets.base import Batched, build_net, net_from_meta
+from weightspace.params import PcaSettings, Resnet18Settings
 from weightspace.weights.pca import fit_pca
 from weightspace.weights.spec import EPSILON, stack, take
 
-NORMED = [case for case in NETS if NETS[case][0] in ("cnn_bn", "resnet18")]
+NORMED = [case for case in NETS if "batch-norm" in case or "resnet18" in case]
 
 
 def _with_torch_norms(module, **keys):
@@ -47,7 +49,7 @@ def test_batch_norm_is_pytorchs(case, rng):
 
 
 def test_resnet18_has_torchvisions_layout():
-    net = build_net("resnet18", (3, 224, 224), 1000, NetsSettings())
+    net = build_net("resnet18", (3, 224, 224), 1000, Resnet18Settings())
     shapes = {t.name: t.shape for t in net.spec.tensors}
     assert net.spec.parameters.numel == 11_689_512  # as torchvision documents
     assert len(shapes) == 62 + 40  # parameters, running means and variances
@@ -70,7 +72,7 @@ def test_resnet18_has_torchvisions_layout():
 def test_stems_shrink_images_as_documented(rng):
     sizes = {}
     for stem in ("torchvision", "small"):
-        settings = NetsSettings.model_validate({"resnet18": {"width": 1, "stem": stem}})
+        settings = Resnet18Settings(width=1, stem=stem)
         net = build_net("resnet18", (1, 64, 64), 2, settings)
         net.module.layer1.register_forward_hook(
             lambda _, inputs, __, stem=stem: sizes.update({stem: inputs[0].shape[-1]})
@@ -123,7 +125,7 @@ def test_reestimation_leaves_networks_without_buffers(rng):
 
 
 def test_unconstrained_coordinates_reach_every_variance_and_no_other():
-    net = build("cnn_bn")
+    net = build("cnn-batch-norm")
     weights = networks(net, 40)
     back = net.spec.constrain(net.spec.unconstrain(weights))
     for name, w in weights.items():
@@ -139,7 +141,7 @@ def test_unconstrained_coordinates_reach_every_variance_and_no_other():
 
 
 def test_pca_keeps_buffers_and_never_decodes_a_negative_variance(rng):
-    net = build("cnn_bn")
+    net = build("cnn-batch-norm")
     weights = stack([take(networks(net, 1, seed=i), 0) for i in range(30)])
     pca = fit_pca(net.spec, weights, PcaSettings(components=50, identity_below=3))
     for name, w in pca.inverse(pca(weights)).items():
@@ -214,3 +216,25 @@ def _vmapped(net):
         return vmap(one, in_dims=(0, own))(weights, images)
 
     return call
+
+
+def test_every_architecture_has_a_case_and_a_world():
+    assert {architecture for architecture, *_ in NETS.values()} == set(ARCHITECTURES)
+    assert {architecture for architecture, _ in WORLDS.values()} == set(ARCHITECTURES)
+
+
+@pytest.mark.parametrize("case", NETS)
+def test_a_net_is_rebuilt_from_what_its_files_carry(case):
+    net = build(case)
+    again = net_from_meta(json.loads(json.dumps(net.meta)))
+    assert (again.spec, again.meta) == (net.spec, net.meta)
+    others = {net_from_meta(build(other).meta).spec.fingerprint for other in NETS if other != case}
+    assert again.spec.fingerprint not in others
+
+
+def test_batch_normalisation_takes_the_place_of_a_bias():
+    plain, normed = (build(case).spec for case in ("cnn", "cnn-batch-norm"))
+    removed, added = set(plain.names) - set(normed.names), set(normed.names) - set(plain.names)
+    assert removed == {"convs.0.bias", "convs.1.bias"}
+    assert {name.split(".")[0] for name in added} == {"norms"}
+    assert plain.groups == normed.groups

@@ -8,23 +8,22 @@ import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
 
+from cases import WORLDS
 from weightspace.errors import WeightspaceError
 from weightspace.project import onnx as onnx_export
 from weightspace.project.network import load_network, save_network
 from weightspace.weights.spec import take
-
-ARCHITECTURES = ("cnn", "cnn_bn", "mlp", "resnet18")
 
 
 @pytest.fixture
 def written(world, tmp_path):
     """Factory: a trained network of an architecture as a file, and its dataset."""
 
-    def write(architecture):
-        tiny = world(architecture)
+    def write(name):
+        tiny = world(name)
         weights = take(tiny.zoo.weights(tiny.zoo.members.tail(1)), 0)
         info = {"mean": tiny.dataset.mean, "std": tiny.dataset.std, "classes": ["ä", "b", "c"]}
-        path = tmp_path / f"{architecture}.safetensors"
+        path = tmp_path / f"{name}.safetensors"
         save_network(path, tiny.net, weights, info)
         return path, tiny.dataset
 
@@ -37,11 +36,11 @@ def real_images(dataset):
     return (x * dataset.std + dataset.mean).clamp(0, 1).numpy().astype(np.float32)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_outputs_are_those_of_pytorch(architecture, written, tmp_path):
-    path, dataset = written(architecture)
+@pytest.mark.parametrize("name", WORLDS)
+def test_outputs_are_those_of_pytorch(name, written, tmp_path):
+    path, dataset = written(name)
     (file,) = onnx_export.export_onnx([path], tmp_path / "out")
-    assert file.name == f"{architecture}.onnx"
+    assert file.name == f"{name}.onnx"
     model = onnx.load(file)
     onnx.checker.check_model(model, full_check=True)
     network, images = load_network(path), real_images(dataset)

@@ -221,7 +221,7 @@ def test_aligned_coefficients_ignore_the_order_of_hidden_units(rng):
 
 @pytest.mark.parametrize("align", ["none", "matching"])
 def test_a_zoo_on_disk_gives_what_networks_in_memory_give(align, world, tmp_path, monkeypatch):
-    zoo = world("cnn_bn").zoo  # buffers, and variances as logarithms
+    zoo = world("cnn-batch-norm").zoo  # buffers, and variances as logarithms
     train, settings = zoo.select("train"), PcaSettings(components=6, align=align)
     expected = fit_pca(zoo.spec, zoo.weights(train), settings)
     for part in (4 * 7 * zoo.spec.numel, 1 << 27):  # seven networks, all

@@ -132,7 +132,7 @@ def test_fine_tuning_lowers_the_train_loss_and_keeps_networks_apart(project, tas
 
 
 def test_reestimated_statistics_are_those_of_the_train_images(world, images, tmp_path):
-    project = ws.load(finish(world("cnn_bn"), tmp_path))
+    project = ws.load(finish(world("cnn-batch-norm"), tmp_path))
     task = project.task(images, ["2", "0", "1"])
     plain, drawn = (project.sample(task, accuracy=0.6, n=2, reestimate=r) for r in (False, True))
     x = task.dataset.images["train"].flatten(0, 1)
@@ -154,7 +154,7 @@ def test_reestimated_statistics_are_those_of_the_train_images(world, images, tmp
 
 
 def test_candidates_are_measured_with_their_new_statistics(world, images, tmp_path, monkeypatch):
-    project = ws.load(finish(world("cnn_bn"), tmp_path))
+    project = ws.load(finish(world("cnn-batch-norm"), tmp_path))
     task, met = project.task(images, ["2", "0", "1"]), []
     monkeypatch.setattr(
         api, "measure", lambda net, w, *more: met.append(w) or on_task.measure(net, w, *more)
@@ -167,7 +167,7 @@ def test_candidates_are_measured_with_their_new_statistics(world, images, tmp_pa
 
 
 def test_blocks_of_networks_get_the_same_statistics(world, project, images, monkeypatch):
-    tiny, task = world("cnn_bn"), project.task(images, ["2", "0", "1"])
+    tiny, task = world("cnn-batch-norm"), project.task(images, ["2", "0", "1"])
     weights = tiny.zoo.weights(tiny.zoo.select("val")[:5])
     whole = on_task.reestimated(tiny.net, weights, task)
     monkeypatch.setattr(on_task, "PAIRS_AT_ONCE", 1)

@@ -18,13 +18,12 @@ import torch
 import yaml
 
 import reference
-from cases import NETS, build, networks, tiny
+from cases import NETS, WORLDS, build, networks, tiny
 from conftest import _here, train_zoo
 from weightspace.artifacts import load_tensors, save_tensors, write_parquet
 from weightspace.data.dataset import PARTS, make_dataset, task_batch
 from weightspace.errors import WeightspaceError, problem
 from weightspace.jobs import local
-from weightspace.nets import NETS as ARCHITECTURES
 from weightspace.params import ZooSettings
 from weightspace.zoo import generate as generator
 from weightspace.zoo import store
@@ -74,7 +73,7 @@ def test_vectorised_training_equals_one_by_one(case, momentum, rng):
             assert (truth[0] - own[name]).abs().max() > 1e-5  # something was learned
 
 
-@pytest.mark.parametrize("case", ["cnn", "cnn_bn", "mlp"])
+@pytest.mark.parametrize("case", ["cnn", "cnn-batch-norm", "mlp"])
 def test_runs_do_not_see_each_other(case, rng):
     net, runs, init, images, labels, batches = _inputs(case, rng)
     together = train_runs(net, runs, init, images, labels, batches, 0.9)
@@ -156,9 +155,9 @@ def test_more_snapshots_than_steps_is_one_line():
         plan_run(0, settings, 7, 5, 0)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_logged_accuracies_equal_those_of_the_stored_weights(architecture, world):
-    tiny_world = world(architecture)
+@pytest.mark.parametrize("name", WORLDS)
+def test_logged_accuracies_equal_those_of_the_stored_weights(name, world):
+    tiny_world = world(name)
     zoo, dataset, net = tiny_world.zoo, tiny_world.dataset, tiny_world.net
     members = zoo.members
     weights = zoo.weights(members)
@@ -434,7 +433,7 @@ def test_shared_initialisation_is_common_and_the_default_is_not(world, tmp_path)
     for init in ("shared", "independent"):
         zoo = tiny(zoo={"init": init, "adam_lr": [1e-9, 1e-9], "sgd_lr": [1e-9, 1e-9]}).zoo
         folder = tmp_path / init
-        job = ShardJob(tmp_path / "dataset", zoo, tiny().nets, 3, folder, 0)
+        job = ShardJob(tmp_path / "dataset", zoo, tiny().nets.cnn, 3, folder, 0)
         train_shard(job)
         tensors, _ = load_tensors(job.weights_path, "zoo-shard")
         spread[init] = float(tensors["head.weight"].std(0).mean())
@@ -496,7 +495,7 @@ def waiting(world, tmp_path_factory):
     """Work folder whose two shards are finished and wait to be put together."""
     folder = tmp_path_factory.mktemp("waiting")
     for shard in range(2):
-        settings = (tiny().zoo, tiny().nets, tiny().seed)
+        settings = (tiny().zoo, tiny().nets.cnn, tiny().seed)
         train_shard(ShardJob(world().folder / "dataset", *settings, folder, shard))
     return folder
 

@@ -243,16 +243,13 @@ class CnnSettings(Settings):
     """Convolutional network: 3x3 convolutions, each with ReLU and 2x2 average pooling."""
 
     channels: Widths = Field((8, 16), description="channels of each convolution")
+    batch_norm: bool = Field(False, description="normalise after each convolution")
 
 
 class MlpSettings(Settings):
     """Fully connected network with ReLU."""
 
     hidden: Widths = Field((20, 16), description="units of each hidden layer")
-
-
-class CnnBnSettings(CnnSettings):
-    """The convolutional network with batch normalisation after each convolution."""
 
 
 class Resnet18Settings(Settings):
@@ -270,7 +267,6 @@ class NetsSettings(FamilySettings):
     """Sizes of each architecture; only the selected one is a dependency."""
 
     cnn: CnnSettings = CnnSettings()
-    cnn_bn: CnnBnSettings = CnnBnSettings()
     mlp: MlpSettings = MlpSettings()
     resnet18: Resnet18Settings = Resnet18Settings()
 

@@ -42,7 +42,7 @@ def check(params: Params) -> Dataset:
     dataset = make_dataset(params.dataset, params.sources, params.seed)
     options = params.dataset_encoders.of(params.shared_encoder.dataset_encoder)
     encoder.build(dataset.shape, options, torch.Generator())
-    net_for(dataset, params.zoo.architecture, params.nets)
+    net_for(params, dataset.shape, dataset.classes_per_task)
     per_epoch = steps_per_epoch(dataset, params.zoo)
     shortest = params.zoo.model_copy(update={"epochs": (params.zoo.epochs[0],) * 2})
     plan_run(0, shortest, len(dataset.tasks), per_epoch, params.seed)

@@ -150,7 +150,7 @@ def load_trained(data: Path, params: Params) -> tuple[Dataset, Net, Autoencoder]
 
     """
     dataset = Dataset.load(data / "dataset")
-    net = net_for(dataset, params.zoo.architecture, params.nets)
+    net = net_for(params, dataset.shape, dataset.classes_per_task)
     return dataset, net, load_autoencoder(data / "autoencoder" / "autoencoder.safetensors")
 
 

@@ -60,6 +60,11 @@ class Dataset:
         """Classes of every task, int64 ``(T, classes_per_task)``."""
         return torch.tensor(np.stack(self.tasks["classes"].to_list()))
 
+    @property
+    def classes_per_task(self) -> int:
+        """Number of classes of every task."""
+        return self.classes.shape[1]
+
     def task_images(self, tasks: Tensor, part: str) -> Tensor:
         """Images of each task, in the order of its classes: ``(N, c, n, C, H, W)``."""
         return self.images[part][self.classes[tasks]]

@@ -8,7 +8,6 @@ have ``batched(weights, images) -> Chain``, the layers of many networks at once
 
 NETS = {
     "cnn": "weightspace.nets.cnn",
-    "cnn_bn": "weightspace.nets.cnn_bn",
     "mlp": "weightspace.nets.mlp",
     "resnet18": "weightspace.nets.resnet18",
 }

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from weightspace.nets._batch_norm import MOMENTUM
-from weightspace.nets._chain import Chain, Gradients, Kept
-from weightspace.nets._patches import patches
+from weightspace.nets._chain import Gradients, Kept
 from weightspace.weights.spec import EPSILON
 
 
@@ -109,7 +106,7 @@ class Conv3x3:
 
     Three horizontal neighbours are stacked, three rows are three products of parts of that stack: a
     third of the copies that a stack of all nine would be. For images of few channels, where such
-    products are too thin, :func:`patches` and :class:`Linear` are faster.
+    products are too thin, ``_patches.patches`` and :class:`Linear` are faster.
     """
 
     h: int
@@ -193,27 +190,3 @@ class Normalise:
         tilt, level = scale * inverse * by_weight / -count, scale * by_bias / -count
         by_x = torch.addcmul(level[..., None], grad, scale[..., None])
         return by_x.addcmul_(centred, tilt[..., None]), (by_weight, by_bias)
-
-
-def convolutional(
-    images: Tensor,
-    weights: Mapping[str, Tensor],
-    convs: Sequence[tuple[str | None, ...]],
-    norms: Sequence[tuple[Any, ...]] = (),
-) -> Chain:
-    """3x3 convolutions, each with ReLU and 2x2 pooling, then one linear layer, ``head``.
-
-    Args:
-        images: ``(N, B, C, H, W)``, or ``(B, C, H, W)`` for all networks.
-        weights: those of N networks.
-        convs: names of the weight and the bias of each convolution.
-        norms: steps of a :class:`Chain`, one after each convolution, if there are any.
-
-    """
-    h, w = images.shape[-2:]
-    steps: list[tuple[Any, ...]] = []
-    for i, names in enumerate(convs):
-        steps += [(Conv3x3(h, w) if i else Linear(), *names), *norms[i : i + 1], (ReluPool(h, w),)]
-        h, w = h // 2, w // 2
-    steps.append((Linear(), "head.weight", "head.bias"))
-    return Chain(patches(images.movedim(-4, -1)), steps, weights)

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from weightspace.data.dataset import Dataset
 from weightspace.nets import NETS
 from weightspace.nets._batch_norm import MOMENTUM, BatchNorm
 from weightspace.nets._chain import Chain
-from weightspace.params import NetsSettings
+from weightspace.params import NetsSettings, Params, Settings
 from weightspace.registry import resolve
 from weightspace.weights.spec import Spec, Weights, take
 
@@ -178,9 +177,17 @@ class Net:
 
 
 def build_net(
-    architecture: str, shape: tuple[int, int, int], classes: int, settings: NetsSettings
+    architecture: str, shape: tuple[int, int, int], classes: int, settings: Settings
 ) -> Net:
-    """Build an architecture by name for images of ``shape`` (C, H, W) and ``classes`` outputs."""
+    """Build an architecture by name.
+
+    Args:
+        architecture: a key of :data:`weightspace.nets.NETS`.
+        shape: channels, height, width of an image.
+        classes: number of outputs.
+        settings: the section of this architecture under ``nets`` in params.yaml.
+
+    """
     family = resolve(NETS, architecture, "zoo.architecture")
     module = family.build(shape, classes, settings).requires_grad_(requires_grad=False)
     meta = {
@@ -192,12 +199,25 @@ def build_net(
     return Net(module, family.spec(module), meta)
 
 
-def net_for(dataset: Dataset, architecture: str, settings: NetsSettings) -> Net:
-    """Build an architecture by name for the images and tasks of a dataset."""
-    return build_net(architecture, dataset.shape, dataset.classes.shape[1], settings)
+def net_for(
+    params: Params, shape: tuple[int, int, int], classes: int, architecture: str | None = None
+) -> Net:
+    """Build the architecture that params.yaml selects, or another one at the sizes that it has there.
+
+    Args:
+        params: all settings.
+        shape: channels, height, width of an image.
+        classes: number of outputs.
+        architecture: instead of ``zoo.architecture``.
+
+    """
+    name = params.zoo.architecture if architecture is None else architecture
+    resolve(NETS, name, "zoo.architecture")  # an unknown name has no settings either
+    return build_net(name, shape, classes, params.nets.of(name))
 
 
 def net_from_meta(meta: Mapping[str, Any]) -> Net:
     """Rebuild a net from its ``meta``, as autoencoders and checkpoints carry it."""
-    settings = NetsSettings.model_validate(meta["settings"])
+    section = cast("type[Settings]", NetsSettings.model_fields[meta["architecture"]].annotation)
+    settings = section.model_validate(meta["settings"])
     return build_net(meta["architecture"], tuple(meta["shape"]), meta["classes"], settings)

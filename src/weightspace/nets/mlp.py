@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from weightspace.nets._chain import Chain
 from weightspace.nets._layers import Linear, Relu
-from weightspace.params import NetsSettings
+from weightspace.params import MlpSettings
 from weightspace.weights.spec import Axis, Spec, TensorSpec
 
 
@@ -50,9 +50,9 @@ class Mlp(nn.Module):
         return Chain(images.flatten(-3).mT, steps, weights)
 
 
-def build(shape: tuple[int, int, int], classes: int, settings: NetsSettings) -> Mlp:
+def build(shape: tuple[int, int, int], classes: int, settings: MlpSettings) -> Mlp:
     """Network for images of ``shape`` (C, H, W) with ``classes`` outputs."""
-    return Mlp(shape, classes, settings.mlp.hidden)
+    return Mlp(shape, classes, settings.hidden)
 
 
 def spec(module: Mlp) -> Spec:

@@ -1,7 +1,7 @@
 """ResNet-18 with torchvision's tensor names and shapes; the width and the stem are settings.
 
 Source: He et al. (2016), arXiv 1512.03385, table 1. Batch normalisation has no counter
-(``weightspace.layers.BatchNorm``); everything else of torchvision's state is here, in its order.
+(``weightspace.nets._batch_norm``); everything else of torchvision's state is here, in its order.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weightspace.nets._batch_norm import BatchNorm, batch_norm_tensors
-from weightspace.params import NetsSettings, Resnet18Settings
+from weightspace.params import Resnet18Settings
 from weightspace.weights.spec import Axis, Spec, TensorSpec
 
 
@@ -73,9 +73,9 @@ class Resnet18(nn.Module):
         return out
 
 
-def build(shape: tuple[int, int, int], classes: int, settings: NetsSettings) -> Resnet18:
+def build(shape: tuple[int, int, int], classes: int, settings: Resnet18Settings) -> Resnet18:
     """Network for images of ``shape`` (C, H, W) with ``classes`` outputs."""
-    return Resnet18(shape[0], classes, settings.resnet18)
+    return Resnet18(shape[0], classes, settings)
 
 
 def spec(module: Resnet18) -> Spec:

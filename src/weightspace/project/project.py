@@ -354,7 +354,7 @@ def import_zoo(
     """
     root = Path(root)
     params, dataset = load_params(root / "params.yaml"), Dataset.load(root / "data" / "dataset")
-    net = net_for(dataset, arch, params.nets)
+    net = net_for(params, dataset.shape, dataset.classes_per_task, arch)
     return imported.import_zoo(Path(folder), Path(results), net, dataset, Path(out))
 
 

@@ -45,8 +45,8 @@ def work_key(params: Params, dataset: Path) -> str:
     """
     digest = hashlib.sha256()
     zoo = params.zoo.model_dump(mode="json", exclude={"runs"})
-    nets = getattr(params.nets, params.zoo.architecture).model_dump(mode="json")
-    digest.update(canonical([params.seed, zoo, nets]).encode())
+    net = params.nets.of(params.zoo.architecture).model_dump(mode="json")
+    digest.update(canonical([params.seed, zoo, net]).encode())
     loaded = (n for n in sys.modules if n.split(".")[0] == "weightspace")
     for name in sorted(n for n in loaded if not n.startswith(EXECUTORS_PACKAGE)):
         file = sys.modules[name].__file__
@@ -73,9 +73,9 @@ def generate(params: Params, dataset_folder: Path, out: Path, scratch: Path) -> 
     resolve(NETS, params.zoo.architecture, "zoo.architecture")
     folder = scratch / work_key(params, dataset_folder)
     shards = -(-params.zoo.runs // params.zoo.runs_per_shard)
-    where = device(params.runtime)
+    where, net = device(params.runtime), params.nets.of(params.zoo.architecture)
     jobs = [
-        ShardJob(dataset_folder, params.zoo, params.nets, params.seed, folder, shard, where)
+        ShardJob(dataset_folder, params.zoo, net, params.seed, folder, shard, where)
         for shard in range(shards)
     ]
     with _alone(folder):

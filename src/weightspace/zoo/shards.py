@@ -21,8 +21,8 @@ from torch import Tensor
 from weightspace.artifacts import canonical, read_parquet, write_bytes, write_parquet
 from weightspace.data.dataset import PARTS, Dataset, task_batch
 from weightspace.errors import problem
-from weightspace.nets.base import Net, net_for
-from weightspace.params import NetsSettings, ZooSettings
+from weightspace.nets.base import Net, build_net
+from weightspace.params import Settings, ZooSettings
 from weightspace.rng import stream, torch_stream
 from weightspace.weights.spec import Weights, stack, take
 from weightspace.zoo.plan import Run, plan_run
@@ -38,7 +38,7 @@ class ShardJob:
 
     dataset: Path
     zoo: ZooSettings
-    nets: NetsSettings
+    net: Settings
     seed: int
     folder: Path
     shard: int
@@ -116,7 +116,7 @@ def train_shard(job: ShardJob) -> int:
     larger one; runs beyond ``zoo.runs`` are left out when the zoo is put together.
     """
     dataset = Dataset.load(job.dataset)
-    net = net_for(dataset, job.zoo.architecture, job.nets)
+    net = build_net(job.zoo.architecture, dataset.shape, dataset.classes_per_task, job.net)
     per_epoch = steps_per_epoch(dataset, job.zoo)
     numbers = range(job.shard * job.zoo.runs_per_shard, (job.shard + 1) * job.zoo.runs_per_shard)
     runs = [plan_run(n, job.zoo, len(dataset.tasks), per_epoch, job.seed) for n in numbers]
