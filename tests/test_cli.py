@@ -12,9 +12,11 @@ import torch
 import typer
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
 from weightspace.artifacts import META_KEY, read_json
 from weightspace.cli import app as cli
+from weightspace.errors import WeightspaceError
 from weightspace.weights.spec import take
 from workspace import ROOT
 
@@ -371,6 +373,80 @@ def test_info(run, sampled, project_root):
         done = run("info", path)
         assert done.code == 0, (path, done.err)
         assert all(word in done.out for word in said), (path, done.out)
+
+
+@pytest.fixture
+def unloaded(monkeypatch):
+    """No command may get as far as loading a project."""
+    monkeypatch.setattr("weightspace.cli.use.start", lambda *_: pytest.fail("work was done"))
+
+
+def test_encode_writes_over_its_earlier_latents_only(run, sampled, project):
+    (sampled / "other").mkdir()
+    shutil.copy(sampled / "out" / "network-00001.safetensors", sampled / "other")
+    for networks in ("out", "other"):
+        assert run("encode", networks, "--out", "z.safetensors").code == 0
+    assert len(project.load_latents(sampled / "z.safetensors")[0]) == 1
+
+
+@pytest.mark.parametrize("out", ["autoencoder", "network", "zoo", "link", "loop", "cut", "text"])
+def test_encode_writes_over_nothing_else(out, run, sampled, project_root, unloaded):
+    """Not over artefacts of the project, networks, damaged files or what is no artefact at all."""
+    artefact = sampled / "data" / "autoencoder.safetensors"
+    artefact.parent.mkdir()
+    shutil.copy(project_root / "data" / "autoencoder" / artefact.name, artefact)
+    (sampled / "link.safetensors").symlink_to(artefact)
+    (sampled / "loop.safetensors").symlink_to(sampled / "loop.safetensors")
+    (sampled / "cut.safetensors").write_bytes(artefact.read_bytes()[:-9])
+    (sampled / "text.safetensors").write_text("my notes")
+    shutil.copy(
+        project_root / "data" / "zoo" / "weights-00000.safetensors", sampled / "zoo.safetensors"
+    )
+    name = {"autoencoder": artefact, "network": "out/network-00001.safetensors"}
+    before = {f: f.read_bytes() for f in sampled.rglob("*") if f.is_file()}
+    network = "out/network-00000.safetensors"
+    refused(run("encode", network, "--out", name.get(out, f"{out}.safetensors")))
+    assert {f: f.read_bytes() for f in sampled.rglob("*") if f.is_file()} == before
+
+
+@pytest.mark.parametrize("out", ["z.safetensors", "./in/../z.safetensors", "hard.safetensors"])
+def test_encode_writes_over_none_of_its_inputs(out, run, sampled, unloaded):
+    """Latents would do as a target, but not as one that is read: by name, path or hard link."""
+    meta = {META_KEY: '{"kind":"latents"}'}
+    (sampled / "in").mkdir()
+    save_file({"z": torch.zeros(1, 6)}, sampled / "z.safetensors", meta)
+    (sampled / "hard.safetensors").hardlink_to(sampled / "z.safetensors")
+    done = run("encode", "out", "z.safetensors", "--out", out)
+    refused(done)
+    assert "is an input of this command" in done.err
+
+
+def test_other_commands_write_over_their_earlier_files_only(monkeypatch, tmp_path, project_root):
+    monkeypatch.chdir(tmp_path)
+    runner = CliRunner()
+    commands = {
+        "params.md": ["params"],
+        "page.html": ["report", "--root", str(project_root)],
+    }
+    for name, words in commands.items():
+        for _ in range(2):
+            assert runner.invoke(cli.app, [*words, "--out", name]).exit_code == 0
+        written = (tmp_path / name).read_bytes()
+        for other in (
+            b"seed: 0",
+            b"",
+            *(
+                (tmp_path / n).read_bytes()
+                for n in commands
+                if n != name and (tmp_path / n).exists()
+            ),
+        ):
+            (tmp_path / "mine").write_bytes(other)
+            done = runner.invoke(cli.app, [*words, "--out", "mine"])
+            assert isinstance(done.exception, WeightspaceError)
+            assert "this command did not write it" in str(done.exception)
+            assert (tmp_path / "mine").read_bytes() == other
+        assert (tmp_path / name).read_bytes() == written
 
 
 # Words of a command that must be refused, beside a folder `out` of networks and `my.npz`

@@ -258,6 +258,36 @@ def test_a_page_of_the_project_goes_on_from_its_own_figures(
     assert len(experiments) == 1
 
 
+@pytest.mark.parametrize("name", ["table.yaml", "notes.md", "params.csv", "folder.md"])
+@pytest.mark.parametrize("render", [False, True])
+def test_a_table_is_written_over_an_earlier_one_only(
+    name, render, definition, experiments, tmp_path
+):
+    """Not over the definition, another text, or raw figures; and no experiment runs before."""
+    good = tmp_path / "good.md"
+    suite.run_suite(definition, good)
+    suite.run_suite(definition, good)  # the control
+    (tmp_path / "folder.md").mkdir()
+    (tmp_path / "notes.md").write_text("# Notes")
+    for other in ("table", "notes", "folder"):
+        (tmp_path / f"{other}.csv").write_bytes(good.with_suffix(".csv").read_bytes())
+    (tmp_path / "params.csv").write_bytes(good.with_suffix(".csv").read_bytes())
+    before, ran = {f: f.read_bytes() for f in tmp_path.iterdir() if f.is_file()}, len(experiments)
+    with pytest.raises(WeightspaceError) as error:
+        (suite.render_suite if render else suite.run_suite)(definition, tmp_path / name)
+    assert "\n" not in str(error.value)
+    assert {f: f.read_bytes() for f in tmp_path.iterdir() if f.is_file()} == before
+    assert len(experiments) == ran
+
+
+def test_raw_figures_are_written_over_earlier_ones_only(definition, experiments, tmp_path):
+    (tmp_path / "r.csv").write_text("my,data\n1,2\n")
+    with pytest.raises(WeightspaceError, match="this command did not write it"):
+        suite.run_suite(definition, tmp_path / "r.md")
+    assert (tmp_path / "r.csv").read_text() == "my,data\n1,2\n"
+    assert not experiments
+
+
 def test_a_table_is_rendered_anew_without_a_run(definition, experiments, tmp_path):
     out = tmp_path / "r.md"
     with pytest.raises(WeightspaceError, match=r"r.csv: no figures of an earlier run"):
@@ -265,7 +295,7 @@ def test_a_table_is_rendered_anew_without_a_run(definition, experiments, tmp_pat
     suite.run_suite(definition, out)
     page, raw = out.read_text(), out.with_suffix(".csv").read_bytes()
     jobs = experiments.copy()
-    out.write_text("an earlier layout")
+    out.write_text(f"An earlier layout\n{page.splitlines()[2]}\n")
     suite.render_suite(definition, out)
     assert out.read_text() == page
     changed = DEFINITION | {"title": "Another"}

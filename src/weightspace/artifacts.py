@@ -19,7 +19,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,42 @@ def check_new(out: Path) -> None:
         raise problem("is not a folder", where=out, do="give the name of a new folder")
     if out.is_dir() and any(out.iterdir()):
         raise problem("folder is not empty", where=out, do="give a new one, or empty it")
+
+
+def check_file(out: Path, is_earlier: Callable[[Path], bool], inputs: Iterable[Path] = ()) -> None:
+    """Refuse a file that must not be written over, before anything is computed.
+
+    Args:
+        out: the file to write; a new one, or one that the same command wrote before.
+        is_earlier: says of an existing file whether the same command wrote it.
+        inputs: files that the command reads; ``out`` may be none of them.
+
+    Raises:
+        WeightspaceError: a folder, an input, or a file of something else.
+
+    """
+    new = "give the name of a new file"
+    if out.is_dir():
+        raise problem("is a folder", where=out, do=new)
+    if out.is_symlink() and not out.exists():
+        raise problem("is a link to nothing", where=out, do=new)
+    if not out.exists():
+        return
+    if any(path.exists() and out.samefile(path) for path in inputs):
+        raise problem("is an input of this command, which would write over it", where=out, do=new)
+    if not is_earlier(out):
+        raise problem("is there, and this command did not write it", where=out, do=new)
+
+
+def begins(*texts: str) -> Callable[[Path], bool]:
+    """For :func:`check_file`: says whether a file has all these texts in its first 4096 bytes."""
+
+    def has_all(path: Path) -> bool:
+        with path.open("rb") as file:
+            head = file.read(4096)
+        return all(text.encode() in head for text in texts)
+
+    return has_all
 
 
 @contextmanager

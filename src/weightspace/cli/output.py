@@ -12,11 +12,11 @@ from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
-from weightspace.artifacts import new_folder, write_parquet
+from weightspace.artifacts import check_file, new_folder, write_parquet
 from weightspace.data.dataset import PARTS
 from weightspace.data.images import GivenTask
 from weightspace.errors import problem
-from weightspace.project.project import Project
+from weightspace.project.project import Project, is_latents
 from weightspace.project.samples import Samples, file_name
 from weightspace.weights.checkpoints import find
 from weightspace.zoo.imported import Imported
@@ -83,10 +83,15 @@ def show_import(found: Imported, out: Path) -> None:
     print(f"Written to {out}: {table['members'].sum()} networks, read again and measured again")
 
 
-def encode_files(project: Project, paths: list[Path], out: Path) -> None:
-    """Encode checkpoints and say where the latents are."""
+def check_encode(paths: list[Path], out: Path) -> None:
+    """Refuse, before anything is loaded, a file that `encode` must not write over."""
     if out.suffix != ".safetensors":
         raise problem("not a .safetensors file", where=out, do="name it with that ending")
+    check_file(out, is_latents, [file for path in paths for file in find(path)])
+
+
+def encode_files(project: Project, paths: list[Path], out: Path) -> None:
+    """Encode checkpoints and say where the latents are."""
     files = [file for path in paths for file in find(path)]
     latents = project.encode(project.networks(*files))
     project.save_latents(out, latents, [str(f) for f in files])

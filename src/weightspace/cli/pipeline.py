@@ -30,9 +30,10 @@ def params_(
     out: Annotated[Path, typer.Option(help="Markdown file to write")] = Path("docs/params.md"),
 ) -> None:
     """Write the reference of all settings, made from their schema."""
-    from weightspace.artifacts import write_bytes
-    from weightspace.report.settings import reference
+    from weightspace.artifacts import begins, check_file, write_bytes
+    from weightspace.report.settings import MADE_BY, reference
 
+    check_file(out, begins(MADE_BY))
     write_bytes(out, reference().encode())
 
 

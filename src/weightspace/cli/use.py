@@ -94,8 +94,9 @@ def encode(
     root: Root = Path(),
 ) -> None:
     """Encode networks to latents."""
-    from weightspace.cli.output import encode_files
+    from weightspace.cli.output import check_encode, encode_files
 
+    check_encode(paths, out)
     encode_files(start(root), paths, out)
 
 

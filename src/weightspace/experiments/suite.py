@@ -19,12 +19,13 @@ import yaml
 from pydantic import Field, ValidationError
 from scipy.stats import t as student
 
-from weightspace.artifacts import write_bytes
+from weightspace.artifacts import begins, check_file, write_bytes
 from weightspace.errors import problem
 from weightspace.experiments.dvc import baseline_commit, experiment, run_one, value
 from weightspace.params import Settings
 from weightspace.progress import progress
 
+COMMAND = "python -m weightspace suite"
 COLUMNS = ["row", "column", "seed", "value", "experiment"]  # of the raw figures
 
 
@@ -131,10 +132,11 @@ def run_suite(path: Path, out: Path, sets: Sequence[str] = (), *, resume: bool =
             lack; whether the code is the same is the caller's to know.
 
     Raises:
-        WeightspaceError: an experiment failed; what was measured before it stays.
+        WeightspaceError: ``out`` is another file; an experiment failed; what was measured before it stays.
 
     """
     suite = load_suite(path).changed(sets)
+    _check_files(path, out, reads_raw=resume)
     heading = command(path, out, sets)
     raw = out.with_suffix(".csv")
     known = _known(raw, suite) if resume else pd.DataFrame(columns=COLUMNS)
@@ -160,8 +162,26 @@ def render_suite(path: Path, out: Path, sets: Sequence[str] = ()) -> None:
 
     """
     suite = load_suite(path).changed(sets)
+    _check_files(path, out, reads_raw=True)
     figures = _read(out.with_suffix(".csv"), COLUMNS[:-1])
     write_bytes(out, markdown(suite, figures, command(path, out, sets)).encode())
+
+
+def _check_files(definition: Path, out: Path, *, reads_raw: bool) -> None:
+    """Refuse to write the table, or the raw figures beside it, over anything else.
+
+    Args:
+        definition: an input.
+        out: the table.
+        reads_raw: the raw figures are read first, which refuses other files in its own words.
+
+    """
+    raw = out.with_suffix(".csv")
+    if out == raw:
+        raise problem("is the name of the raw figures", where=out, do="name the table .md")
+    check_file(out, begins(f"Made by `{COMMAND}"), [definition])
+    if not reads_raw:
+        check_file(raw, begins(",".join(COLUMNS[:-1])), [definition])
 
 
 def _read(raw: Path, columns: list[str]) -> pd.DataFrame:
@@ -272,7 +292,7 @@ def command(path: Path, out: Path, sets: Sequence[str] = ()) -> str:
     """Command line that makes a table."""
     items = [part for item in sets for part in ("-S", item)]
     words = [path.as_posix(), *items, "--out", out.as_posix()]
-    return "python -m weightspace suite " + shlex.join(words)
+    return f"{COMMAND} " + shlex.join(words)
 
 
 def markdown(suite: Suite, figures: pd.DataFrame, heading: str) -> str:

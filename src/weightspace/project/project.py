@@ -29,12 +29,12 @@ import torch
 from torch import Tensor
 
 from weightspace import __version__
-from weightspace.artifacts import load_tensors, save_tensors
+from weightspace.artifacts import check_file, load_tensors, read_meta, save_tensors
 from weightspace.autoencoders.base import Autoencoder, decode_latents, encode_members
 from weightspace.data.dataset import Dataset
 from weightspace.data.images import GivenTask, ImageSet, check_choice, make_task, read_images
 from weightspace.data.sources.base import read_npz
-from weightspace.errors import problem
+from weightspace.errors import WeightspaceError, problem
 from weightspace.nets.base import Net, net_for
 from weightspace.params import Params, load_params
 from weightspace.progress import progress
@@ -270,7 +270,15 @@ class Project:
         return prediction.predict(self.zoo, self.autoencoder, weights, seed)
 
     def save_latents(self, path: Path | str, latents: Tensor, names: Sequence[str]) -> None:
-        """Write latents ``(N, L)`` with a name for each, to be decoded by this autoencoder only."""
+        """Write latents ``(N, L)`` with a name for each, to be decoded by this autoencoder only.
+
+        Args:
+            path: a new file, or one of latents.
+            latents: what :meth:`encode` gave.
+            names: of the networks.
+
+        """
+        check_file(Path(path), is_latents)
         meta = {"names": list(names), "autoencoder": self.provenance()["sha256"]["autoencoder"]}
         save_tensors(Path(path), LATENTS, {"z": latents}, meta)
 
@@ -337,6 +345,14 @@ class Project:
         }
         hashes = {k: hashlib.sha256(p.read_bytes()).hexdigest()[:16] for k, p in files.items()}
         return {"weightspace": __version__, "commit": _commit(self.root), "sha256": hashes}
+
+
+def is_latents(path: Path) -> bool:
+    """Whether a file is one that :meth:`Project.save_latents` wrote."""
+    try:
+        return (read_meta(path) or {}).get("kind") == LATENTS
+    except WeightspaceError:  # damaged, or no safetensors file at all
+        return False
 
 
 def import_zoo(

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from weightspace.artifacts import read_json, write_bytes
+from weightspace.artifacts import begins, check_file, read_json, write_bytes
 from weightspace.params import Params, load_params
 from weightspace.report import tables as results
 from weightspace.report.html import element, page, picture, steps, table
@@ -47,6 +47,7 @@ CAPTIONS = {
     "calibration.csv": "Networks sampled for held-out tasks; on the grey line requests are met.",
 }
 AGAIN = "run make repro"
+TITLE = "weightspace: report"
 
 
 def write(root: Path, out: Path) -> list[str]:
@@ -60,9 +61,10 @@ def write(root: Path, out: Path) -> list[str]:
         What was written and what is missing, a line each.
 
     Raises:
-        WeightspaceError: no settings, or a file that is there but damaged.
+        WeightspaceError: no settings, a file that is there but damaged, or ``out`` is another file.
 
     """
+    check_file(out, begins(f"<title>{TITLE}</title>"))
     missing: list[str] = []
     params = load_params(root / "params.yaml")
     metrics = _metrics(root, missing)
@@ -72,7 +74,7 @@ def write(root: Path, out: Path) -> list[str]:
     if said:
         text = f"<p>This page is not complete; {AGAIN}. Missing:</p><ul>{said}</ul>"
         body.insert(1, f'<div class="missing">{text}</div>\n')
-    write_bytes(out, page("weightspace: report", "".join(body)).encode())
+    write_bytes(out, page(TITLE, "".join(body)).encode())
     return [f"Written to {out}", *(f"missing: {name}; {AGAIN}" for name in missing)]
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 from weightspace.params import Params
 
-HEAD = """# Settings
+MADE_BY = "python -m weightspace params"  # in the file that this command wrote
+HEAD = f"""# Settings
 
 Every key of `params.yaml`, what it may be and what it means. Made from the schema in
-`src/weightspace/params.py` by `python -m weightspace params`; do not edit. No key has
+`src/weightspace/params.py` by `{MADE_BY}`; do not edit. No key has
 a silent default: each must be in the file. `weightspace validate` checks a file.
 
 Change one for a single experiment with `dvc exp run -S zoo.runs=400`.
