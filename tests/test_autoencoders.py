@@ -574,6 +574,33 @@ def test_a_loss_that_is_not_finite_is_one_line():
         _scripted([1.0, float("nan")], patience=3)
 
 
+def _behind(stale):
+    """Fit the second of two layers behind a frozen first one, which holds gradients of that size."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))
+    x = 50 * torch.randn(8, 3)
+    for parameter in module.parameters():
+        parameter.grad = torch.full_like(parameter, stale)
+    module[0].requires_grad_(requires_grad=False)
+
+    def loss(rows, split, generator):
+        return {"loss": (module(x[rows]) - x[rows].sum(1, keepdim=True)).square().mean()}
+
+    settings = FitSettings(epochs=6, batch_size=2, lr=0.01, patience=9)
+    fit("test", module, loss, {"train": 8, "val": 8}, settings, 0)
+    return module
+
+
+def test_old_gradients_of_frozen_parts_do_not_count_in_the_clipped_norm():
+    fresh, after = _behind(0.0), _behind(1e12)
+    assert all(
+        torch.equal(a, b) for a, b in zip(fresh.parameters(), after.parameters(), strict=True)
+    )
+    assert all(p.grad is None for p in after[0].parameters())
+    norm = torch.cat([p.grad.flatten() for p in after[1].parameters()]).norm()
+    assert float(norm) == pytest.approx(1, abs=1e-4)  # the control: what is fitted is clipped
+
+
 @pytest.mark.parametrize("empty", ["train", "val"])
 def test_nothing_to_madeis_one_line(empty):
     counts = {"train": 3, "val": 3} | {empty: 0}

@@ -18,6 +18,7 @@ from weightspace.rng import torch_stream
 # loss(rows, split, generator) -> named losses; the entry "loss" is minimised
 Loss = Callable[[Tensor, str, torch.Generator], dict[str, Tensor]]
 WARM_UP = 0.05  # share of all steps
+CLIP = 1.0  # largest norm of the gradient of all that is fitted
 BETAS = (0.9, 0.98)  # AdamW, Loshchilov and Hutter (2019), arXiv 1711.05101
 
 
@@ -54,6 +55,7 @@ def fit(
         )
     rng = torch_stream(seed, name, "fit")
     trained = [p for p in module.parameters() if p.requires_grad]
+    module.zero_grad()  # frozen parts may hold those of an earlier fit
     optimizer = torch.optim.AdamW(
         trained, settings.lr, BETAS, weight_decay=settings.weight_decay, fused=True
     )
@@ -96,7 +98,7 @@ def _epoch(
         parts = loss(batch, "train", rng)
         optimizer.zero_grad()
         parts["loss"].backward()
-        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        nn.utils.clip_grad_norm_([p for p in module.parameters() if p.requires_grad], CLIP)
         optimizer.step()
         schedule.step()
         out.append({k: v.detach() for k, v in parts.items()})
