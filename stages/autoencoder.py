@@ -5,23 +5,17 @@ from _stage import DATA, METRICS, run
 from weightspace.artifacts import write_csv
 from weightspace.autoencoders import AUTOENCODERS
 from weightspace.autoencoders.base import AutoencoderData
-from weightspace.data.dataset import Dataset
-from weightspace.nets.base import net_for
 from weightspace.params import Params
 from weightspace.registry import resolve
 from weightspace.weights.pca import TensorPca
+from weightspace.zoo.runner import load_runner
 from weightspace.zoo.store import Zoo
 
 
 def main(params: Params) -> None:
     """Write data/autoencoder and the loss curves."""
-    zoo, dataset = Zoo.open(DATA / "zoo"), Dataset.load(DATA / "dataset")
-    net = net_for(params, dataset.shape, dataset.classes_per_task)
-    members = {split: zoo.select(split) for split in ("train", "val")}
-    weights = {split: zoo.weights(table) for split, table in members.items()}
-    data = AutoencoderData(
-        net, TensorPca.load(DATA / "pca" / "pca.safetensors"), weights, members, dataset
-    )
+    pca = TensorPca.load(DATA / "pca" / "pca.safetensors")
+    data = AutoencoderData.of(Zoo.open(DATA / "zoo"), load_runner(DATA, params), pca)
     family = resolve(AUTOENCODERS, params.autoencoder.model, "autoencoder.model")
     with live("autoencoder"):
         options = params.autoencoders.of(params.autoencoder.model)

@@ -10,10 +10,10 @@ from weightspace.zoo.store import Zoo
 
 def main(params: Params) -> None:
     """Write metrics/generation.json."""
-    zoo, (dataset, net, autoencoder) = Zoo.open(DATA / "zoo"), load_trained(DATA, params)
+    zoo, (runner, autoencoder) = Zoo.open(DATA / "zoo"), load_trained(DATA, params)
     limit = params.evaluate.novelty_networks
-    found = evaluate_generation(zoo, autoencoder, net, dataset, limit, params.seed)
-    write_json(METRICS / "generation.json", found)
+    metrics = evaluate_generation(zoo, autoencoder, runner, limit, params.seed)
+    write_json(METRICS / "generation.json", metrics)
 
 
 if __name__ == "__main__":

@@ -2,22 +2,23 @@
 
 from _stage import DATA, METRICS, run
 from weightspace.artifacts import write_json
+from weightspace.data.tasks import TEST_SPLITS
 from weightspace.evaluate.controls import TrainMembers
 from weightspace.evaluate.novelty import evaluate_novelty
 from weightspace.params import Params
-from weightspace.sampling.sampler import Sampler
+from weightspace.sampling.sampler import load_sampler
 from weightspace.zoo.store import Zoo
 
 
 def main(params: Params) -> None:
     """Write metrics/novelty.json."""
-    zoo, sampler = Zoo.open(DATA / "zoo"), Sampler.load(DATA, params)
-    donors = TrainMembers.of(zoo, sampler.shared_encoder, sampler.dataset)
+    zoo, (sampler, runner) = Zoo.open(DATA / "zoo"), load_sampler(DATA, params)
+    donors = TrainMembers.of(zoo, sampler, runner)
     limit, out = params.evaluate.novelty_networks, {}
-    for split in ("test_sets", "test_classes"):
-        found = evaluate_novelty(zoo, sampler, donors, split, limit, params.seed)
-        if found is not None:
-            out[split] = found
+    for split in TEST_SPLITS:
+        metrics = evaluate_novelty(zoo, sampler, runner, donors, split, limit, params.seed)
+        if metrics is not None:
+            out[split] = metrics
     write_json(METRICS / "novelty.json", out)
 
 

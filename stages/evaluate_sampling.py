@@ -3,31 +3,33 @@
 from _stage import DATA, METRICS, run
 from weightspace.artifacts import write_csv, write_json
 from weightspace.autoencoders.base import encode_members
+from weightspace.data.tasks import HELD_OUT
 from weightspace.evaluate.controls import TrainMembers
 from weightspace.evaluate.retrieval import heat_map, retrieval
-from weightspace.evaluate.sampling import SPLITS, evaluate_split
+from weightspace.evaluate.sampling import evaluate_split
 from weightspace.params import Params
-from weightspace.sampling.sampler import Sampler
+from weightspace.sampling.sampler import load_sampler
 from weightspace.zoo.store import Zoo
 
 
 def main(params: Params) -> None:
     """Write metrics/sampling.json and its plot data."""
-    zoo, sampler = Zoo.open(DATA / "zoo"), Sampler.load(DATA, params)
-    donors = None
-    if params.evaluate.controls:
-        donors = TrainMembers.of(zoo, sampler.shared_encoder, sampler.dataset)
+    zoo, (sampler, runner) = Zoo.open(DATA / "zoo"), load_sampler(DATA, params)
+    donors = TrainMembers.of(zoo, sampler, runner) if params.evaluate.controls else None
     out = {}
-    for split in SPLITS:
-        found = evaluate_split(zoo, sampler, donors, split, params)
-        if found is None:
+    for split in HELD_OUT:
+        measured = evaluate_split(zoo, sampler, runner, donors, split, params)
+        if measured is None:
             continue
         members = zoo.select(split)
-        z = encode_members(sampler.autoencoder, zoo.weights(members))
-        out[split] = found[0] | retrieval(sampler, members, zoo.weights(members), z)
+        weights = zoo.weights(members)
+        z = encode_members(sampler.autoencoder, weights)
+        metrics, curve = measured
+        out[split] = metrics | retrieval(sampler, runner, members, weights, z)
         if split == "test_sets":
-            write_csv(METRICS / "plots" / "calibration.csv", found[1])
-            write_csv(METRICS / "plots" / "latent_heatmap.csv", heat_map(sampler, members, z))
+            write_csv(METRICS / "plots" / "calibration.csv", curve)
+            heat = heat_map(sampler, runner, members, z)
+            write_csv(METRICS / "plots" / "latent_heatmap.csv", heat)
     write_json(METRICS / "sampling.json", out)
 
 

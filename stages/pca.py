@@ -2,22 +2,20 @@
 
 from _stage import DATA, METRICS, SCRATCH, run
 from weightspace.artifacts import write_csv, write_parquet
-from weightspace.data.dataset import Dataset
 from weightspace.evaluate.components import against_k
-from weightspace.nets.base import net_for
 from weightspace.params import Params
 from weightspace.weights.pca import stream_pca
+from weightspace.zoo.runner import load_runner
 from weightspace.zoo.store import Zoo
 
 
 def main(params: Params) -> None:
     """Write data/pca and the plot data of explained variance and agreement against k."""
-    zoo, dataset = Zoo.open(DATA / "zoo"), Dataset.load(DATA / "dataset")
-    net = net_for(params, dataset.shape, dataset.classes_per_task)
+    zoo = Zoo.open(DATA / "zoo")
     train = zoo.select("train")
     SCRATCH.mkdir(exist_ok=True)
     pca = stream_pca(zoo.spec, zoo.reader(train), len(train), params.pca, SCRATCH)
-    curve = against_k(pca, zoo, net, dataset, zoo.select("val"))
+    curve = against_k(pca, zoo, load_runner(DATA, params), zoo.select("val"))
     pca.save(DATA / "pca" / "pca.safetensors")
     write_parquet(DATA / "pca" / "modes.parquet", pca.table())
     write_csv(METRICS / "plots" / "pca_against_k.csv", curve)

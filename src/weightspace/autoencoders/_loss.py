@@ -7,11 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from weightspace.autoencoders.base import AutoencoderData
-from weightspace.learning.behavioural import (
-    BehaviouralLoss,
-    choose_images,
-)
+from weightspace.autoencoders.base import AutoencoderData, choose_images
+from weightspace.learning.behavioural import BehaviouralLoss
 from weightspace.params import AutoencoderSettings
 from weightspace.weights.spec import Weights
 
@@ -19,7 +16,7 @@ OTHER_IMAGES = 256  # images of any class for the behavioural loss of autoencode
 
 
 class FitLoss:
-    """An autoencoder's loss on weights, and with a weight above 0 the behavioural loss beside it.
+    """An autoencoder's loss on weights, and with a weight above 0 the behavioural loss in addition.
 
     Args:
         data: members and images.
@@ -35,9 +32,8 @@ class FitLoss:
         self.weight = weight
         if weight:
             images = choose_images(data.dataset, OTHER_IMAGES, seed)
-            self.behaviour = BehaviouralLoss(
-                data.net, data.dataset, images, data.originals(images), settings
-            )
+            originals = data.originals(images)
+            self.behaviour = BehaviouralLoss(data.runner, images, originals, settings)
 
     def __call__(
         self,

@@ -20,11 +20,21 @@ from weightspace.learning.behavioural import (
     Originals,
     read_originals,
 )
-from weightspace.nets.base import Net, net_for
+from weightspace.nets.base import Net
 from weightspace.params import BehaviouralSettings, Params
 from weightspace.registry import resolve
+from weightspace.rng import torch_stream
 from weightspace.weights.pca import TensorPca
-from weightspace.weights.spec import Spec, Weights, reorder_outputs, take
+from weightspace.weights.spec import (
+    Spec,
+    Weights,
+    block_slices,
+    fill_blocks,
+    reorder_outputs,
+    take,
+)
+from weightspace.zoo.runner import TaskRunner, load_runner
+from weightspace.zoo.store import Zoo
 
 BLOCK = 500  # networks encoded or decoded at once
 
@@ -34,19 +44,34 @@ class AutoencoderData:
     """What an autoencoder may be fitted on: members of the train and val splits, nothing of a test split.
 
     Attributes:
-        net: the architecture.
+        runner: the architecture and the tasks.
         pca: the fitted first compression.
         weights: split -> weights ``(N, *shape)``.
         members: split -> table of the same members.
-        dataset: images and tasks.
 
     """
 
-    net: Net
+    runner: TaskRunner
     pca: TensorPca
     weights: dict[str, Weights]
     members: dict[str, pd.DataFrame]
-    dataset: Dataset
+
+    @classmethod
+    def of(cls, zoo: Zoo, runner: TaskRunner, pca: TensorPca) -> AutoencoderData:
+        """Members of a zoo."""
+        members = {split: zoo.select(split) for split in ("train", "val")}
+        weights = {split: zoo.weights(table) for split, table in members.items()}
+        return cls(runner, pca, weights, members)
+
+    @property
+    def net(self) -> Net:
+        """The architecture."""
+        return self.runner.net
+
+    @property
+    def dataset(self) -> Dataset:
+        """Images and tasks."""
+        return self.runner.dataset
 
     @property
     def counts(self) -> dict[str, int]:
@@ -57,10 +82,20 @@ class AutoencoderData:
         """Outputs of all members, on images of their tasks and on some of any class."""
         return {
             split: read_originals(
-                self.net, self.dataset, images, self.members[split]["task"].to_numpy(), weights
+                self.runner, images, self.members[split]["task"].to_numpy(), weights
             )
             for split, weights in self.weights.items()
         }
+
+
+def choose_images(dataset: Dataset, count: int, seed: int) -> Tensor:
+    """Real train images of seen classes, the same number of each class: ``(K, C, H, W)``."""
+    seen = torch.tensor(dataset.seen)
+    images = dataset.images["train"][seen]  # (classes, n, C, H, W)
+    generator = torch_stream(seed, "autoencoder", "probes")
+    order = torch.randperm(images.shape[1], generator=generator)
+    spread = images[:, order].transpose(0, 1).flatten(0, 1)  # class after class, then again
+    return spread[:count].clone()
 
 
 class Autoencoder(nn.Module, ABC):
@@ -142,54 +177,49 @@ def load_autoencoder(path: Path) -> Autoencoder:
     return autoencoder.eval()
 
 
-def load_trained(data: Path, params: Params) -> tuple[Dataset, Net, Autoencoder]:
-    """Dataset, architecture and autoencoder that the stages left in ``data``.
+def load_trained(data: Path, params: Params) -> tuple[TaskRunner, Autoencoder]:
+    """Architecture, tasks and autoencoder that the stages left in ``data``.
 
     Raises:
         WeightspaceError: a stage has not run, or its output is damaged.
 
     """
-    dataset = Dataset.load(data / "dataset")
-    net = net_for(params, dataset.shape, dataset.classes_per_task)
-    return dataset, net, load_autoencoder(data / "autoencoder" / "autoencoder.safetensors")
+    runner = load_runner(data, params)
+    return runner, load_autoencoder(data / "autoencoder" / "autoencoder.safetensors")
 
 
 @torch.no_grad()
 def encode_members(autoencoder: Autoencoder, weights: Weights) -> Tensor:
     """Latents ``(N, L)`` of N networks, in fixed blocks."""
-    return _in_blocks(autoencoder, weights, (autoencoder.latent,), autoencoder.encode)
+    return _encode(autoencoder, weights, (autoencoder.latent,), autoencoder.encode)
 
 
 @torch.no_grad()
 def encode_orders(autoencoder: Autoencoder, weights: Weights, orders: Tensor) -> Tensor:
-    """Latents ``(N, O, L)`` of N networks for each order of their outputs, in fixed blocks."""
+    """Latents ``(N, O, L)`` of N networks for each order ``(O, c)`` of their outputs, in fixed blocks."""
     shape = len(orders), autoencoder.latent
-    return _in_blocks(
+    return _encode(
         autoencoder, weights, shape, lambda block: autoencoder.encode_orders(block, orders)
     )
 
 
-def _in_blocks(
+def _encode(
     autoencoder: Autoencoder,
     weights: Weights,
     shape: tuple[int, ...],
     encode: Callable[[Weights], Tensor],
 ) -> Tensor:
-    """Results ``(N, *shape)`` block by block, allocated first: see outputs.outputs_by_task."""
+    """Results ``(N, *shape)`` of ``encode``, block by block."""
     count = autoencoder.spec.check(weights)
-    out = weights[autoencoder.spec.names[0]].new_empty(count, *shape)
-    for start in range(0, count, BLOCK):
-        here = slice(start, start + BLOCK)
-        out[here] = encode(take(weights, here))
-    return out
+    room = weights[autoencoder.spec.names[0]].new_empty(count, *shape)
+    return fill_blocks(room, BLOCK, lambda rows: encode(take(weights, rows)))
 
 
 @torch.no_grad()
 def decode_latents(autoencoder: Autoencoder, z: Tensor) -> Weights:
-    """Weights ``(N, *shape)`` of N latents, in fixed blocks."""
+    """Weights ``(N, *shape)`` of N latents ``(N, L)``, in fixed blocks."""
     out = {t.name: z.new_empty(len(z), *t.shape) for t in autoencoder.spec.tensors}
-    for start in range(0, len(z), BLOCK):
-        here = slice(start, start + BLOCK)
-        for name, w in autoencoder.decode(z[here]).items():
-            out[name][here] = w
+    for rows in block_slices(len(z), BLOCK):
+        for name, w in autoencoder.decode(z[rows]).items():
+            out[name][rows] = w
     return out

@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weightspace.autoencoders.base import Autoencoder, AutoencoderData
-from weightspace.learning.behavioural import BehaviouralLoss, choose_images, reorder
+from weightspace.autoencoders.base import Autoencoder, AutoencoderData, choose_images
+from weightspace.learning.behavioural import BehaviouralLoss, reorder
 from weightspace.learning.loop import fit as run_fit
 from weightspace.learning.mlp import ResidualMlp
 from weightspace.nets.base import Net, net_from_meta
@@ -191,9 +191,7 @@ class FunctionalLoss:
         self.autoencoder, self.data = autoencoder, data
         self.orders = output_orders(data.dataset.classes.shape[1])
         images = autoencoder.probes.detach()  # the same memory: learned probes change here too
-        self.behaviour = BehaviouralLoss(
-            data.net, data.dataset, images, data.originals(images), settings
-        )
+        self.behaviour = BehaviouralLoss(data.runner, images, data.originals(images), settings)
         with torch.no_grad():
             self.coefficients = {
                 split: ordered_coefficients(autoencoder, weights, self.orders)
@@ -224,7 +222,7 @@ class FunctionalLoss:
     def _on_probes(self, rows: Tensor, split: str) -> Tensor:
         """Outputs ``(N, K, c)`` of the originals on the probes, run again while probes change."""
         if not self.autoencoder.settings.learn_probes:
-            return self.behaviour.originals[split].other[rows]
+            return self.behaviour.originals[split].on_probes[rows]
         return self.autoencoder.read(take(self.data.weights[split], rows))
 
     def _orders(self, count: int, split: str, rng: torch.Generator) -> Tensor:

@@ -59,14 +59,16 @@ def _cell(value: object) -> str:
 
 def show_samples(samples: Samples, out: Path) -> None:
     """Show what sampled networks achieve."""
-    task, result = samples.task, samples.project.result
+    task, request = samples.task, samples.request
     show_notes(task)
-    asked = float(samples.table["asked"].iloc[0])
     columns = ["file", *(f"{p}_{k}" for p in task.parts for k in ("accuracy", "loss"))]
-    show_table(samples.table[columns], f"{', '.join(task.classes)}: {result} {asked:g} asked")
+    show_table(
+        samples.table[columns],
+        f"{', '.join(task.classes)}: {request.result.name} {request.target:g} asked",
+    )
     got = samples.summary()
     print(
-        f"{samples.measured_on} {result}: mean {got['mean']:.3f}, median {got['median']:.3f}, "
+        f"{samples.measured_on} {request.result.name}: mean {got['mean']:.3f}, median {got['median']:.3f}, "
         f"{got['min']:.3f} to {got['max']:.3f}; mean distance from the request {got['distance']:.3f}"
     )
     print(f"Written to {out}: networks, samples.parquet, report.json, MODEL_CARD.md")
@@ -135,7 +137,7 @@ def retrieve_networks(
     table, weights = project.retrieve(task, accuracy=accuracy, loss=loss, n=n)
     show_notes(task)
     mine = [f"on_{part}_accuracy" for part in task.parts]
-    columns = ["member", "classes", "split", "similarity", f"test_{project.result}", *mine]
+    columns = ["member", "classes", "split", "similarity", f"test_{project.result.name}", *mine]
     show_table(table[columns], "Networks of the zoo; the last columns are on your images")
     if out is None:
         return

@@ -69,6 +69,11 @@ class Dataset:
         """Images of each task, in the order of its classes: ``(N, c, n, C, H, W)``."""
         return self.images[part][self.classes[tasks]]
 
+    def task_batch(self, tasks: Tensor, part: str) -> tuple[Tensor, Tensor]:
+        """Images ``(N, B, C, H, W)`` of N tasks, class after class, and the labels ``(B,)`` of all."""
+        images = self.task_images(tasks, part)  # (N, c, n, C, H, W)
+        return images.flatten(1, 2), class_labels(images.shape[1], images.shape[2])
+
     def save(self, folder: Path) -> None:
         """Write ``images.safetensors`` and ``tasks.parquet``."""
         meta = {
@@ -96,11 +101,13 @@ class Dataset:
         return cls(images, names, tasks, unseen, meta["mean"], meta["std"])
 
 
-def task_batch(dataset: Dataset, tasks: Tensor, part: str) -> tuple[Tensor, Tensor]:
-    """Images ``(N, B, C, H, W)`` of N tasks, class after class, and the labels ``(B,)`` of all."""
-    images = dataset.task_images(tasks, part)  # (N, c, n, C, H, W)
-    labels = torch.arange(images.shape[1]).repeat_interleave(images.shape[2])
-    return images.flatten(1, 2), labels
+def class_labels(classes: int, images: int) -> Tensor:
+    """Labels ``(classes * images,)`` of as many images of each class, class after class.
+
+    >>> class_labels(3, 2)
+    tensor([0, 0, 1, 1, 2, 2])
+    """
+    return torch.arange(classes).repeat_interleave(images)
 
 
 def make_dataset(settings: DatasetSettings, sources: SourcesSettings, seed: int) -> Dataset:

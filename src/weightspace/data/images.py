@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -208,16 +207,16 @@ class GivenTask:
     """A task made of a person's own images, ready for a finished pipeline.
 
     Attributes:
-        dataset: the images, standardised as those the pipeline was trained on, with one task. Part
-            ``train`` is what D and every choice are made of; part ``test``, where there is one,
-            is read for reported figures only.
+        images: part -> images ``(c, n, C, H, W)``, standardised as those the pipeline was trained
+            on. Part ``train`` is what D and every choice are made of; part ``test``, where there is
+            one, is read for reported figures only.
         classes: names of the classes, in the order of the outputs.
         source: where the images come from.
         notes: what was done to them.
 
     """
 
-    dataset: Dataset
+    images: dict[str, Tensor]
     classes: tuple[str, ...]
     source: str
     notes: tuple[str, ...]
@@ -225,12 +224,16 @@ class GivenTask:
     @property
     def parts(self) -> tuple[str, ...]:
         """Parts there are: train, and test where enough images were given."""
-        return tuple(self.dataset.images)
+        return tuple(self.images)
 
     @property
     def images_per_class(self) -> dict[str, int]:
         """Images of each class in each part."""
-        return {part: x.shape[1] for part, x in self.dataset.images.items()}
+        return {part: x.shape[1] for part, x in self.images.items()}
+
+    def batch(self, part: str) -> Tensor:
+        """Images of a part, class after class ``(B, C, H, W)``."""
+        return self.images[part].flatten(0, 1)
 
 
 def make_task(given: ImageSet, classes: Sequence[str], like: Dataset, seed: int) -> GivenTask:
@@ -267,11 +270,8 @@ def make_task(given: ImageSet, classes: Sequence[str], like: Dataset, seed: int)
     x = torch.from_numpy((images - like.mean) / like.std).float()
     x = x.reshape(*chosen.shape, *like.shape)  # (c, n, C, H, W)
     parts: dict[str, Tensor] = dict(zip(sizes, x.split(list(sizes.values()), 1), strict=True))
-    row = {"task": 0, "classes": list(range(len(classes))), "class_set": 0, "split": "given"}
-    dataset = Dataset(parts, list(classes), pd.DataFrame([row]), [], like.mean, like.std)
-    return GivenTask(
-        dataset, tuple(classes), given.source, (*given.notes, *notes, _division(sizes))
-    )
+    notes = [*given.notes, *notes, _division(sizes)]
+    return GivenTask(parts, tuple(classes), given.source, tuple(notes))
 
 
 def _parts(each: int) -> dict[str, int]:

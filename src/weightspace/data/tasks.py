@@ -18,9 +18,20 @@ from weightspace.params import DatasetSettings
 from weightspace.rng import stream
 
 SPLITS = ("train", "val", "test_sets", "test_classes")
+TEST_SPLITS = SPLITS[2:]  # read once, by the evaluations
+HELD_OUT = SPLITS[1:]  # of these figures are reported
 ENUMERATE_AT_MOST = 200_000  # class sets; above that they are drawn by rejection
 DRAWN_AT_ONCE = 2048  # class sets, to bound memory
 Pools = list[tuple[list[int], int]]  # classes, and how many of them a class set contains
+
+
+def part_of(split: str) -> str:
+    """Part of the images that figures of a split are measured on.
+
+    >>> part_of("val"), part_of("test_sets")
+    ('val', 'test')
+    """
+    return "val" if split == "val" else "test"
 
 
 def draw_tasks(

@@ -6,31 +6,34 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from weightspace.data.dataset import Dataset
 from weightspace.evaluate.metrics import agreement, cosine
-from weightspace.nets.base import Net
 from weightspace.weights.pca import TensorPca
-from weightspace.zoo.runner import BLOCK, real_outputs
+from weightspace.weights.spec import block_slices
+from weightspace.zoo.runner import BLOCK, TaskRunner
 from weightspace.zoo.store import Zoo
 
 MEMBERS = 300  # val members are enough for a curve
 BLOCK_BYTES = 1 << 28  # weights of the networks that are read at once
 
 
-def against_k(
-    pca: TensorPca, zoo: Zoo, net: Net, dataset: Dataset, members: pd.DataFrame
-) -> pd.DataFrame:
+def against_k(pca: TensorPca, zoo: Zoo, runner: TaskRunner, members: pd.DataFrame) -> pd.DataFrame:
     """Curve over k = 1, 2, 4, ... up to all: columns ``k``, ``explained_variance``, ``agreement``, ``cosine``.
 
     Measured on val members and val images: k is a choice. Members are read block by block.
+
+    Args:
+        pca: fitted.
+        zoo: the population.
+        runner: the tasks.
+        members: table of val members, of which the first 300 are measured.
+
     """
     members, most = members.iloc[:MEMBERS], max(pca.sizes)
     ks = sorted({min(2**i, most) for i in range(most.bit_length() + 1)})
     size = max(1, min(BLOCK, BLOCK_BYTES // (4 * zoo.spec.numel)))
     scores = torch.empty(len(ks), 2, len(members), dtype=torch.float64)
-    for start in range(0, len(members), size):
-        here = slice(start, start + size)
-        scores[..., here] = _scores(pca, zoo, net, dataset, members.iloc[here], ks)
+    for rows in block_slices(len(members), size):
+        scores[..., rows] = _scores(pca, zoo, runner, members.iloc[rows], ks)
     means = scores.mean(2).tolist()
     return pd.DataFrame(
         {"k": k, "explained_variance": pca.explained(k), "agreement": a, "cosine": c}
@@ -39,13 +42,13 @@ def against_k(
 
 
 def _scores(
-    pca: TensorPca, zoo: Zoo, net: Net, dataset: Dataset, members: pd.DataFrame, ks: list[int]
+    pca: TensorPca, zoo: Zoo, runner: TaskRunner, members: pd.DataFrame, ks: list[int]
 ) -> Tensor:
     """Agreement and cosine ``(len(ks), 2, M)`` of M members with their truncations."""
     weights, tasks = zoo.weights(members), members["task"].to_numpy()
-    original, coefficients = real_outputs(net, dataset, tasks, weights, "val"), pca(weights)
+    original, coefficients = runner.outputs(weights, tasks, "val"), pca(weights)
     rows = []
     for k in ks:
-        outputs = real_outputs(net, dataset, tasks, pca.inverse(coefficients, k), "val")
+        outputs = runner.outputs(pca.inverse(coefficients, k), tasks, "val")
         rows.append(torch.stack([agreement(original, outputs), cosine(original, outputs)]))
     return torch.stack(rows)

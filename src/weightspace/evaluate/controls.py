@@ -1,4 +1,4 @@
-"""What the latent must beat: weight statistics, raw weights, and networks made without sampling."""
+"""Networks made without sampling, which sampled ones are compared with."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from weightspace.data.dataset import Dataset
-from weightspace.shared_encoders.base import SharedEncoder, results_of
+from weightspace.sampling.requests import nearest_to
+from weightspace.sampling.sampler import Condition, Sampler
 from weightspace.weights.matching import align
 from weightspace.weights.spec import Spec, Weights, take
+from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.store import Zoo
 
 
@@ -34,22 +35,24 @@ class TrainMembers:
     embedding: Tensor
 
     @classmethod
-    def of(cls, zoo: Zoo, shared_encoder: SharedEncoder, dataset: Dataset) -> TrainMembers:
-        """All train members of a zoo."""
+    def of(cls, zoo: Zoo, sampler: Sampler, runner: TaskRunner) -> TrainMembers:
+        """All train members of a zoo, their tasks embedded as the sampler does."""
         members = zoo.select("train")
-        with torch.no_grad():
-            embedding = shared_encoder.embed(dataset, torch.tensor(members["task"].to_numpy()))
-        result = results_of(members, dataset, shared_encoder.settings.result)
+        result = runner.results_of(members, sampler.shared_encoder.result)
+        tasks = torch.tensor(members["task"].to_numpy())
+        embedding = sampler.embed(
+            Condition.of_tasks(runner.dataset, tasks, torch.from_numpy(result))
+        )
         return cls(members, zoo.weights(members), result, embedding)
 
     def nearest_task(
-        self, embedding: Tensor, asked: np.ndarray, rank: int = 0
+        self, embedding: Tensor, target: np.ndarray, rank: int = 0
     ) -> tuple[Weights, np.ndarray]:
         """For each condition: the member of the nearest training task whose result is nearest.
 
         Args:
             embedding: dataset embeddings of the conditions ``(C, E)``.
-            asked: requested results ``(C,)``.
+            target: requested results ``(C,)``.
             rank: 0 for the nearest task, 1 for the second nearest, and so on.
 
         Returns:
@@ -59,28 +62,36 @@ class TrainMembers:
         tasks, first = np.unique(self.members["task"], return_index=True)
         distance = torch.cdist(embedding.double(), self.embedding[first].double())
         nearest = tasks[distance.argsort(1)[:, rank].numpy()]
-        own = self.members["task"].to_numpy()
+        trained_on = self.members["task"].to_numpy()
         rows = np.array(
             [
-                np.flatnonzero(own == task)[np.abs(self.result[own == task] - r).argmin()]
-                for task, r in zip(nearest, asked, strict=True)
+                np.flatnonzero(trained_on == task)[nearest_to(self.result[trained_on == task], r)]
+                for task, r in zip(nearest, target, strict=True)
             ]
         )
         return take(self.weights, torch.from_numpy(rows)), rows
 
-    def average(self, asked: np.ndarray, count: int = 16) -> Weights:
-        """Average of the ``count`` members whose results are nearest to each request."""
-        order = np.abs(self.result[None, :] - asked[:, None]).argsort(1, kind="stable")[:, :count]
+    def average(self, target: np.ndarray, count: int = 16) -> Weights:
+        """Average of the ``count`` members whose results are nearest to each target."""
+        order = np.abs(self.result[None, :] - target[:, None]).argsort(1, kind="stable")[:, :count]
         index = torch.from_numpy(order)
         return {name: w[index].mean(1) for name, w in self.weights.items()}
 
 
-def noised(spec: Spec, weights: Weights, share: float, generator: torch.Generator) -> Weights:
-    """Add normal noise with ``share`` of each tensor's spread over the batch."""
+def noised(spec: Spec, weights: Weights, fraction: float, generator: torch.Generator) -> Weights:
+    """Add normal noise of a fraction of each tensor's standard deviation over the batch.
+
+    Args:
+        spec: the architecture.
+        weights: networks ``(N, *shape)``.
+        fraction: of the standard deviation.
+        generator: source of the noise.
+
+    """
     out = {}
     for name, w in spec.unconstrain(weights).items():
         noise = torch.randn(w.shape, generator=generator)
-        out[name] = w + share * w.std() * noise
+        out[name] = w + fraction * w.std() * noise
     return spec.constrain(out)
 
 
@@ -92,16 +103,25 @@ def head_only(spec: Spec, weights: Weights) -> Weights:
     }
 
 
-def at_distance(spec: Spec, donors: Weights, distance: np.ndarray, rng: torch.Generator) -> Weights:
-    """Donor networks with noise, each moved by a relative distance of its own norm.
+def at_distance(
+    spec: Spec, weights: Weights, distance: np.ndarray, rng: torch.Generator
+) -> Weights:
+    """Networks with noise, each moved by a relative distance of its own norm.
 
     Buffers stay as they are: noise would make variances negative.
+
+    Args:
+        spec: the architecture.
+        weights: networks ``(N, *shape)``.
+        distance: of each, relative to its norm ``(N,)``.
+        rng: source of the noise.
+
     """
     learned = spec.parameters
-    flat, norm = learned.flatten(donors), spec.flatten(donors).norm(dim=1, keepdim=True)
+    flat, norm = learned.flatten(weights), spec.flatten(weights).norm(dim=1, keepdim=True)
     noise = torch.randn(flat.shape, generator=rng)
     step = torch.tensor(distance, dtype=flat.dtype)[:, None] * norm
-    return donors | learned.unflatten(flat + step * noise / noise.norm(dim=1, keepdim=True))
+    return weights | learned.unflatten(flat + step * noise / noise.norm(dim=1, keepdim=True))
 
 
 def midpoints(spec: Spec, a: Weights, b: Weights) -> Weights:

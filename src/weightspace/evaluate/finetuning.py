@@ -11,19 +11,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from weightspace.data.dataset import task_batch
+from weightspace.data.tasks import TEST_SPLITS
 from weightspace.evaluate import metrics as m
 from weightspace.evaluate.controls import TrainMembers
 from weightspace.params import Params
 from weightspace.progress import progress
 from weightspace.rng import stream, torch_stream
-from weightspace.sampling.sampler import Sampler
+from weightspace.sampling.sampler import Condition, Sampler
 from weightspace.weights.spec import Weights, stack, take
 from weightspace.zoo.plan import Run
 from weightspace.zoo.result import accuracies
-from weightspace.zoo.runner import outputs_by_task
+from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.store import Zoo
 from weightspace.zoo.train import train_runs
 
@@ -36,7 +35,7 @@ SCRATCH_EPOCHS = 24  # of the networks in an ensemble trained from scratch
 class Trainer:
     """Trains networks side by side on the train images of their tasks."""
 
-    sampler: Sampler
+    runner: TaskRunner
     batch_size: int
     seed: int
 
@@ -52,7 +51,7 @@ class Trainer:
             epochs: rising numbers of epochs after which a copy is kept.
 
         """
-        images, labels = task_batch(self.sampler.dataset, torch.from_numpy(tasks), "train")
+        images, labels = self.runner.dataset.task_batch(torch.from_numpy(tasks), "train")
         per_epoch = len(labels) // self.batch_size
         steps = tuple(per_epoch * e for e in epochs)
         runs = [Run(i, int(t), "adam", rate, 0.0, epochs[-1], steps) for i, t in enumerate(tasks)]
@@ -60,44 +59,65 @@ class Trainer:
         used = per_epoch * self.batch_size
         order = np.stack([rng.permutation(len(labels))[:used] for _ in range(epochs[-1])])
         batches = torch.from_numpy(order.reshape(1, -1, self.batch_size)).expand(len(runs), -1, -1)
-        kept = train_runs(self.sampler.net, runs, start, images, labels, batches, 0.0)
-        return [take(kept, (slice(None), i)) for i in range(len(epochs))]
+        snapshots = train_runs(self.runner.net, runs, start, images, labels, batches, 0.0)
+        return [take(snapshots, (slice(None), i)) for i in range(len(epochs))]
 
 
 def starts(
-    sampler: Sampler, donors: TrainMembers, tasks: np.ndarray, draws: int, seed: int
+    sampler: Sampler,
+    runner: TaskRunner,
+    donors: TrainMembers,
+    tasks: np.ndarray,
+    draws: int,
+    seed: int,
 ) -> dict[str, Weights]:
     """Networks ``(T * draws, *shape)`` of each kind of start, those of a task side by side.
 
-    All are asked for the highest trained result; ``nearest_task`` has one network for a task.
+    All are asked for the best trained result; ``nearest_task`` has one network for a task.
+
+    Args:
+        sampler: what draws.
+        runner: the tasks.
+        donors: train members.
+        tasks: T tasks.
+        draws: networks of each.
+        seed: root seed.
+
     """
-    highest = sampler.shared_encoder.settings.result == "accuracy"
-    top = sampler.shared_encoder.trained_range[1 if highest else 0].expand(len(tasks))
-    ids = torch.from_numpy(tasks)
-    drawn = sampler.draw(ids, top, draws, torch_stream(seed, "finetune", "draws", len(tasks)))
-    with torch.no_grad():
-        embedding = sampler.shared_encoder.embed(sampler.dataset, ids)
+    model = sampler.shared_encoder
+    target = torch.full((len(tasks),), model.result.best(model.bounds))
+    condition = Condition.of_tasks(runner.dataset, torch.from_numpy(tasks), target)
+    drawn = sampler.draw(condition, draws, torch_stream(seed, "finetune", "draws", len(tasks)))
     generator = torch_stream(seed, "finetune", "init")
     fresh = stack([sampler.net.init(generator) for _ in range(len(tasks) * draws)])
-    copies, _ = donors.nearest_task(embedding, top.numpy())
+    copies, _ = donors.nearest_task(sampler.embed(condition), target.numpy())
     return {"sampled": drawn, "random": fresh, "nearest_task": copies}
 
 
 def evaluate_finetuning(
-    zoo: Zoo, sampler: Sampler, donors: TrainMembers, params: Params
+    zoo: Zoo, sampler: Sampler, runner: TaskRunner, donors: TrainMembers, params: Params
 ) -> dict[str, dict[str, float]]:
-    """Figures of each test split: mean accuracy on test images, 95 % intervals over tasks."""
-    trainer = Trainer(sampler, params.zoo.batch_size, params.seed)
+    """Figures of each test split: mean accuracy on test images, 95 % intervals over tasks.
+
+    Args:
+        zoo: the population.
+        sampler: what draws.
+        runner: the tasks.
+        donors: train members.
+        params: all settings.
+
+    """
+    trainer = Trainer(runner, params.zoo.batch_size, params.seed)
     count, draws = params.evaluate.finetune_tasks, params.evaluate.ensemble
-    splits = {s: _some_tasks(zoo, s, count, params.seed) for s in ("test_sets", "test_classes")}
+    splits = {s: _some_tasks(zoo, s, count, params.seed) for s in TEST_SPLITS}
     val = _some_tasks(zoo, "val", count, params.seed)
     out: dict[str, dict[str, float]] = {}
     with progress("fine-tuning", 1 + len(splits)) as bar:
-        rates = choose_rates(trainer, val, starts(sampler, donors, val, 1, params.seed))
+        rates = choose_rates(trainer, val, starts(sampler, runner, donors, val, 1, params.seed))
         bar.advance(note="learning rates chosen")
         for split, tasks in splits.items():
             if len(tasks):
-                networks = starts(sampler, donors, tasks, draws, params.seed)
+                networks = starts(sampler, runner, donors, tasks, draws, params.seed)
                 values = curves(trainer, tasks, networks, rates, draws)
                 values |= ensembles(trainer, tasks, networks, rates["random"])
                 out[split] = _summary(values, params) | {f"{k}_lr": r for k, r in rates.items()}
@@ -150,26 +170,23 @@ def ensembles(
     The best member is the one with the highest accuracy on train and val images together.
     """
     sampled, fresh = networks["sampled"], networks["random"]
-    each = np.repeat(tasks, len(next(iter(fresh.values()))) // len(tasks))
-    (scratch,) = trainer(each, fresh, rate, (SCRATCH_EPOCHS,))
-    out, net, dataset = {}, trainer.sampler.net, trainer.sampler.dataset
+    task_of_each = np.repeat(tasks, len(next(iter(fresh.values()))) // len(tasks))
+    (scratch,) = trainer(task_of_each, fresh, rate, (SCRATCH_EPOCHS,))
+    out = {}
     for name, weights in {"sampled": sampled, "scratch": scratch}.items():
-        outputs = outputs_by_task(net, dataset, tasks, weights, "test")
+        outputs = trainer.runner.outputs_by_task(weights, tasks, "test")
         shape = (len(tasks), -1, *outputs.shape[1:])
         out[f"{name}_ensemble"] = accuracies(outputs.softmax(-1).reshape(shape).mean(1)).numpy()
         single = accuracies(outputs).numpy().reshape(len(tasks), -1)
-        seen = _accuracy(trainer, tasks, weights, "train") + _accuracy(
-            trainer, tasks, weights, "val"
-        )
+        seen = sum(_accuracy(trainer, tasks, weights, part) for part in ("train", "val"))
         out[f"{name}_single"] = single.mean(1)
-        out[f"{name}_best"] = single[np.arange(len(tasks)), seen.argmax(1)]
+        out[f"{name}_best"] = single[np.arange(len(tasks)), np.argmax(seen, 1)]
     return out
 
 
 def _accuracy(trainer: Trainer, tasks: np.ndarray, weights: Weights, part: str) -> np.ndarray:
     """Accuracy ``(T, n)`` of n networks per task."""
-    sampler = trainer.sampler
-    outputs: Tensor = outputs_by_task(sampler.net, sampler.dataset, tasks, weights, part)
+    outputs = trainer.runner.outputs_by_task(weights, tasks, part)
     return accuracies(outputs).numpy().reshape(len(tasks), -1)
 
 
@@ -183,6 +200,5 @@ def _summary(values: Mapping[str, np.ndarray], params: Params) -> dict[str, floa
             return float(of_task[index].mean())
 
         out[name] = float(of_task.mean())
-        low, high = m.bootstrap(mean, len(of_task), params.evaluate.bootstrap, rng)
-        out[f"{name}_low"], out[f"{name}_high"] = low, high
+        out |= m.with_interval(name, mean, len(of_task), params.evaluate.bootstrap, rng)
     return out

@@ -23,15 +23,13 @@ import torch
 from torch import Tensor
 
 from weightspace.autoencoders.base import Autoencoder, decode_latents, encode_members
-from weightspace.data.dataset import Dataset
 from weightspace.evaluate.controls import at_distance, midpoints
+from weightspace.evaluate.metrics import pairwise_agreement
 from weightspace.evaluate.novelty import nearest, predictions
-from weightspace.nets.base import Net
 from weightspace.rng import stream, torch_stream
-from weightspace.shared_encoders.base import results_of
 from weightspace.weights.spec import Weights, stack
-from weightspace.zoo.result import accuracies
-from weightspace.zoo.runner import real_outputs, task_losses
+from weightspace.zoo.result import Result, accuracies
+from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.store import Zoo
 
 GOOD = 0.7  # quantile of the result from which a member is good
@@ -65,25 +63,27 @@ def bandwidth(z: Tensor, val: Tensor, *, jointly: bool) -> float:
     return BANDWIDTHS[int(np.argmax(found))]
 
 
-def good_members(zoo: Zoo, dataset: Dataset, split: str, limit: int, seed: int) -> pd.DataFrame:
-    """At most ``limit`` good members of a split, drawn at random."""
+def good_members(zoo: Zoo, runner: TaskRunner, split: str, limit: int, seed: int) -> pd.DataFrame:
+    """At most ``limit`` good members of a split, drawn at random.
+
+    Args:
+        zoo: the population.
+        runner: the tasks.
+        split: of the members.
+        limit: members at most.
+        seed: root seed.
+
+    """
     members = zoo.select(split, last_only=True)
-    result = results_of(members, dataset, "accuracy")
+    result = runner.results_of(members, Result("accuracy"))
     rows = np.flatnonzero(result >= np.quantile(result, GOOD))
     rng = stream(seed, "generation", split)
     return members.iloc[np.sort(rng.permutation(rows)[:limit])].reset_index(drop=True)
 
 
-def agreement_between(labels: Tensor) -> float:
-    """Mean share of images ``(N, Q)`` on which two different networks predict the same."""
-    same = (labels[:, None] == labels[None]).double().mean(2)
-    upper = torch.triu(torch.ones_like(same), 1).bool()
-    return float(same[upper].mean())
-
-
 @torch.no_grad()
 def evaluate_generation(
-    zoo: Zoo, autoencoder: Autoencoder, net: Net, dataset: Dataset, limit: int, seed: int
+    zoo: Zoo, autoencoder: Autoencoder, runner: TaskRunner, limit: int, seed: int
 ) -> dict[str, float]:
     """Figures ``<kind>_<figure>`` of generated networks and of the controls.
 
@@ -94,24 +94,23 @@ def evaluate_generation(
     Args:
         zoo: the population.
         autoencoder: weights <-> latent.
-        net: the architecture.
-        dataset: images and tasks.
+        runner: the tasks.
         limit: networks of each kind, and good train members, at most.
         seed: root seed.
 
     """
     rng = torch_stream(seed, "generation")
-    good = good_members(zoo, dataset, "train", limit, seed)
-    members, own = zoo.weights(good), good["task"].to_numpy()
-    known = (members, predictions(net, dataset, members))
+    spec = autoencoder.spec
+    good = good_members(zoo, runner, "train", limit, seed)
+    members, trained_on = zoo.weights(good), good["task"].to_numpy()
+    known = (members, predictions(runner, members))
     z = encode_members(autoencoder, members)
-    val = zoo.weights(good_members(zoo, dataset, "val", limit, seed))
+    val = zoo.weights(good_members(zoo, runner, "val", limit, seed))
     z_val, scale, count = encode_members(autoencoder, val), z.std(0), len(good)
     joint, single = (bandwidth(z, z_val, jointly=j) for j in (True, False))
+    every = encode_members(autoencoder, zoo.weights(zoo.select("train")))
     latents = {
-        "prior": gaussian(
-            encode_members(autoencoder, zoo.weights(zoo.select("train"))), count, rng
-        ),
+        "prior": gaussian(every, count, rng),
         "kde": independent(z, count, single * scale, rng),
         "neighbourhood": z + joint * scale * torch.randn(z.shape, generator=rng),
     }
@@ -120,33 +119,32 @@ def evaluate_generation(
         for kind, latent in latents.items()
     }
     around = made["neighbourhood"]
-    near = nearest(net.spec, (around, predictions(net, dataset, around)), known)
+    near = nearest(spec, (around, predictions(runner, around)), known)
     made["members"] = members
-    made["noised"] = at_distance(net.spec, members, near.weight, rng)
-    made["average"] = midpoints(net.spec, members, {k: w.roll(1, 0) for k, w in members.items()})
-    made["random"] = stack([net.init(rng) for _ in range(count)])
+    made["noised"] = at_distance(spec, members, near.weight, rng)
+    made["average"] = midpoints(spec, members, {k: w.roll(1, 0) for k, w in members.items()})
+    made["random"] = stack([runner.net.init(rng) for _ in range(count)])
     runs = good["run"].to_numpy()
     out = {"networks": count, "bandwidth_joint": joint, "bandwidth_single": single}
     for kind in KINDS:
         weights = made[kind]
         origin = kind in ("neighbourhood", "members", "noised")
-        tasks = own if origin else best_tasks(zoo, net, dataset, weights)
-        labels = predictions(net, dataset, weights)
+        tasks = trained_on if origin else best_tasks(zoo, runner, weights)
+        labels = predictions(runner, weights)
         excluded = runs[:, None] == runs[None] if kind == "members" else None
-        found = nearest(net.spec, (weights, labels), known, excluded)
-        score = accuracies(real_outputs(net, dataset, tasks, weights, "test"))
-        figures = (
-            score.mean(),
-            agreement_between(labels),
-            np.median(found.weight),
-            np.median(found.function),
+        distance = nearest(spec, (weights, labels), known, excluded)
+        values = (
+            accuracies(runner.outputs(weights, tasks, "test")).mean(),
+            pairwise_agreement(labels),
+            np.median(distance.weight),
+            np.median(distance.function),
         )
-        out |= {f"{kind}_{k}": float(v) for k, v in zip(FIGURES, figures, strict=True)}
+        out |= {f"{kind}_{k}": float(v) for k, v in zip(FIGURES, values, strict=True)}
     sizes = [p.numel() for p in autoencoder.parameters()]
     return out | {"latent": autoencoder.latent, "parameters": sum(sizes)}
 
 
-def best_tasks(zoo: Zoo, net: Net, dataset: Dataset, weights: Weights) -> np.ndarray:
+def best_tasks(zoo: Zoo, runner: TaskRunner, weights: Weights) -> np.ndarray:
     """Train task ``(N,)`` of the lowest loss of each network on train images."""
     tasks = torch.from_numpy(np.unique(zoo.select("train")["task"]))
-    return tasks[task_losses(net, dataset, weights, tasks).argmin(1)].numpy()
+    return tasks[runner.losses_on_all_tasks(weights, tasks).argmin(1)].numpy()

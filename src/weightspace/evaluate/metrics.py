@@ -1,4 +1,4 @@
-"""How alike two sets of networks behave, and how well asked and achieved results match.
+"""How alike two sets of networks behave, and how well achieved results follow their targets.
 
 All work in float64 and on batches: outputs are pre-softmax, ``(M, B, c)`` for M members.
 An undefined value (the Pearson correlation of a constant, say) counts as 0: no evidence of
@@ -57,10 +57,10 @@ def _ratio(top: Tensor, bottom: Tensor) -> Tensor:
     return torch.where(bottom > 1e-12, top / bottom.clamp_min(1e-12), torch.zeros_like(top))
 
 
-def r2_identity(asked: np.ndarray, achieved: np.ndarray) -> float:
-    """Coefficient of determination of ``achieved = asked``: 1 is perfect, it may be negative."""
-    spread = np.square(asked - asked.mean()).sum()
-    return float(1 - np.square(achieved - asked).sum() / spread) if spread > 0 else float("nan")
+def r2_identity(target: np.ndarray, achieved: np.ndarray) -> float:
+    """Coefficient of determination of ``achieved = target``: 1 is perfect, it may be negative."""
+    total = np.square(target - target.mean()).sum()
+    return float(1 - np.square(achieved - target).sum() / total) if total > 0 else float("nan")
 
 
 def r2_pearson(a: np.ndarray, b: np.ndarray) -> float:
@@ -70,13 +70,56 @@ def r2_pearson(a: np.ndarray, b: np.ndarray) -> float:
     return float((a * b).sum() ** 2 / scale) if scale > 1e-24 else 0.0
 
 
-def spearman_rows(asked: np.ndarray, achieved: np.ndarray) -> np.ndarray:
+def spearman_rows(target: np.ndarray, achieved: np.ndarray) -> np.ndarray:
     """Rank correlation within each row: ``(T, K), (T, K) -> (T,)``; ties get mean ranks."""
-    a, b = rankdata(asked, axis=1), rankdata(achieved, axis=1)
+    a, b = rankdata(target, axis=1), rankdata(achieved, axis=1)
     a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
     scale = np.sqrt(np.square(a).sum(1) * np.square(b).sum(1))
     out: np.ndarray = np.divide((a * b).sum(1), scale, out=np.zeros(len(a)), where=scale > 0)
     return out
+
+
+def pairwise_agreement(labels: Tensor) -> float:
+    """Mean fraction of images on which two different networks predict the same class.
+
+    Args:
+        labels: predicted classes ``(N, Q)``.
+
+    Returns:
+        Mean over all pairs; NaN where there is none.
+
+    >>> pairwise_agreement(torch.tensor([[0, 1], [0, 2], [0, 1]]))
+    0.6666666666666666
+
+    """
+    n = len(labels)
+    if n < 2:
+        return float("nan")
+    equal = (labels[:, None] == labels[None]).double().mean(-1)
+    return float((equal.sum() - n) / (n * (n - 1)))
+
+
+def with_interval(
+    name: str,
+    statistic: Callable[[np.ndarray], float],
+    units: int,
+    resamples: int,
+    rng: np.random.Generator,
+) -> dict[str, float]:
+    """Bounds ``<name>_low`` and ``<name>_high`` of a statistic, by :func:`bootstrap`.
+
+    Args:
+        name: of the metric.
+        statistic: value for an index array of units, with repetitions.
+        units: number of units.
+        resamples: number of resamples; 0 gives no bounds.
+        rng: random stream.
+
+    """
+    if not resamples:
+        return {}
+    low, high = bootstrap(statistic, units, resamples, rng)
+    return {f"{name}_low": low, f"{name}_high": high}
 
 
 def bootstrap(

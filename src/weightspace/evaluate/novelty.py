@@ -18,16 +18,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from weightspace.data.dataset import Dataset
+from weightspace.data.tasks import part_of
 from weightspace.evaluate.controls import TrainMembers, at_distance, midpoints
-from weightspace.nets.base import Net
 from weightspace.progress import progress
 from weightspace.rng import stream, torch_stream
-from weightspace.sampling.sampler import Sampler
+from weightspace.sampling.sampler import Condition, Sampler
 from weightspace.weights.matching import align
 from weightspace.weights.spec import Spec, Weights, take
-from weightspace.zoo.result import accuracies
-from weightspace.zoo.runner import outputs_by_task, real_outputs
+from weightspace.zoo.result import accuracies, labels_of
+from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.store import Zoo
 
 DRAWS = 8  # networks drawn for one task
@@ -53,10 +52,11 @@ def weight_distances(spec: Spec, one: Weights, others: Weights) -> np.ndarray:
     return np.asarray((x - y).norm(dim=1) / x.norm(), dtype=float)
 
 
-def predictions(net: Net, dataset: Dataset, weights: Weights) -> Tensor:
+def predictions(runner: TaskRunner, weights: Weights) -> Tensor:
     """Predicted classes ``(N, Q)`` on train images of all seen classes."""
-    images = dataset.images["train"][torch.tensor(dataset.seen)][:, :QUERIES].flatten(0, 1)
-    return net.run(weights, images).argmax(-1)
+    seen = torch.tensor(runner.dataset.seen)
+    images = runner.dataset.images["train"][seen][:, :QUERIES].flatten(0, 1)
+    return runner.net.run(weights, images).argmax(-1)
 
 
 def nearest(
@@ -89,13 +89,20 @@ def nearest(
 
 
 def evaluate_novelty(
-    zoo: Zoo, sampler: Sampler, donors: TrainMembers, split: str, limit: int, seed: int
+    zoo: Zoo,
+    sampler: Sampler,
+    runner: TaskRunner,
+    donors: TrainMembers,
+    split: str,
+    limit: int,
+    seed: int,
 ) -> dict[str, float] | None:
-    """Figures of one split, for networks drawn at the highest trained result.
+    """Figures of one split, for networks drawn at the best trained result.
 
     Args:
         zoo: the population.
         sampler: what draws.
+        runner: the tasks.
         donors: train members.
         split: split whose tasks are sampled for.
         limit: networks and finished train members compared at most, in each role.
@@ -107,42 +114,48 @@ def evaluate_novelty(
         return None
     rng = stream(seed, "novelty", split)
     tasks = np.sort(rng.permutation(tasks)[:limit])
-    dataset, net, spec = sampler.dataset, sampler.net, zoo.spec
-    top = sampler.shared_encoder.trained_range[1].expand(len(tasks))
+    spec, model = zoo.spec, sampler.shared_encoder
+    target = torch.full((len(tasks),), model.result.best(model.bounds))
+    condition = Condition.of_tasks(runner.dataset, torch.from_numpy(tasks), target)
     generator = torch_stream(seed, "novelty", "draws", split)
-    drawn = sampler.draw(torch.from_numpy(tasks), top, DRAWS, generator)
+    drawn = sampler.draw(condition, DRAWS, generator)
     first = take(drawn, slice(None, None, DRAWS))
     table, finished = _finished(donors, limit, rng)
-    known = (finished, predictions(net, dataset, finished))
-    found = nearest(spec, (first, predictions(net, dataset, first)), known)
+    known = (finished, predictions(runner, finished))
+    of_draws = nearest(spec, (first, predictions(runner, first)), known)
     runs = table["run"].to_numpy()
     left_out = nearest(spec, known, known, runs[:, None] == runs[None])
-    part = "val" if split == "val" else "test"
 
     def accuracy(weights: Weights) -> float:
-        return float(accuracies(outputs_by_task(net, dataset, tasks, weights, part)).median())
+        outputs = runner.outputs_by_task(weights, tasks, part_of(split))
+        return float(accuracies(outputs).median())
 
-    base, second = _donor_pairs(donors, sampler, tasks, float(top[0]))
-    outputs = outputs_by_task(net, dataset, tasks, drawn, part)
+    base, second = (
+        donors.nearest_task(sampler.embed(condition), target.numpy(), rank)[0] for rank in (0, 1)
+    )
+    outputs = runner.outputs_by_task(drawn, tasks, part_of(split))
     return {
-        "weight_distance": float(np.median(found.weight)),
-        "weight_distance_leave_one_out": float(np.median(left_out.weight)),
-        "weight_distance_share_closer": float(
-            (found.weight < np.quantile(left_out.weight, 0.05)).mean()
-        ),
-        "function_distance": float(np.median(found.function)),
-        "function_distance_leave_one_out": float(np.median(left_out.function)),
-        "function_distance_share_closer": float(
-            (found.function < np.quantile(left_out.function, 0.05)).mean()
-        ),
+        **_distances("weight_distance", of_draws.weight, left_out.weight),
+        **_distances("function_distance", of_draws.function, left_out.function),
         "accuracy": accuracy(first),
-        "accuracy_noise_same_distance": accuracy(at_distance(spec, base, found.weight, generator)),
+        "accuracy_noise_same_distance": accuracy(
+            at_distance(spec, base, of_draws.weight, generator)
+        ),
         "accuracy_interpolation": accuracy(midpoints(spec, base, second)),
         "accuracy_nearest_task": accuracy(base),
         "error_overlap_draws": error_overlap(outputs, len(tasks)),
-        "error_overlap_members": _member_overlap(zoo, net, dataset, split, part),
+        "error_overlap_members": _member_overlap(zoo, runner, split),
         "networks": len(tasks),
         "members": len(table),
+    }
+
+
+def _distances(name: str, of_draws: np.ndarray, left_out: np.ndarray) -> dict[str, float]:
+    """Medians, and the fraction of draws nearer than 95 % of the members are to one another."""
+    return {
+        name: float(np.median(of_draws)),
+        f"{name}_leave_one_out": float(np.median(left_out)),
+        f"{name}_share_closer": float((of_draws < np.quantile(left_out, 0.05)).mean()),
     }
 
 
@@ -155,23 +168,14 @@ def _finished(
     return donors.members.iloc[rows], take(donors.weights, torch.from_numpy(rows))
 
 
-def _donor_pairs(
-    donors: TrainMembers, sampler: Sampler, tasks: np.ndarray, top: float
-) -> tuple[Weights, Weights]:
-    """For each task: the best networks of the nearest and of the second nearest training task."""
-    with torch.no_grad():
-        e = sampler.shared_encoder.embed(sampler.dataset, torch.from_numpy(tasks))
-    asked = np.full(len(tasks), top)
-    return donors.nearest_task(e, asked)[0], donors.nearest_task(e, asked, rank=1)[0]
-
-
-def _member_overlap(zoo: Zoo, net: Net, dataset: Dataset, split: str, part: str) -> float:
+def _member_overlap(zoo: Zoo, runner: TaskRunner, split: str) -> float:
     """The yardstick of :func:`error_overlap`: finished runs of one task, mean over tasks."""
     members = zoo.select(split, last_only=True)
-    outputs = real_outputs(net, dataset, members["task"].to_numpy(), zoo.weights(members), part)
+    tasks, weights = members["task"].to_numpy(), zoo.weights(members)
+    outputs = runner.outputs(weights, tasks, part_of(split))
     groups = [torch.tensor(g.index.to_numpy()) for _, g in members.groupby("task") if len(g) > 1]
-    found = [error_overlap(outputs[rows], 1) for rows in groups]
-    return float(np.nanmean(found)) if np.isfinite(found).any() else float("nan")
+    overlaps = [error_overlap(outputs[rows], 1) for rows in groups]
+    return float(np.nanmean(overlaps)) if np.isfinite(overlaps).any() else float("nan")
 
 
 def error_overlap(outputs: Tensor, tasks: int) -> float:
@@ -181,9 +185,13 @@ def error_overlap(outputs: Tensor, tasks: int) -> float:
         outputs: ``(tasks * n, B, c)``, the draws of a task side by side, images class after class.
         tasks: number of tasks. Pairs without any error are left out.
 
+    >>> wrong, right = torch.tensor([[0.0, 1.0], [0.0, 1.0]]), torch.eye(2)  # first image wrong
+    >>> error_overlap(torch.stack([wrong, wrong]), 1), error_overlap(torch.stack([wrong, right]), 1)
+    (1.0, 0.0)
+
     """
-    labels = torch.arange(outputs.shape[2]).repeat_interleave(outputs.shape[1] // outputs.shape[2])
-    wrong = (outputs.argmax(-1) != labels).double().reshape(tasks, -1, outputs.shape[1])
+    wrong = (outputs.argmax(-1) != labels_of(outputs)).double()
+    wrong = wrong.reshape(tasks, -1, outputs.shape[1])
     both = wrong @ wrong.transpose(1, 2)
     count = wrong.sum(-1)
     union = count[:, :, None] + count[:, None] - both

@@ -24,6 +24,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from weightspace.evaluate.metrics import r2_identity
 from weightspace.progress import progress
 from weightspace.weights.spec import Spec, Weights
 
@@ -84,10 +85,9 @@ def score(name: str, truth: np.ndarray, predicted: np.ndarray) -> dict[str, floa
     """R2 and Kendall's tau of a regression, accuracy of a classification."""
     if name in CLASSIFICATION:
         return {f"{name}_accuracy": float((truth == predicted).mean())}
-    spread = np.square(truth - truth.mean()).sum()
-    r2 = 1 - np.square(truth - predicted).sum() / spread if spread > 0 else float("nan")
+    r2 = r2_identity(truth, predicted)
     tau = kendalltau(truth, predicted).statistic if np.ptp(predicted) > 0 else 0.0
-    return {f"{name}_r2": float(r2), f"{name}_tau": float(tau)}
+    return {f"{name}_r2": r2, f"{name}_tau": float(tau)}
 
 
 def evaluate(features: Features, seed: int) -> dict[str, dict[str, float]]:

@@ -5,6 +5,7 @@ Each figure stands for one split, with chance and the per-tensor PCA alone besid
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -14,22 +15,20 @@ import torch
 from torch import Tensor
 
 from weightspace.autoencoders.base import Autoencoder, decode_latents, encode_members, load_trained
-from weightspace.data.dataset import Dataset, task_batch
+from weightspace.data.tasks import HELD_OUT, part_of
 from weightspace.evaluate import metrics as m
 from weightspace.jobs.base import run
-from weightspace.nets.base import Net
-from weightspace.params import EvaluateSettings, GuidanceSettings, Params
+from weightspace.params import EvaluateSettings, Params
 from weightspace.progress import progress
 from weightspace.rng import stream, torch_stream
-from weightspace.sampling.latent_steps import refine_latents
+from weightspace.sampling.latent_steps import LatentSteps
 from weightspace.weights.pca import TensorPca
-from weightspace.weights.spec import Weights, blocks
+from weightspace.weights.spec import Weights, fill_blocks, take
 from weightspace.zoo.result import accuracies
-from weightspace.zoo.runner import BLOCK, random_outputs, real_outputs
+from weightspace.zoo.runner import BLOCK, TaskRunner
 from weightspace.zoo.store import Zoo
 
 SCORES = {"cosine": m.cosine, "correlation": m.correlation, "agreement": m.agreement}
-SPLITS = ("val", "test_sets", "test_classes")
 MEMBERS, NUMBERS = 500, 2**28  # of one job at most; fixed, so that no executor changes a byte
 
 
@@ -97,12 +96,12 @@ class PartJob:
 
     def run(self) -> tuple[tuple[str, int], list[np.ndarray]]:
         """Split and number, and the outputs ``(m, B, c)`` in the order of a Reconstruction's."""
-        dataset, net, autoencoder = load_trained(self.data, self.params)
+        runner, autoencoder = load_trained(self.data, self.params)
         pca = TensorPca.load(self.data / "pca" / "pca.safetensors")
-        found = reconstruct(
-            autoencoder, pca, net, dataset, self.members, self._weights(), self.params, self.number
+        part = reconstruct(
+            autoencoder, pca, runner, self.members, self._weights(), self.params, self.number
         )
-        return (self.split, self.number), [x.numpy() for x in found.outputs]
+        return (self.split, self.number), [x.numpy() for x in part.outputs]
 
 
 def reconstruct_splits(data: Path, params: Params) -> dict[str, Reconstruction]:
@@ -114,7 +113,7 @@ def reconstruct_splits(data: Path, params: Params) -> dict[str, Reconstruction]:
 
     """
     zoo = Zoo.open(data / "zoo")
-    tables = {split: table for split in SPLITS if len(table := zoo.select(split))}
+    tables = {split: table for split in HELD_OUT if len(table := zoo.select(split))}
     size = max(1, min(MEMBERS, NUMBERS // zoo.spec.numel))
     jobs = [
         PartJob(data, params, split, start // size, table[start : start + size])
@@ -138,31 +137,38 @@ def reconstruct_splits(data: Path, params: Params) -> dict[str, Reconstruction]:
 def reconstruct(
     autoencoder: Autoencoder,
     pca: TensorPca,
-    net: Net,
-    dataset: Dataset,
+    runner: TaskRunner,
     members: pd.DataFrame,
     weights: Weights,
     params: Params,
     number: int = 0,
 ) -> Reconstruction:
-    """Encode, refine, decode and run the members of one part of a split, of some number.
+    """Encode, refine, decode and run the members of one part of a split.
 
     Val members are run on val images, test members on test images.
+
+    Args:
+        autoencoder: weights <-> latent.
+        pca: the first compression, measured alone too.
+        runner: the tasks.
+        members: table of M members.
+        weights: tensors ``(M, *shape)``.
+        params: all settings.
+        number: of the part in its split; names the random stream.
+
     """
     tasks, split = members["task"].to_numpy(), members["split"].iloc[0]
-    part = "val" if split == "val" else "test"
 
     def real(w: Weights) -> Tensor:
-        return real_outputs(net, dataset, tasks, w, part)
+        return runner.outputs(w, tasks, part_of(split))
 
     def noise(w: Weights) -> Tensor:
-        return random_outputs(net, dataset, params.evaluate.random_inputs, w, params.seed)
+        return runner.random_outputs(w, params.evaluate.random_inputs, params.seed)
 
     z = encode_members(autoencoder, weights)
     generator = torch_stream(params.seed, "evaluate", "refine", split, number)
-    refined = refine(autoencoder, net, dataset, tasks, weights, z, params.guidance, generator)
-    rebuilt = decode_latents(autoencoder, refined)
-    pca_only = pca.inverse(pca(weights))
+    steps = LatentSteps(autoencoder, runner.net, params.guidance)
+    rebuilt = decode_latents(autoencoder, refine(steps, runner, tasks, weights, z, generator))
     return Reconstruction(
         members,
         real(weights),
@@ -170,29 +176,36 @@ def reconstruct(
         noise(weights),
         noise(rebuilt),
         real(decode_latents(autoencoder, z)),
-        real(pca_only),
+        real(pca.inverse(pca(weights))),
     )
 
 
 def refine(
-    autoencoder: Autoencoder,
-    net: Net,
-    dataset: Dataset,
+    steps: LatentSteps,
+    runner: TaskRunner,
     tasks: np.ndarray,
     weights: Weights,
     z: Tensor,
-    settings: GuidanceSettings,
     generator: torch.Generator,
 ) -> Tensor:
-    """Refine latents ``(M, L)`` of members on the train images of their own tasks, in blocks."""
-    out, start = [], 0
-    for block in blocks(weights, BLOCK):
-        here = slice(start, start + BLOCK)
-        images, _ = task_batch(dataset, torch.tensor(tasks[here]), "train")
-        outputs = net.run(block, images)
-        out.append(refine_latents(autoencoder, net, z[here], images, outputs, settings, generator))
-        start += BLOCK
-    return torch.cat(out)
+    """Refine latents of members on the train images of their tasks, in blocks.
+
+    Args:
+        steps: how latents are moved.
+        runner: the tasks.
+        tasks: task of each member ``(M,)``.
+        weights: the originals ``(M, *shape)``.
+        z: their latents ``(M, L)``.
+        generator: chooses images.
+
+    """
+
+    def compute(rows: slice) -> Tensor:
+        images, _ = runner.dataset.task_batch(torch.tensor(tasks[rows]), "train")
+        outputs = runner.net.run(take(weights, rows), images)
+        return steps.refine(z[rows], images, outputs, generator)
+
+    return fill_blocks(torch.empty_like(z), BLOCK, compute)
 
 
 def figures(r: Reconstruction, settings: EvaluateSettings, seed: int) -> dict[str, float]:
@@ -235,23 +248,21 @@ def _intervals(r: Reconstruction, settings: EvaluateSettings, seed: int) -> dict
     tasks, unit = np.unique(r.members["task"], return_inverse=True)
     before, after = accuracies(r.original).numpy(), accuracies(r.rebuilt).numpy()
     rows = [np.flatnonzero(unit == t) for t in range(len(tasks))]
-    out = {}
 
-    def interval(name: str, statistic) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
-        rng = stream(seed, "evaluate", "bootstrap", name)
-        low, high = m.bootstrap(statistic, len(tasks), settings.bootstrap, rng)
-        out[f"{name}_low"], out[f"{name}_high"] = low, high
-
-    for name, score in SCORES.items():
+    def mean_of(score: Callable[[Tensor, Tensor], Tensor]) -> Callable[[np.ndarray], float]:
         values = score(r.original, r.rebuilt).numpy()
         means = np.array([values[i].mean() for i in rows])
-        interval(name, lambda index, means=means: float(means[index].mean()))
+        return lambda index: float(means[index].mean())
 
     def r2(index: np.ndarray) -> float:
         chosen = np.concatenate([rows[i] for i in index])
         return m.r2_pearson(before[chosen], after[chosen])
 
-    interval("accuracy_r2", r2)
+    out: dict[str, float] = {}
+    statistics = {name: mean_of(score) for name, score in SCORES.items()} | {"accuracy_r2": r2}
+    for name, statistic in statistics.items():
+        rng = stream(seed, "evaluate", "bootstrap", name)
+        out |= m.with_interval(name, statistic, len(tasks), settings.bootstrap, rng)
     return out
 
 

@@ -13,59 +13,69 @@ import torch
 from torch import Tensor
 
 from weightspace.data.dataset import Dataset
+from weightspace.data.tasks import part_of
 from weightspace.evaluate import metrics as m
 from weightspace.evaluate.controls import TrainMembers, head_only, noised
 from weightspace.params import Params
 from weightspace.progress import progress
 from weightspace.rng import stream, torch_stream
-from weightspace.sampling.requests import Grid, Judge
-from weightspace.sampling.sampler import Sampler
-from weightspace.shared_encoders.base import results_of
+from weightspace.sampling.requests import Grid
+from weightspace.sampling.sampler import Condition, Sampler
 from weightspace.weights.spec import Weights
-from weightspace.zoo.runner import outputs_by_task, real_outputs
+from weightspace.zoo.result import Result, labels_of
+from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.store import Zoo
 
-SPLITS = ("val", "test_sets", "test_classes")
-NOISE = 0.1  # share of a tensor's spread added to the noised copies
-
-
-def targets_of(sampler: Sampler, count: int) -> np.ndarray:
-    """Targets evenly over the trained range of R."""
-    low, high = sampler.shared_encoder.trained_range.tolist()
-    return np.linspace(low, high, count)
+NOISE = 0.1  # fraction of a tensor's standard deviation that the noised copies get
 
 
 def controls(
-    grid: Grid, sampler: Sampler, donors: TrainMembers, own: Weights, seed: int
+    grid: Grid,
+    sampler: Sampler,
+    runner: TaskRunner,
+    donors: TrainMembers,
+    drawn: Weights,
+    seed: int,
 ) -> dict[str, Weights]:
-    """One network per condition from each control of DESIGN section 4.
+    """One network per request from each control.
 
     Where a control withholds or shuffles D or R, it does so for the draw and for the guidance.
+
+    Args:
+        grid: the requests.
+        sampler: what draws.
+        runner: the tasks.
+        donors: train members.
+        drawn: one guided draw of each request, whose output layers are kept ``(T * K, *shape)``.
+        seed: root seed.
+
     """
-    asked, rng = torch.tensor(grid.asked, dtype=torch.float32), stream(seed, "evaluate", "controls")
-    generator = torch_stream(seed, "evaluate", "control draws")
-    other = torch.from_numpy(np.repeat(_other_tasks(grid, sampler.dataset, rng), len(grid.targets)))
-    mixed = asked[torch.from_numpy(rng.permutation(len(asked)))]
+    rng, generator = (
+        stream(seed, "evaluate", "controls"),
+        torch_stream(seed, "evaluate", "control draws"),
+    )
+    asked = grid.condition(runner.dataset)
+    other = torch.from_numpy(np.repeat(_other_tasks(grid, runner.dataset, rng), len(grid.targets)))
+    other_d = Condition.of_tasks(runner.dataset, other, asked.target)
+    other_r = asked.with_target(asked.target[torch.from_numpy(rng.permutation(len(asked)))])
 
-    def draw(tasks: Tensor, results: Tensor, *, guided: bool, **use: bool) -> Weights:
-        z = sampler.latents(tasks, results, 1, generator, **use)
-        return sampler.decode(sampler.guided(z, tasks, results, generator) if guided else z)
+    def draw(condition: Condition, *, guided: bool, **use: bool) -> Weights:
+        z = sampler.latents(condition, 1, generator, **use)
+        return sampler.decode(sampler.guided(z, condition, generator) if guided else z)
 
-    with torch.no_grad():
-        embedding = sampler.shared_encoder.embed(sampler.dataset, grid.task)
-    copies, _ = donors.nearest_task(embedding, grid.asked)
-    nothing = {"use_dataset": False, "use_result": False}
+    copies, _ = donors.nearest_task(sampler.embed(asked), grid.target)
+    spec = sampler.autoencoder.spec
     return {
-        "shuffled_d": draw(other, asked, guided=True),
-        "shuffled_r": draw(grid.task, mixed, guided=True),
-        "d_only": draw(grid.task, asked, guided=False, use_result=False),
-        "r_only": draw(grid.task, asked, guided=False, use_dataset=False),
-        "uncalibrated": draw(grid.task, asked, guided=False, calibrated=False),
-        "guidance_only": draw(grid.task, asked, guided=True, **nothing),
+        "shuffled_d": draw(other_d, guided=True),
+        "shuffled_r": draw(other_r, guided=True),
+        "d_only": draw(asked, guided=False, use_result=False),
+        "r_only": draw(asked, guided=False, use_dataset=False),
+        "uncalibrated": draw(asked, guided=False, calibrated=False),
+        "guidance_only": draw(asked, guided=True, use_dataset=False, use_result=False),
         "nearest_task": copies,
-        "noised_copy": noised(sampler.autoencoder.spec, copies, NOISE, generator),
-        "average": donors.average(grid.asked),
-        "head_only": head_only(sampler.autoencoder.spec, own),
+        "noised_copy": noised(spec, copies, NOISE, generator),
+        "average": donors.average(grid.target),
+        "head_only": head_only(spec, drawn),
     }
 
 
@@ -80,61 +90,81 @@ def _other_tasks(grid: Grid, dataset: Dataset, rng: np.random.Generator) -> np.n
 
 
 def figures(
-    grid: Grid, achieved: np.ndarray, result: str, resamples: int = 0, seed: int = 0
+    grid: Grid, achieved: np.ndarray, result: Result, resamples: int = 0, seed: int = 0
 ) -> dict[str, float]:
-    """How well achieved results ``(T * K,)`` follow the requests; intervals over tasks on demand."""
-    asked, got = grid.by_task(grid.asked), grid.by_task(achieved)
-    best = -1 if result == "accuracy" else 0
-    spearman = m.spearman_rows(asked, got)
+    """How well achieved results follow the targets; intervals over tasks on demand.
+
+    Args:
+        grid: the requests.
+        achieved: result of one network for each ``(T * K,)``.
+        result: what R is.
+        resamples: of tasks, for 95 % intervals; 0 for none.
+        seed: root seed.
+
+    """
+    target, got = grid.by_task(grid.target), grid.by_task(achieved)
+    top = int(target[0].argmax() if result.higher_is_better else target[0].argmin())
+    spearman = m.spearman_rows(target, got)
     statistics = {
-        "r2_identity": lambda i: m.r2_identity(asked[i].ravel(), got[i].ravel()),
-        "r2_pearson": lambda i: m.r2_pearson(asked[i].ravel(), got[i].ravel()),
-        "mae": lambda i: float(np.abs(asked[i] - got[i]).mean()),
+        "r2_identity": lambda i: m.r2_identity(target[i].ravel(), got[i].ravel()),
+        "r2_pearson": lambda i: m.r2_pearson(target[i].ravel(), got[i].ravel()),
+        "mae": lambda i: float(np.abs(target[i] - got[i]).mean()),
         "spearman_within_task": lambda i: float(spearman[i].mean()),
-        f"{result}_at_top": lambda i: float(np.median(got[i, best])),
+        f"{result.name}_at_top": lambda i: float(np.median(got[i, top])),
     }
-    everything = np.arange(len(asked))
+    everything = np.arange(len(target))
     out = {}
     for name, statistic in statistics.items():
+        rng = stream(seed, "evaluate", "bootstrap", name)
         out[name] = statistic(everything)
-        if resamples:
-            rng = stream(seed, "evaluate", "bootstrap", name)
-            out[f"{name}_low"], out[f"{name}_high"] = m.bootstrap(
-                statistic, len(asked), resamples, rng
-            )
+        out |= m.with_interval(name, statistic, len(target), resamples, rng)
     return out
 
 
-def best_of(grid: Grid, on_train: np.ndarray, on_test: np.ndarray) -> np.ndarray:
-    """Test result of the draw whose result on train images is nearest to the request: ``(T * K,)``."""
-    chosen = np.abs(on_train - grid.asked[:, None]).argmin(1)
-    best: np.ndarray = on_test[np.arange(len(chosen)), chosen]
-    return best
-
-
-def scratch(zoo: Zoo, split: str, grid: Grid, result: str, part: str) -> dict[str, float]:
+def scratch(zoo: Zoo, split: str, grid: Grid, result: Result) -> dict[str, float]:
     """Results of training from scratch on the same images, medians over tasks.
 
     ``_scratch``: the finished run with the best val loss; ``_scratch_single``: mean of the finished
     runs of a task, none of them chosen.
+
+    Args:
+        zoo: the population.
+        split: split of the tasks.
+        grid: the requests.
+        result: what R is.
+
     """
     table = zoo.select(split, last_only=True)
     table = table[table["task"].isin(grid.tasks)].sort_values(["task", "val_loss"], kind="stable")
-    groups = table.groupby("task")[f"{part}_{result}"]
+    groups = table.groupby("task")[f"{part_of(split)}_{result.name}"]
     return {
-        f"{result}_scratch": float(groups.first().median()),
-        f"{result}_scratch_single": float(groups.mean().median()),
+        f"{result.name}_scratch": float(groups.first().median()),
+        f"{result.name}_scratch_single": float(groups.mean().median()),
     }
 
 
-def unguided(grid: Grid, judge: Judge, drawn: Weights, part: str) -> dict[str, float]:
-    """Figures of draws without guidance: the first one, and the best of n."""
-    on_test, on_train = judge(grid, drawn, part), judge(grid, drawn, "train")
-    kinds = {"unguided_": on_test[:, 0], "unguided_best_of_n_": best_of(grid, on_train, on_test)}
+def unguided(
+    grid: Grid, runner: TaskRunner, drawn: Weights, split: str, result: Result
+) -> dict[str, float]:
+    """Figures of draws without guidance: the first one, and the best of n on train images.
+
+    Args:
+        grid: the requests.
+        runner: measures.
+        drawn: networks ``(T * K * n, *shape)``.
+        split: split of the tasks.
+        result: what R is.
+
+    """
+    on_test, on_train = (
+        grid.achieved(runner.outputs_by_task(drawn, grid.tasks, part), result)
+        for part in (part_of(split), "train")
+    )
+    kinds = {"unguided_": on_test[:, 0], "unguided_best_of_n_": grid.best_of(on_train, on_test)}
     return {
-        prefix + k: v
+        prefix + name: value
         for prefix, achieved in kinds.items()
-        for k, v in figures(grid, achieved, judge.result).items()
+        for name, value in figures(grid, achieved, result).items()
     }
 
 
@@ -145,61 +175,75 @@ def ceiling(grid: Grid, outputs: Tensor) -> float:
     ``p`` is estimated on the same images, with the correction ``n / (n - 1)``.
 
     Args:
-        grid: the conditions.
+        grid: the requests.
         outputs: ``(T * K * draws, B, c)`` on images that come class after class.
 
     """
-    count, classes = outputs.shape[1], outputs.shape[2]
-    each = count // classes
-    labels = torch.arange(classes).repeat_interleave(each)
-    right = (outputs.argmax(-1) == labels).double().unflatten(1, (classes, each)).mean(2)
-    noise = (right * (1 - right)).mean() / ((each - 1) * classes)
-    return float(1 - noise / np.var(grid.asked))
+    classes = outputs.shape[2]
+    images = outputs.shape[1] // classes  # of a class
+    correct = (outputs.argmax(-1) == labels_of(outputs)).double()
+    p = correct.unflatten(1, (classes, images)).mean(2)
+    noise = (p * (1 - p)).mean() / ((images - 1) * classes)
+    return float(1 - noise / np.var(grid.target))
 
 
 def evaluate_split(
-    zoo: Zoo, sampler: Sampler, donors: TrainMembers | None, split: str, params: Params
+    zoo: Zoo,
+    sampler: Sampler,
+    runner: TaskRunner,
+    donors: TrainMembers | None,
+    split: str,
+    params: Params,
 ) -> tuple[dict[str, float], pd.DataFrame] | None:
     """All figures of one split and the calibration curve; None where the split is empty.
 
-    Without donors, no controls.
+    Args:
+        zoo: the population.
+        sampler: what draws.
+        runner: the tasks.
+        donors: train members; None: no controls.
+        split: "val" or a test split.
+        params: all settings.
+
     """
     members = zoo.select(split)
     if members.empty:
         return None
-    settings, net, result = params.evaluate, sampler.net, params.shared_encoder.result
-    part, draws = ("val", settings.val_draws) if split == "val" else ("test", settings.draws)
-    grid = Grid(np.unique(members["task"]), targets_of(sampler, settings.targets))
-    judge = Judge(net, sampler.dataset, result)
+    settings, result = params.evaluate, sampler.shared_encoder.result
+    draws = settings.val_draws if split == "val" else settings.draws
+    targets = np.linspace(*sampler.shared_encoder.bounds, settings.targets)
+    grid = Grid(np.unique(members["task"]), targets)
     generator = torch_stream(params.seed, "evaluate", "draws", split)
-    asked = torch.tensor(grid.asked, dtype=torch.float32)
+    condition = grid.condition(runner.dataset)
     with progress(f"sampling {split}", 6) as bar:
-        z = sampler.latents(grid.task, asked, draws, generator)
-        out = unguided(grid, judge, sampler.decode(z), part)
+        z = sampler.latents(condition, draws, generator)
+        out = unguided(grid, runner, sampler.decode(z), split, result)
         bar.advance(note="drawn")
-        drawn = sampler.decode(sampler.guided(z, grid.task, asked, generator))
+        drawn = sampler.decode(sampler.guided(z, condition, generator))
         bar.advance(note="guided")
-        outputs = outputs_by_task(net, sampler.dataset, grid.tasks, drawn, part)
-        on_test, on_train = judge.results(grid, outputs), judge(grid, drawn, "train")
+        outputs = runner.outputs_by_task(drawn, grid.tasks, part_of(split))
+        on_test = grid.achieved(outputs, result)
+        on_train = grid.achieved(runner.outputs_by_task(drawn, grid.tasks, "train"), result)
         bar.advance(note="measured")
-        chosen = best_of(grid, on_train, on_test)
-        bounds = (settings.bootstrap, params.seed)
-        out |= figures(grid, on_test[:, 0], result, *bounds)
-        best = figures(grid, chosen, result, *bounds)
-        out |= {f"best_of_n_{k}": v for k, v in best.items()}
+        chosen = grid.best_of(on_train, on_test)
+        for prefix, achieved in (("", on_test[:, 0]), ("best_of_n_", chosen)):
+            of_kind = figures(grid, achieved, result, settings.bootstrap, params.seed)
+            out |= {prefix + name: value for name, value in of_kind.items()}
         bar.advance(note="intervals")
         if donors is not None:
             first = {name: w[::draws] for name, w in drawn.items()}
-            for name, weights in controls(grid, sampler, donors, first, params.seed).items():
-                achieved = judge(grid, weights, part)[:, 0]
+            made = controls(grid, sampler, runner, donors, first, params.seed)
+            for name, weights in made.items():
+                of_control = runner.outputs_by_task(weights, grid.tasks, part_of(split))
+                achieved = grid.achieved(of_control, result)[:, 0]
                 out |= {f"{name}_{k}": v for k, v in figures(grid, achieved, result).items()}
         bar.advance(note="controls")
-        out |= diversity(zoo, judge, grid, outputs, split)
+        out |= diversity(zoo, runner, grid, outputs, split, result)
         bar.advance(note="diversity")
-    out |= scratch(zoo, split, grid, result, part)
-    if result == "accuracy":
+    out |= scratch(zoo, split, grid, result)
+    if result.higher_is_better:
         out["r2_identity_ceiling"] = ceiling(grid, outputs)
-    out["chance_accuracy"] = 1 / sampler.dataset.classes.shape[1]
+    out["chance_accuracy"] = 1 / runner.classes
     out |= {"draws": draws, "tasks": len(grid.tasks), "targets": len(grid.targets)}
     return out, calibration_curve(grid, on_test, chosen)
 
@@ -212,46 +256,44 @@ def calibration_curve(grid: Grid, on_test: np.ndarray, chosen: np.ndarray) -> pd
         low, high = np.quantile(single, [0.1, 0.9])
         best = grid.by_task(chosen)[:, i].mean()
         rows.append(
-            {"asked": target, "single": single.mean(), "q10": low, "q90": high, "best_of_n": best}
+            {"target": target, "single": single.mean(), "q10": low, "q90": high, "best_of_n": best}
         )
     return pd.DataFrame(rows)
 
 
-def diversity(zoo: Zoo, judge: Judge, grid: Grid, outputs: Tensor, split: str) -> dict[str, float]:
-    """How alike the draws of one (D, R) predict, beside members of one task with like results.
+def diversity(
+    zoo: Zoo, runner: TaskRunner, grid: Grid, outputs: Tensor, split: str, result: Result
+) -> dict[str, float]:
+    """How alike the draws of one (D, R) predict, and members of one task with like results.
 
     Both are agreements over pairs of networks, mean over the targets at which the split has two
-    members of different runs; 1 would be copies of one network. ``outputs`` are those of the draws
-    ``(T * K * n, B, c)``.
+    members of different runs; 1 would be copies of one network.
+
+    Args:
+        zoo: the population.
+        runner: the tasks.
+        grid: the requests.
+        outputs: those of the draws ``(T * K * n, B, c)``.
+        split: split of the tasks.
+        result: what R is.
+
     """
-    part = "val" if split == "val" else "test"
-    chosen = outputs.argmax(-1).reshape(len(grid.asked), -1, outputs.shape[1])  # (C, n, B)
-    same = np.array([_pairwise(c) for c in chosen]).reshape(len(grid.tasks), -1).mean(0)  # (K,)
+    predicted = outputs.argmax(-1).reshape(len(grid), -1, outputs.shape[1])  # (T * K, n, B)
+    of_draws = grid.by_task(np.array([m.pairwise_agreement(p) for p in predicted])).mean(0)  # (K,)
     members = zoo.select(split)
-    achieved = results_of(members, judge.dataset, judge.result)
-    target = np.abs(achieved[:, None] - grid.targets).argmin(1)
-    tasks = members["task"].to_numpy()
-    weights = zoo.weights(members)
-    labels = real_outputs(judge.net, judge.dataset, tasks, weights, part).argmax(-1)
-    found: list[list[float]] = [[] for _ in grid.targets]
-    one_each = members.assign(target=target).drop_duplicates(["run", "target"])
-    for _, group in one_each.groupby(["task", "target"]):
+    nearest = np.abs(runner.results_of(members, result)[:, None] - grid.targets).argmin(1)
+    tasks, weights = members["task"].to_numpy(), zoo.weights(members)
+    labels = runner.outputs(weights, tasks, part_of(split)).argmax(-1)
+    of_members: list[list[float]] = [[] for _ in grid.targets]
+    one_of_each_run = members.assign(target=nearest).drop_duplicates(["run", "target"])
+    for _, group in one_of_each_run.groupby(["task", "target"]):
         if len(group) > 1:
-            k = int(group["target"].iloc[0])
-            found[k].append(_pairwise(labels[torch.tensor(group.index.to_numpy())]))
-    there = [k for k, values in enumerate(found) if values]
-    if not there:
+            rows = torch.tensor(group.index.to_numpy())
+            of_members[int(group["target"].iloc[0])].append(m.pairwise_agreement(labels[rows]))
+    measured = [k for k, values in enumerate(of_members) if values]
+    if not measured:
         return {}
     return {
-        "agreement_between_draws": float(same[there].mean()),
-        "agreement_between_members": float(np.mean([np.mean(found[k]) for k in there])),
+        "agreement_between_draws": float(of_draws[measured].mean()),
+        "agreement_between_members": float(np.mean([np.mean(of_members[k]) for k in measured])),
     }
-
-
-def _pairwise(labels: Tensor) -> float:
-    """Mean agreement of all pairs of rows of predicted classes ``(n, B)``."""
-    n = len(labels)
-    if n < 2:
-        return float("nan")
-    equal = (labels[:, None] == labels[None]).double().mean(-1)
-    return float((equal.sum() - n) / (n * (n - 1)))

@@ -1,4 +1,4 @@
-"""Comparing networks by their outputs, with gradients: likeness to an original, result on a task."""
+"""How differently a decoded network behaves from its original, with gradients."""
 
 from __future__ import annotations
 
@@ -9,50 +9,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from weightspace.data.dataset import Dataset, task_batch
-from weightspace.nets.base import Net
 from weightspace.params import AutoencoderSettings
-from weightspace.rng import torch_stream
 from weightspace.weights.spec import Weights
-from weightspace.zoo.runner import real_outputs
+from weightspace.zoo.runner import TaskRunner
 
 KL_TEMPERATURE = 2.0  # softmax temperature of the KL: this many spreads of the original's outputs
 CAUCHY_SCALE = 4.0  # squared error above 1 / CAUCHY_SCALE variances counts by its logarithm
 
 
-def behaviour(rebuilt: Tensor, wanted: Tensor, spread: Tensor, own: int) -> dict[str, Tensor]:
+def behaviour(rebuilt: Tensor, original: Tensor, std: Tensor, on_task: int) -> dict[str, Tensor]:
     """Compare outputs ``(N, Q, c)``: robust error, KL of the softmax, cosine per sample.
 
     Args:
         rebuilt: outputs of the decoded networks.
-        wanted: outputs of the originals.
-        spread: standard deviation of each output of the originals ``(N, 1, c)``.
-        own: the first so many queries are images of the member's own task; the others count 0.3.
+        original: outputs of the originals.
+        std: standard deviation of each output of the originals ``(N, 1, c)``.
+        on_task: the first so many queries are images of the member's own task; the others count 0.3.
 
     """
-    error = ((rebuilt - wanted) / spread).square()
-    near = (CAUCHY_SCALE * error[:, :own].mean((1, 2))).log1p().mean() / 2
-    far = (
-        (CAUCHY_SCALE * error[:, own:].mean((1, 2))).log1p().mean() / 2
-        if rebuilt.shape[1] > own
-        else 0
-    )
-    sharp = KL_TEMPERATURE / spread.mean(2, keepdim=True)
-    log_p = (wanted[:, :own] * sharp).log_softmax(-1)
-    log_q = (rebuilt[:, :own] * sharp).log_softmax(-1)
+    error = ((rebuilt - original) / std).square()
+    near, far = (_robust(part) for part in (error[:, :on_task], error[:, on_task:]))
+    sharp = KL_TEMPERATURE / std.mean(2, keepdim=True)
+    log_p = (original[:, :on_task] * sharp).log_softmax(-1)
+    log_q = (rebuilt[:, :on_task] * sharp).log_softmax(-1)
     kl = (log_p.exp() * (log_p - log_q)).sum(-1).mean()
-    cosine = (1 - F.cosine_similarity(rebuilt, wanted, dim=-1)).mean()
+    cosine = (1 - F.cosine_similarity(rebuilt, original, dim=-1)).mean()
     return {"error": near + 0.3 * far, "kl": kl, "cosine": cosine}
 
 
-def choose_images(dataset: Dataset, count: int, seed: int) -> Tensor:
-    """Real train images of seen classes, the same number of each class: ``(K, C, H, W)``."""
-    seen = torch.tensor(dataset.seen)
-    images = dataset.images["train"][seen]  # (classes, n, C, H, W)
-    generator = torch_stream(seed, "autoencoder", "probes")
-    order = torch.randperm(images.shape[1], generator=generator)
-    spread = images[:, order].transpose(0, 1).flatten(0, 1)  # class after class, then again
-    return spread[:count].clone()
+def _robust(error: Tensor) -> Tensor:
+    """``log(1 + k e) / 2`` of the mean squared errors of N networks ``(N, Q, c)``, mean over them."""
+    if not error.shape[1]:
+        return error.new_zeros(())
+    return (CAUCHY_SCALE * error.mean((1, 2))).log1p().mean() / 2
 
 
 @dataclass(frozen=True)
@@ -61,30 +50,37 @@ class Originals:
 
     Attributes:
         tasks: task of each member ``(N,)``.
-        own: outputs on the train images of its task ``(N, c * n, c)``.
-        other: outputs on the images of any class ``(N, K, c)``.
+        on_task: outputs on the train images of its task ``(N, c * n, c)``.
+        on_probes: outputs on the images of any class ``(N, K, c)``.
 
     """
 
     tasks: Tensor
-    own: Tensor
-    other: Tensor
+    on_task: Tensor
+    on_probes: Tensor
 
 
 def read_originals(
-    net: Net, dataset: Dataset, images: Tensor, tasks: np.ndarray, weights: Weights
+    runner: TaskRunner, images: Tensor, tasks: np.ndarray, weights: Weights
 ) -> Originals:
-    """Run N members on the train images of their tasks and on images ``(K, C, H, W)``."""
-    own = real_outputs(net, dataset, tasks, weights, "train")
-    return Originals(torch.tensor(tasks), own, net.run(weights, images))
+    """Run N members on the train images of their tasks and on images of any class.
+
+    Args:
+        runner: the architecture and the tasks.
+        images: of any class ``(K, C, H, W)``.
+        tasks: task of each member ``(N,)``.
+        weights: tensors ``(N, *shape)``.
+
+    """
+    on_task = runner.outputs(weights, tasks, "train")
+    return Originals(torch.tensor(tasks), on_task, runner.net.run(weights, images))
 
 
 class BehaviouralLoss:
     """How differently decoded networks behave from their originals, on train images only.
 
     Args:
-        net: the architecture.
-        dataset: images of the tasks.
+        runner: the architecture and the tasks.
         images: images of any class ``(K, C, H, W)``.
         originals: split -> outputs of the originals.
         settings: section ``autoencoder`` of params.yaml.
@@ -93,13 +89,12 @@ class BehaviouralLoss:
 
     def __init__(
         self,
-        net: Net,
-        dataset: Dataset,
+        runner: TaskRunner,
         images: Tensor,
         originals: dict[str, Originals],
         settings: AutoencoderSettings,
     ) -> None:
-        self.net, self.dataset, self.images = net, dataset, images
+        self.runner, self.images = runner, images
         self.originals, self.settings = originals, settings
 
     def __call__(
@@ -109,7 +104,7 @@ class BehaviouralLoss:
         split: str,
         rng: torch.Generator,
         order: Tensor | None = None,
-        other: Tensor | None = None,
+        on_probes: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted sum and its parts, on random images.
 
@@ -119,21 +114,21 @@ class BehaviouralLoss:
             split: "train" or "val".
             rng: draws the images.
             order: order of each network's outputs ``(N, c)``; by default as the originals'.
-            other: outputs of the originals on ``images`` ``(N, K, c)`` in this order, where they
+            on_probes: outputs of the originals on ``images`` ``(N, K, c)`` in this order, where they
                 are not those that were computed once.
 
         """
         s, o = self.settings, self.originals[split]
-        all_own = o.own[rows] if order is None else reorder(o.own[rows], order)
-        if other is None:
-            other = o.other[rows] if order is None else reorder(o.other[rows], order)
-        near = torch.randint(o.own.shape[1], (len(rows), s.own_queries), generator=rng)
-        far = torch.randint(other.shape[1], (len(rows), s.other_queries), generator=rng)
-        images, _ = task_batch(self.dataset, o.tasks[rows], "train")
+        on_task = o.on_task[rows] if order is None else reorder(o.on_task[rows], order)
+        if on_probes is None:
+            on_probes = o.on_probes[rows] if order is None else reorder(o.on_probes[rows], order)
+        near = torch.randint(on_task.shape[1], (len(rows), s.own_queries), generator=rng)
+        far = torch.randint(on_probes.shape[1], (len(rows), s.other_queries), generator=rng)
+        images, _ = self.runner.dataset.task_batch(o.tasks[rows], "train")
         queries = torch.cat([images[torch.arange(len(rows))[:, None], near], self.images[far]], 1)
-        wanted = torch.cat([_choose(all_own, near), _choose(other.detach(), far)], 1)
-        spread = all_own.std(1, keepdim=True) + 1e-3
-        parts = behaviour(self.net.outputs(rebuilt, queries), wanted, spread, s.own_queries)
+        original = torch.cat([_choose(on_task, near), _choose(on_probes.detach(), far)], 1)
+        std = on_task.std(1, keepdim=True) + 1e-3
+        parts = behaviour(self.runner.net.outputs(rebuilt, queries), original, std, s.own_queries)
         total = parts["error"] + s.kl_weight * parts["kl"] + s.cosine_weight * parts["cosine"]
         return total, parts
 

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from weightspace.data.dataset import task_batch
+from weightspace.data.dataset import class_labels
 from weightspace.data.images import GivenTask
 from weightspace.nets.base import Net
 from weightspace.progress import progress
@@ -18,22 +18,37 @@ from weightspace.zoo.result import accuracies, losses
 
 PAIRS_AT_ONCE = 20_000  # network and image pairs run together; bounds the memory
 TUNE_BATCH, TUNE_LR = 32, 1e-3  # of fine-tuning with Adam
-FIRST = torch.zeros(1, dtype=torch.long)  # number of the only task
 
 
 @torch.no_grad()
 def outputs(net: Net, weights: Weights, task: GivenTask, part: str) -> Tensor:
-    """Outputs ``(N, B, c)`` of N networks on the images of a part, class after class."""
-    images, _ = task_batch(task.dataset, FIRST, part)
+    """Outputs ``(N, B, c)`` of N networks on the images of a part, class after class.
+
+    Args:
+        net: the architecture.
+        weights: networks ``(N, *shape)``.
+        task: the images.
+        part: "train" or "test".
+
+    """
     size = max(1, PAIRS_AT_ONCE // len(next(iter(weights.values()))))
-    return torch.cat([net.outputs(weights, block) for block in images[0].split(size)], 1)
+    return torch.cat([net.outputs(weights, block) for block in task.batch(part).split(size)], 1)
 
 
 def reestimated(net: Net, weights: Weights, task: GivenTask) -> Weights:
-    """N networks with the running statistics that all train images of a task give, as one batch."""
-    images, _ = task_batch(task.dataset, FIRST, "train")
-    size = max(1, PAIRS_AT_ONCE // images.shape[1])
-    parts = [net.reestimate(block, images[0]) for block in blocks(weights, size)]
+    """N networks with the running statistics that all train images of a task give, as one batch.
+
+    Args:
+        net: the architecture.
+        weights: networks ``(N, *shape)``.
+        task: the images.
+
+    """
+    images = task.batch("train")
+    parts = [
+        net.reestimate(block, images)
+        for block in blocks(weights, PAIRS_AT_ONCE // len(images) or 1)
+    ]
     return {name: torch.cat([part[name] for part in parts]) for name in net.spec.names}
 
 
@@ -50,7 +65,8 @@ def fine_tune(net: Net, weights: Weights, task: GivenTask, epochs: int, seed: in
         seed: of the order of the images.
 
     """
-    images, labels = task_batch(task.dataset, FIRST, "train")
+    images = task.batch("train")
+    labels = class_labels(len(task.classes), task.images_per_class["train"])
     trained = [t.name for t in net.spec.tensors if t.role == "parameter"]
     tuned = weights | {k: weights[k].clone().requires_grad_() for k in trained}
     optimizer = torch.optim.Adam([tuned[k] for k in trained], lr=TUNE_LR)
@@ -58,20 +74,26 @@ def fine_tune(net: Net, weights: Weights, task: GivenTask, epochs: int, seed: in
     with progress("fine-tune", epochs) as bar:
         for _ in range(epochs):
             for batch in torch.randperm(len(labels), generator=rng).split(TUNE_BATCH):
-                y = net.outputs(tuned, images[0, batch])  # (N, B, c)
-                wanted = labels[batch].expand(len(y), -1)
-                each = torch.nn.functional.cross_entropy(
-                    y.transpose(1, 2), wanted, reduction="none"
-                )
+                y = net.outputs(tuned, images[batch])  # (N, B, c)
+                target = labels[batch].expand(len(y), -1)
+                loss = torch.nn.functional.cross_entropy(y.mT, target, reduction="none")  # (N, B)
                 optimizer.zero_grad()
-                each.mean(1).sum().backward()  # type: ignore[no-untyped-call]
+                loss.mean(1).sum().backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
             bar.advance()
     return {k: w.detach() for k, w in tuned.items()}
 
 
 def measure(net: Net, weights: Weights, task: GivenTask, parts: Sequence[str] = ()) -> pd.DataFrame:
-    """Accuracy and loss (nats) of N networks on parts of a task, by default all, a row each."""
+    """Accuracy and loss (nats) of N networks on parts of a task, a row each.
+
+    Args:
+        net: the architecture.
+        weights: networks ``(N, *shape)``.
+        task: the images.
+        parts: "train", "test"; by default all that the task has.
+
+    """
     out = {}
     for part in parts or task.parts:
         y = outputs(net, weights, task, part)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +16,41 @@ from weightspace.data.images import ImageSet, convert
 from weightspace.errors import problem
 from weightspace.nets.base import Net, net_from_meta
 from weightspace.weights.checkpoints import fit_state
-from weightspace.weights.spec import Weights
+from weightspace.weights.spec import Weights, take
 
 KIND = "network"
 
 
-def save_network(path: Path, net: Net, weights: Weights, info: Mapping[str, Any]) -> None:
-    """Write one network as safetensors: tensors named as in its module, all else as metadata.
+@dataclass(frozen=True)
+class Standardisation:
+    """Images in [0, 1] become ``(images - mean) / std`` before a network reads them."""
+
+    mean: float
+    std: float
+
+
+def save_networks(
+    folder: Path,
+    names: Sequence[str],
+    net: Net,
+    weights: Weights,
+    standardisation: Standardisation,
+    info: Sequence[Mapping[str, Any]],
+) -> None:
+    """Write one safetensors file per network: tensors named as in its module, all else as metadata.
 
     Args:
-        path: file to write.
-        net: its architecture.
-        weights: tensors ``(*shape)``.
-        info: ``mean`` and ``std`` that images are standardised with, ``classes``, and what else
-            should travel with the network; JSON-ready.
+        folder: where to.
+        names: file of each of N networks.
+        net: their architecture.
+        weights: tensors ``(N, *shape)``.
+        standardisation: of the images they read.
+        info: what should travel with each: ``classes``, and anything that is JSON-ready.
 
     """
-    save_tensors(path, KIND, weights, {"net": net.meta, **info})
+    for i, (name, more) in enumerate(zip(names, info, strict=True)):
+        meta = {"net": net.meta, **asdict(standardisation), **more}
+        save_tensors(folder / name, KIND, take(weights, i), meta)
 
 
 @dataclass(frozen=True)

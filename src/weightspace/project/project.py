@@ -15,7 +15,6 @@ network = ws.load_network("samples/network-00000.safetensors")  # a plain nn.Mod
 from __future__ import annotations
 
 import hashlib
-import math
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,16 +39,19 @@ from weightspace.params import Params, load_params
 from weightspace.progress import progress
 from weightspace.project import comparison, prediction, retrieval
 from weightspace.project.finetuning import fine_tune, measure, reestimated
-from weightspace.project.network import save_network
+from weightspace.project.network import Standardisation, save_networks
 from weightspace.project.prediction import Predictions
-from weightspace.project.samples import Samples, file_name
+from weightspace.project.samples import Request, Samples
 from weightspace.rng import torch_stream
-from weightspace.sampling.sampler import Sampler
+from weightspace.sampling.requests import nearest_to
+from weightspace.sampling.sampler import Condition, Sampler, load_sampler
 from weightspace.shared_encoders.base import SharedEncoder
 from weightspace.weights.checkpoints import find, read_networks
 from weightspace.weights.spec import Weights, take
 from weightspace.zoo import imported
 from weightspace.zoo.imported import Imported
+from weightspace.zoo.result import Result
+from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.store import Zoo
 
 LATENTS = "latents"
@@ -82,15 +84,14 @@ class Project:
         return Zoo.open(self.root / "data" / "zoo")
 
     @property
-    def result(self) -> str:
+    def result(self) -> Result:
         """What R is: accuracy or loss."""
-        return self.shared_encoder.settings.result
+        return self.shared_encoder.result
 
     @property
     def trained_range(self) -> tuple[float, float]:
         """Lowest and highest R that sampling was trained for."""
-        low, high = self.shared_encoder.trained_range.tolist()
-        return low, high
+        return self.shared_encoder.bounds
 
     def task(
         self,
@@ -156,9 +157,9 @@ class Project:
         trained or evaluated on.
         """
         encoder, images = self.shared_encoder.dataset_encoder, self.dataset.images["train"]
-        known, mine = encoder(images[self.dataset.seen]), encoder(task.dataset.images["train"])
+        known, given = encoder(images[self.dataset.seen]), encoder(task.images["train"])
         among = torch.cdist(known, known).fill_diagonal_(torch.inf).amin(1).max()
-        ratio = torch.cdist(mine, known).amin(1) / among
+        ratio = torch.cdist(given, known).amin(1) / among
         return dict(zip(task.classes, ratio.tolist(), strict=True))
 
     def sample(
@@ -188,41 +189,47 @@ class Project:
                 images, before it is measured.
 
         """
-        asked = self._request(accuracy, loss)
-        if n < 1 or best_of < 1 or fine_tune_epochs < 0:
-            raise problem("n and best_of must be 1 or more, fine_tune_epochs 0 or more")
+        options = {"n": n, "best_of": best_of, "seed": seed}
+        options |= {"fine_tune_epochs": fine_tune_epochs, "reestimate": reestimate}
+        target = self._target(accuracy, loss)
+        request = Request(self.result, target, self.trained_range, **options)  # type: ignore[arg-type]
         if reestimate and all(t.role == "parameter" for t in self.net.spec.tensors):
             raise problem(
                 "no running statistics to re-estimate",
                 where=f"architecture '{self.net.spec.architecture}'",
                 do="leave reestimate out",
             )
-        sampler = Sampler(
-            self.autoencoder, self.shared_encoder, self.net, task.dataset, self.params.guidance
-        )
-        where, target = torch.zeros(1, dtype=torch.long), torch.tensor([asked])
-        chosen = []
-        with progress("sample", n) as bar:
-            for i in range(n):
-                drawn = sampler.draw(where, target, best_of, torch_stream(seed, "sample", i))
-                if reestimate:
-                    drawn = reestimated(self.net, drawn, task)
-                got = measure(self.net, drawn, task, ("train",))[f"train_{self.result}"].to_numpy()
-                best = int(np.abs(got - asked).argmin())
-                chosen.append(take(drawn, slice(best, best + 1)))
-                bar.advance()
-        weights = {k: torch.cat([c[k] for c in chosen]) for k in self.net.spec.names}
+        weights = self._draw(task, request)
         if fine_tune_epochs:
             weights = fine_tune(self.net, weights, task, fine_tune_epochs, seed)
-        low, high = self.trained_range
-        table = pd.DataFrame({"sample": np.arange(n), "file": [file_name(i) for i in range(n)]})
-        table["classes"] = [list(task.classes)] * n
-        table["asked"] = asked
-        table["outside_trained_range"] = not low <= asked <= high
-        table["best_of"], table["seed"] = best_of, seed
-        table["fine_tune_epochs"], table["reestimate"] = fine_tune_epochs, reestimate
-        table = pd.concat([table, self.evaluate(weights, task)], axis=1)
-        return Samples(self, task, weights, table)
+        table = pd.concat([request.table(task.classes), self.evaluate(weights, task)], axis=1)
+        return Samples(
+            request,
+            task,
+            self.net,
+            weights,
+            table,
+            self.standardisation,
+            self.class_distances(task),
+            self.provenance(),
+        )
+
+    def _draw(self, task: GivenTask, request: Request) -> Weights:
+        """The chosen candidate of each sample ``(n, *shape)``."""
+        sampler = Sampler(self.autoencoder, self.shared_encoder, self.net, self.params.guidance)
+        condition = Condition.of_images(task.images["train"], torch.tensor([request.target]))
+        chosen = []
+        with progress("sample", request.n) as bar:
+            for i in range(request.n):
+                rng = torch_stream(request.seed, "sample", i)
+                drawn = sampler.draw(condition, request.best_of, rng)
+                if request.reestimate:
+                    drawn = reestimated(self.net, drawn, task)
+                column = measure(self.net, drawn, task, ("train",))[f"train_{self.result.name}"]
+                best = int(nearest_to(column.to_numpy(), request.target))
+                chosen.append(take(drawn, slice(best, best + 1)))
+                bar.advance()
+        return {k: torch.cat([c[k] for c in chosen]) for k in self.net.spec.names}
 
     def compare(self, a: Weights, b: Weights, task: GivenTask) -> pd.DataFrame:
         """How alike networks behave, pair by pair; see :func:`weightspace.project.retrieval.compare`."""
@@ -249,11 +256,11 @@ class Project:
             and ``on_test_...`` on the given images; their weights.
 
         """
-        asked = self.trained_range[self.result == "accuracy"]
+        target = self.result.best(self.trained_range)
         if accuracy is not None or loss is not None:
-            asked = self._request(accuracy, loss)
+            target = self._target(accuracy, loss)
         table, weights = retrieval.nearest_networks(
-            self.zoo, self.autoencoder, self.shared_encoder, task, asked, n
+            self.zoo, self.autoencoder, self.shared_encoder, task, target, n
         )
         names, classes = self.dataset.class_names, self.dataset.tasks["classes"]
         table.insert(1, "classes", [",".join(names[c] for c in classes[t]) for t in table["task"]])
@@ -315,25 +322,25 @@ class Project:
             info: what should travel with each: ``classes``, and anything that is JSON-ready.
 
         """
-        scale = {"mean": self.dataset.mean, "std": self.dataset.std}
-        for i, (name, more) in enumerate(zip(names, info, strict=True)):
-            save_network(folder / name, self.net, take(weights, i), scale | dict(more))
+        save_networks(folder, names, self.net, weights, self.standardisation, info)
 
-    def _request(self, accuracy: float | None, loss: float | None) -> float:
+    @property
+    def standardisation(self) -> Standardisation:
+        """Of the images that all networks of the project read."""
+        return Standardisation(self.dataset.mean, self.dataset.std)
+
+    def _target(self, accuracy: float | None, loss: float | None) -> float:
         """The requested result, verified."""
         given = {"accuracy": accuracy, "loss": loss}
-        asked = given.pop(self.result)
+        target = given.pop(self.result.name)
         other, refused = given.popitem()
-        if asked is None or refused is not None:
+        if target is None or refused is not None:
             raise problem(
-                f"this pipeline samples by {self.result} (shared_encoder.result)",
-                got=f"no {self.result}" if refused is None else f"a request for {other}",
-                expected=f"--{self.result}",
+                f"this pipeline samples by {self.result.name} (shared_encoder.result)",
+                got=f"no {self.result.name}" if refused is None else f"a request for {other}",
+                expected=f"--{self.result.name}",
             )
-        if not (math.isfinite(asked) and 0 <= asked <= (1 if self.result == "accuracy" else asked)):
-            expected = "between 0 and 1" if self.result == "accuracy" else "0 or above"
-            raise problem(f"impossible {self.result}", got=asked, expected=expected)
-        return float(asked)
+        return self.result.check(target)
 
     def provenance(self) -> dict[str, Any]:
         """What made this pipeline: version, commit, hashes of settings and artefacts."""
@@ -371,7 +378,8 @@ def import_zoo(
     root = Path(root)
     params, dataset = load_params(root / "params.yaml"), Dataset.load(root / "data" / "dataset")
     net = net_for(params, dataset.shape, dataset.classes_per_task, arch)
-    return imported.import_zoo(Path(folder), Path(results), net, dataset, Path(out))
+    runner = TaskRunner(net, dataset)
+    return imported.import_zoo(Path(folder), Path(results), runner, Path(out))
 
 
 def load(root: Path | str = ".") -> Project:
@@ -386,17 +394,18 @@ def load(root: Path | str = ".") -> Project:
     """
     root = Path(root)
     params, data = load_params(root / "params.yaml"), root / "data"
-    sampler = Sampler.load(data, params)
-    net, autoencoder = sampler.net, sampler.autoencoder
-    if net.spec != autoencoder.spec:
+    sampler, runner = load_sampler(data, params)
+    spec = sampler.autoencoder.spec
+    if runner.net.spec != spec:
         raise problem(
             "settings of the architecture changed after the pipeline ran",
             where=root / "params.yaml",
-            got=f"{params.zoo.architecture} with {net.spec.numel} parameters",
-            expected=f"{autoencoder.spec.architecture} with {autoencoder.spec.numel}",
+            got=f"{params.zoo.architecture} with {runner.net.spec.numel} parameters",
+            expected=f"{spec.architecture} with {spec.numel}",
             do="run `dvc repro`",
         )
-    return Project(root, params, sampler.dataset, net, autoencoder, sampler.shared_encoder)
+    model = sampler.shared_encoder
+    return Project(root, params, runner.dataset, runner.net, sampler.autoencoder, model)
 
 
 def _commit(root: Path) -> str | None:

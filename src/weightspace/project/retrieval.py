@@ -10,7 +10,6 @@ from weightspace.autoencoders.base import BLOCK, Autoencoder, encode_members
 from weightspace.data.dataset import Dataset
 from weightspace.data.images import GivenTask
 from weightspace.progress import progress
-from weightspace.project.finetuning import FIRST
 from weightspace.shared_encoders.base import SharedEncoder
 from weightspace.weights.spec import Weights, take
 from weightspace.zoo.store import Zoo
@@ -34,7 +33,7 @@ def nearest_networks(
     autoencoder: Autoencoder,
     shared_encoder: SharedEncoder,
     task: GivenTask,
-    result: float,
+    target: float,
     count: int,
 ) -> tuple[pd.DataFrame, Weights]:
     """Members of a zoo that fit a dataset and a result best, in the space of the contrastive loss.
@@ -44,7 +43,7 @@ def nearest_networks(
         autoencoder: weights -> latent.
         shared_encoder: the aligned space.
         task: the dataset D.
-        result: the result R.
+        target: the result R.
         count: networks to return.
 
     Returns:
@@ -53,9 +52,9 @@ def nearest_networks(
     """
     members = zoo.members[~zoo.members["diverged"]].reset_index(drop=True)
     z = latents(zoo, members, autoencoder)
-    e = shared_encoder.embed(task.dataset, FIRST)
-    wanted = shared_encoder.project(shared_encoder.condition(e, torch.tensor([result])))
-    similarity = (shared_encoder.project_latent(z) @ wanted.T)[:, 0]
+    e = shared_encoder.embed(task.images["train"], torch.arange(len(task.classes))[None])
+    condition = shared_encoder.project(shared_encoder.condition(e, torch.tensor([target])))
+    similarity = (shared_encoder.project_latent(z) @ condition.T)[:, 0]
     best = similarity.argsort(descending=True, stable=True)[:count].numpy()
     table = members.iloc[best].reset_index(drop=True)
     table.insert(0, "similarity", similarity.numpy()[best])
@@ -80,9 +79,8 @@ def nearest_tasks(
 
     """
     latents = shared_encoder.project_latent(encode_members(autoencoder, weights))  # (N, P)
-    low, high = shared_encoder.trained_range.tolist()
-    grid = torch.linspace(low, high, RESULTS)
-    e = shared_encoder.embed(dataset, torch.arange(len(dataset.tasks)))  # (T, E)
+    grid = torch.linspace(*shared_encoder.bounds, RESULTS)
+    e = shared_encoder.embed(dataset.images["train"], dataset.classes)  # (T, E)
     every = torch.stack(
         [
             latents @ shared_encoder.project(shared_encoder.condition(e, r.expand(len(e)))).T

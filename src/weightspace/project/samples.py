@@ -2,18 +2,83 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from weightspace.artifacts import new_folder, write_bytes, write_json, write_parquet
 from weightspace.data.images import GivenTask
+from weightspace.errors import problem
+from weightspace.nets.base import Net
+from weightspace.project.network import Standardisation, save_networks
 from weightspace.weights.spec import Weights
+from weightspace.zoo.result import Result
 
-if TYPE_CHECKING:
-    from weightspace.project.project import Project
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked of the sampler.
+
+    Attributes:
+        result: what R is.
+        target: the requested result.
+        trained_range: lowest and highest R that sampling was trained for.
+        n: networks; sample i is the same whatever n is.
+        best_of: candidates drawn for each, of which one is chosen by its result on train images.
+        seed: root seed.
+        fine_tune_epochs: passes over the train images after sampling.
+        reestimate: replace running statistics by those of the train images.
+
+    """
+
+    result: Result
+    target: float
+    trained_range: tuple[float, float]
+    n: int = 1
+    best_of: int = 1
+    seed: int = 0
+    fine_tune_epochs: int = 0
+    reestimate: bool = False
+
+    def __post_init__(self) -> None:
+        self.result.check(self.target)
+        if self.n < 1 or self.best_of < 1 or self.fine_tune_epochs < 0:
+            raise problem("n and best_of must be 1 or more, fine_tune_epochs 0 or more")
+
+    @property
+    def outside_trained_range(self) -> bool:
+        """True where the nearest end of the trained range is sampled instead."""
+        low, high = self.trained_range
+        return not low <= self.target <= high
+
+    def table(self, classes: tuple[str, ...]) -> pd.DataFrame:
+        """One row per network: what was asked, the same in each row."""
+        table = pd.DataFrame({"sample": np.arange(self.n)})
+        table["file"] = [file_name(i) for i in range(self.n)]
+        table["classes"] = [list(classes)] * self.n
+        table["target"] = self.target
+        table["outside_trained_range"] = self.outside_trained_range
+        table["best_of"], table["seed"] = self.best_of, self.seed
+        table["fine_tune_epochs"], table["reestimate"] = self.fine_tune_epochs, self.reestimate
+        return table
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready form, for the report."""
+        return {
+            "result": self.result.name,
+            "target": self.target,
+            "trained_range": dict(zip(("low", "high"), self.trained_range, strict=True)),
+            "outside_trained_range": self.outside_trained_range,
+            "networks": self.n,
+            "best_of": self.best_of,
+            "fine_tune_epochs": self.fine_tune_epochs,
+            "reestimate": self.reestimate,
+            "seed": self.seed,
+        }
 
 
 @dataclass(frozen=True)
@@ -21,17 +86,25 @@ class Samples:
     """Sampled networks and what each achieves.
 
     Attributes:
-        project: the pipeline that drew them.
+        request: what was asked.
         task: the dataset they were drawn for.
+        net: their architecture.
         weights: tensors ``(N, *shape)``.
         table: one row per network: request and measured results.
+        standardisation: of the images they read.
+        class_distances: class -> how unlike those of training its images are; above 1: unlike any.
+        provenance: what made the pipeline that drew them.
 
     """
 
-    project: Project
+    request: Request
     task: GivenTask
+    net: Net
     weights: Weights
     table: pd.DataFrame
+    standardisation: Standardisation
+    class_distances: Mapping[str, float]
+    provenance: Mapping[str, Any]
 
     @property
     def measured_on(self) -> str:
@@ -39,22 +112,21 @@ class Samples:
         return self.task.parts[-1]
 
     def summary(self) -> dict[str, float]:
-        """Mean, median, lowest and highest result, and mean distance from the request."""
-        got = self.table[f"{self.measured_on}_{self.project.result}"]
-        off = (got - self.table["asked"]).abs().mean()
+        """Mean, median, lowest and highest result, and mean distance from the target."""
+        got = self.table[f"{self.measured_on}_{self.request.result.name}"]
+        off = (got - self.request.target).abs().mean()
         names = ("mean", "median", "min", "max")
         return {k: float(getattr(got, k)()) for k in names} | {"distance": float(off)}
 
     def warnings(self) -> list[str]:
         """What a reader of the figures must know: request or images unlike those of training."""
-        out, (low, high) = [], self.project.trained_range
-        if self.table["outside_trained_range"].iloc[0]:
-            asked = float(self.table["asked"].iloc[0])
+        out, request, (low, high) = [], self.request, self.request.trained_range
+        if request.outside_trained_range:
             out.append(
-                f"the {self.project.result} asked for, {asked:g}, is outside the trained range "
-                f"{low:.3f} to {high:.3f}; the nearest end of it was sampled"
+                f"the {request.result.name} asked for, {request.target:g}, is outside the trained "
+                f"range {low:.3f} to {high:.3f}; the nearest end of it was sampled"
             )
-        far = {k: v for k, v in self.project.class_distances(self.task).items() if v > 1}
+        far = {k: v for k, v in self.class_distances.items() if v > 1}
         if far:
             listed = ", ".join(f"{name} ({value:.1f})" for name, value in far.items())
             out.append(
@@ -65,24 +137,14 @@ class Samples:
 
     def report(self) -> dict[str, Any]:
         """Everything that was asked, done and measured, JSON-ready."""
-        first, task, project = self.table.iloc[0], self.task, self.project
+        task = self.task
         return {
-            "request": {
-                "result": project.result,
-                "asked": float(first["asked"]),
-                "trained_range": dict(zip(("low", "high"), project.trained_range, strict=True)),
-                "outside_trained_range": bool(first["outside_trained_range"]),
-                "networks": len(self.table),
-                "best_of": int(first["best_of"]),
-                "fine_tune_epochs": int(first["fine_tune_epochs"]),
-                "reestimate": bool(first["reestimate"]),
-                "seed": int(first["seed"]),
-            },
+            "request": self.request.to_json(),
             "data": {
                 "source": task.source,
                 "classes": ",".join(task.classes),
                 "images_per_class": task.images_per_class,
-                "class_distances": project.class_distances(task),
+                "class_distances": dict(self.class_distances),
                 "notes": "; ".join(task.notes),
             },
             "measured": {
@@ -90,7 +152,7 @@ class Samples:
                 **self.summary(),
                 "warnings": "; ".join(self.warnings()) or "none",
             },
-            "provenance": project.provenance(),
+            "provenance": dict(self.provenance),
         }
 
     def save(self, out: Path | str) -> Path:
@@ -106,7 +168,8 @@ class Samples:
         columns = [c for c in self.table if str(c).startswith(self.task.parts)]
         info = [same | {"measured": row} for row in self.table[columns].to_dict("records")]
         with new_folder(out) as folder:
-            self.project.save(folder, list(self.table["file"]), self.weights, info)
+            names = list(self.table["file"])
+            save_networks(folder, names, self.net, self.weights, self.standardisation, info)
             write_parquet(folder / "samples.parquet", self.table)
             write_json(folder / "report.json", report)
             write_bytes(folder / "MODEL_CARD.md", self.card().encode())

@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from weightspace.data.dataset import task_batch
 from weightspace.project.project import Project
 from weightspace.report.html import element, picture
 from weightspace.report.plots import INK, as_svg
 from weightspace.rng import torch_stream
-from weightspace.sampling.sampler import Sampler
+from weightspace.sampling.sampler import Condition, Sampler
 
 TASKS, SHOWN, ZOOM = 3, 8, 96  # tasks, images of each class, least pixels of an image's side
 FILES = (  # below data/
@@ -31,13 +30,13 @@ class Sampled:
     """One sampled network on the test images of its task.
 
     Attributes:
-        asked: requested result.
+        target: requested result.
         accuracy: accuracy on the test images.
         confusion: share of the images of each class (row) that are taken for each (column).
 
     """
 
-    asked: float
+    target: float
     accuracy: float
     confusion: np.ndarray
 
@@ -58,7 +57,7 @@ def gallery(project: Project) -> str:
         out.append(picture(strip(project, number), "png", alt))
         out.append('<div class="figures small">\n')
         for found in sampled(project, number):
-            text = f"{project.result} {found.asked:.2f} asked, accuracy {found.accuracy:.2f} on test images"
+            text = f"{project.result.name} {found.target:.2f} asked, accuracy {found.accuracy:.2f} on test images"
             out.append(picture(draw(found, names), "svg+xml", f"Confusion matrix, {text}", text))
         out.append("</div>\n")
     return "".join(out)
@@ -78,24 +77,20 @@ def chosen_tasks(project: Project) -> list[int]:
 def sampled(project: Project, number: int) -> list[Sampled]:
     """One network for the lowest, the middle and the highest trained result, each a single draw."""
     sampler = Sampler(
-        project.autoencoder,
-        project.shared_encoder,
-        project.net,
-        project.dataset,
-        project.params.guidance,
+        project.autoencoder, project.shared_encoder, project.net, project.params.guidance
     )
     low, high = project.trained_range
-    asked = torch.tensor([low, (low + high) / 2, high])
-    task = torch.full((len(asked),), number)
-    generator = torch_stream(project.params.seed, "report", number)
-    weights = sampler.draw(task, asked, 1, generator)
-    images, labels = task_batch(project.dataset, task[:1], "test")
+    target = torch.tensor([low, (low + high) / 2, high])
+    task = torch.full((len(target),), number)
+    condition = Condition.of_tasks(project.dataset, task, target)
+    weights = sampler.draw(condition, 1, torch_stream(project.params.seed, "report", number))
+    images, labels = project.dataset.task_batch(task[:1], "test")
     with torch.no_grad():
         predicted = project.net.run(weights, images[0]).argmax(-1)  # (3, B)
     out = []
-    for target, guess in zip(asked.tolist(), predicted, strict=True):
+    for value, guess in zip(target.tolist(), predicted, strict=True):
         table = confusion(labels, guess, project.dataset.classes.shape[1])
-        out.append(Sampled(target, float((guess == labels).double().mean()), table))
+        out.append(Sampled(value, float((guess == labels).double().mean()), table))
     return out
 
 

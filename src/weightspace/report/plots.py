@@ -80,11 +80,11 @@ def _scatter(axes: Axes, table: pd.DataFrame) -> None:
 
 
 def _calibration(axes: Axes, table: pd.DataFrame) -> None:
-    """Achieved against asked result of sampled networks."""
-    low, high = table["asked"].min(), table["asked"].max()
-    axes.plot([low, high], [low, high], color=SOFT, lw=1, label="achieved = asked")
+    """Achieved result of sampled networks against the target."""
+    low, high = table["target"].min(), table["target"].max()
+    axes.plot([low, high], [low, high], color=SOFT, lw=1, label="achieved = target")
     axes.fill_between(
-        table["asked"],
+        table["target"],
         table["q10"],
         table["q90"],
         color=INK,
@@ -92,11 +92,11 @@ def _calibration(axes: Axes, table: pd.DataFrame) -> None:
         lw=0,
         label="single draws, 10-90 %",
     )
-    axes.plot(table["asked"], table["single"], "o-", color=INK, label="single draws, mean")
-    axes.plot(table["asked"], table["best_of_n"], "s-", color=ACCENT, label="best of n, mean")
+    axes.plot(table["target"], table["single"], "o-", color=INK, label="single draws, mean")
+    axes.plot(table["target"], table["best_of_n"], "s-", color=ACCENT, label="best of n, mean")
     axes.set(
         title="Sampling for unseen class sets",
-        xlabel="asked result",
+        xlabel="target",
         ylabel="achieved on test images",
     )
     axes.legend(loc="upper left", frameon=False)

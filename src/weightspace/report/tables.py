@@ -64,7 +64,7 @@ def reconstruction_table(figures: dict[str, Any], split: str) -> Table:
 
 
 def sampling_table(figures: dict[str, Any], split: str) -> Table:
-    """Achieved against asked results of sampled networks and of the controls."""
+    """Achieved results against the targets, of sampled networks and of the controls."""
     result = "accuracy" if "accuracy_at_top" in figures else "loss"
     table = Table(
         title=f"Sampling from P(W | D, R), {split}: {figures['tasks']} unseen tasks",
@@ -72,7 +72,7 @@ def sampling_table(figures: dict[str, Any], split: str) -> Table:
     )
     for column in (
         "",
-        "R2 (achieved = asked)",
+        "R2 (achieved = target)",
         "MAE",
         "rank corr. in a task",
         f"{result} at the highest target",

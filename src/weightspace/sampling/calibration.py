@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from weightspace.rng import torch_stream
-from weightspace.sampling.requests import Grid, Judge
+from weightspace.sampling.requests import Grid
 from weightspace.sampling.sampler import Sampler
 from weightspace.shared_encoders.base import set_calibration
+from weightspace.zoo.runner import TaskRunner
 
 CALIBRATION_TARGETS, CALIBRATION_DRAWS = 33, 4
 
 
-def calibrate(sampler: Sampler, tasks: np.ndarray, seed: int) -> None:
-    """Calibrate the shared encoder, without guidance, on val images of val tasks."""
-    low, high = sampler.shared_encoder.trained_range.tolist()
-    grid = Grid(tasks, np.linspace(low, high, CALIBRATION_TARGETS))
-    judge = Judge(sampler.net, sampler.dataset, sampler.shared_encoder.settings.result)
-    asked = torch.tensor(grid.asked, dtype=torch.float32)
-    z = sampler.latents(grid.task, asked, CALIBRATION_DRAWS, torch_stream(seed, "calibrate"))
-    achieved = judge(grid, sampler.decode(z), "val").mean(1)
-    set_calibration(sampler.shared_encoder, grid.asked, achieved)
+def calibrate(sampler: Sampler, runner: TaskRunner, tasks: np.ndarray, seed: int) -> None:
+    """Calibrate the shared encoder, without guidance, on val images of val tasks.
+
+    Args:
+        sampler: its shared encoder is changed in place.
+        runner: measures what is drawn.
+        tasks: val tasks.
+        seed: root seed.
+
+    """
+    model = sampler.shared_encoder
+    grid = Grid(tasks, np.linspace(*model.bounds, CALIBRATION_TARGETS))
+    condition = grid.condition(runner.dataset)
+    z = sampler.latents(condition, CALIBRATION_DRAWS, torch_stream(seed, "calibrate"))
+    outputs = runner.outputs_by_task(sampler.decode(z), grid.tasks, "val")
+    set_calibration(model, grid.target, grid.achieved(outputs, model.result).mean(1))

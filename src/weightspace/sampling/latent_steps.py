@@ -1,8 +1,9 @@
 """Gradient steps on latents through the frozen decoder: guided sampling and refined encoding.
 
-A draw from P(z | D, R) is near what was asked; a few steps bring its result on the train images of
-D to R. An encoded latent is near its network; a few steps bring the outputs of the decoded network
-to the outputs of the original. Test images are never used.
+A draw from P(z | D, R) is near the target; a few steps bring its result on the train images of D to
+it. An encoded latent is near its network; a few steps bring the outputs of the decoded network to
+the outputs of the original. Both take labelled or unlabelled train images of the task, never test
+images, and cost about as much as a short training.
 
 Sources: guidance by the gradient of the condition, Dhariwal and Nichol (2021), arXiv 2105.05233,
 section 4; latents fitted through a decoder, Park et al. (2019), DeepSDF, arXiv 1901.05103,
@@ -12,6 +13,7 @@ section 4.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,110 +23,101 @@ from weightspace.learning.behavioural import behaviour
 from weightspace.learning.result_matching import result_error
 from weightspace.nets.base import Net
 from weightspace.params import GuidanceSettings
+from weightspace.weights.spec import fill_blocks
+from weightspace.zoo.result import Result
 
 BETAS = (0.8, 0.95)  # of Adam: short memories for few steps
 BLOCK = 200  # latents moved at once
 
-
-def descend(
-    autoencoder: Autoencoder, z: Tensor, loss: Callable[[Tensor], Tensor], steps: int, rate: float
-) -> Tensor:
-    """Adam on latents ``(N, L)``, the rate falling linearly to zero; the decoder stays as it is.
-
-    Args:
-        autoencoder: knows which latents are valid.
-        z: where to start.
-        loss: valid latents ``(N, L)`` -> scalar, a sum or mean of one term per latent.
-        steps: gradient steps; 0 returns ``z``.
-        rate: size of the first step in units of a latent's entries.
-
-    """
-    if not steps:
-        return z
-    z = z.detach().clone().requires_grad_()
-    optimizer = torch.optim.Adam([z], lr=rate, betas=BETAS)
-    with torch.enable_grad():
-        for step in range(steps):
-            optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
-            (z.grad,) = torch.autograd.grad(loss(autoencoder.nearest_valid(z)), z)
-            optimizer.step()
-    return autoencoder.nearest_valid(z.detach())
+LatentLoss = Callable[[Tensor], Tensor]  # latents (N, L) -> scalar, a sum of one term per latent
 
 
-def guide(
-    autoencoder: Autoencoder,
-    net: Net,
-    z: Tensor,
-    images: Tensor,
-    wanted: Tensor,
-    result: str,
-    settings: GuidanceSettings,
-    generator: torch.Generator,
-) -> Tensor:
-    """Bring the results of drawn latents to the requests.
+@dataclass(frozen=True)
+class LatentSteps:
+    """Moves latents by Adam through a frozen decoder.
 
-    Args:
+    Attributes:
         autoencoder: decodes latents.
         net: the architecture.
-        z: latents ``(N, L)`` drawn for one task.
-        images: train images of the task ``(c, n, C, H, W)``.
-        wanted: requested results ``(N,)``.
-        result: "accuracy" or "loss".
         settings: section ``guidance`` of params.yaml.
-        generator: chooses the images of each step.
-
-    Returns:
-        Latents ``(N, L)``.
 
     """
-    count = min(settings.images_per_class, images.shape[1])
 
-    def loss_of(part: Tensor) -> Callable[[Tensor], Tensor]:
+    autoencoder: Autoencoder
+    net: Net
+    settings: GuidanceSettings
+
+    def guide(
+        self,
+        z: Tensor,
+        images: Tensor,
+        target: Tensor,
+        result: Result,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Bring the results of drawn latents ``(N, L)`` to their targets.
+
+        Args:
+            z: latents drawn for one task ``(N, L)``.
+            images: train images of the task, class after class ``(c, n, C, H, W)``.
+            target: requested result of each latent ``(N,)``.
+            result: what R is.
+            generator: chooses the images of each step.
+
+        """
+        count = min(self.settings.images_per_class, images.shape[1])
+
+        def compute(rows: slice) -> Tensor:
+            def loss(latents: Tensor) -> Tensor:
+                chosen = torch.randperm(images.shape[1], generator=generator)[:count]
+                batch = images[:, chosen].flatten(0, 1)
+                outputs = self.net.outputs(self.autoencoder.decode(latents), batch)
+                return result_error(outputs, target[rows], result)[0].sum()
+
+            return self.descend(z[rows], loss, self.settings.sampling_steps)
+
+        return fill_blocks(torch.empty_like(z), BLOCK, compute)
+
+    def refine(
+        self, z: Tensor, images: Tensor, outputs: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Bring the outputs of decoded latents ``(N, L)`` to those of the original networks.
+
+        Args:
+            z: latents of the originals ``(N, L)``.
+            images: train images of each network's task ``(N, B, C, H, W)``.
+            outputs: outputs of the originals on them ``(N, B, c)``.
+            generator: chooses the images of each step.
+
+        """
+        std = outputs.std(1, keepdim=True) + 1e-3
+        count = min(self.settings.images_per_class * outputs.shape[2], images.shape[1])
+
         def loss(latents: Tensor) -> Tensor:
             chosen = torch.randperm(images.shape[1], generator=generator)[:count]
-            outputs = net.outputs(autoencoder.decode(latents), images[:, chosen].flatten(0, 1))
-            return result_error(outputs, part, result)[0].sum()
+            rebuilt = self.net.outputs(self.autoencoder.decode(latents), images[:, chosen])
+            parts = behaviour(rebuilt, outputs[:, chosen], std, count)
+            return len(latents) * (parts["error"] + parts["kl"] + parts["cosine"])
 
-        return loss
+        return self.descend(z, loss, self.settings.encoding_steps)
 
-    parts = zip(z.split(BLOCK), wanted.split(BLOCK), strict=True)
-    steps, rate = settings.sampling_steps, settings.rate
-    return torch.cat(
-        [descend(autoencoder, block, loss_of(part), steps, rate) for block, part in parts]
-    )
+    def descend(self, z: Tensor, loss: LatentLoss, steps: int) -> Tensor:
+        """Adam on latents ``(N, L)``, the rate falling linearly to zero; the decoder stays as it is.
 
+        Args:
+            z: where to start.
+            loss: of valid latents; a sum of one term per latent, so that each moves alone.
+            steps: gradient steps; 0 returns ``z``.
 
-def refine_latents(
-    autoencoder: Autoencoder,
-    net: Net,
-    z: Tensor,
-    images: Tensor,
-    outputs: Tensor,
-    settings: GuidanceSettings,
-    generator: torch.Generator,
-) -> Tensor:
-    """Bring the outputs of decoded latents to those of the original networks.
-
-    Args:
-        autoencoder: decodes latents.
-        net: the architecture.
-        z: latents ``(N, L)`` of the originals.
-        images: train images of each network's task ``(N, B, C, H, W)``.
-        outputs: outputs of the originals on them ``(N, B, c)``.
-        settings: section ``guidance`` of params.yaml.
-        generator: chooses the images of each step.
-
-    Returns:
-        Latents ``(N, L)``.
-
-    """
-    spread = outputs.std(1, keepdim=True) + 1e-3
-    count = min(settings.images_per_class * outputs.shape[2], images.shape[1])
-
-    def loss(latents: Tensor) -> Tensor:
-        chosen = torch.randperm(images.shape[1], generator=generator)[:count]
-        rebuilt = net.outputs(autoencoder.decode(latents), images[:, chosen])
-        parts = behaviour(rebuilt, outputs[:, chosen], spread, count)
-        return len(latents) * (parts["error"] + parts["kl"] + parts["cosine"])
-
-    return descend(autoencoder, z, loss, settings.encoding_steps, settings.rate)
+        """
+        if not steps:
+            return z
+        rate, nearest_valid = self.settings.rate, self.autoencoder.nearest_valid
+        z = z.detach().clone().requires_grad_()
+        optimizer = torch.optim.Adam([z], lr=rate, betas=BETAS)
+        with torch.enable_grad():
+            for step in range(steps):
+                optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
+                (z.grad,) = torch.autograd.grad(loss(nearest_valid(z)), z)
+                optimizer.step()
+        return nearest_valid(z.detach())

@@ -1,58 +1,71 @@
-"""A grid of tasks and targets, and what networks drawn for it achieve."""
+"""A grid of requests: every task of a split with every target."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from weightspace.data.dataset import Dataset
-from weightspace.nets.base import Net
-from weightspace.weights.spec import Weights
-from weightspace.zoo.result import accuracies, losses
-from weightspace.zoo.runner import outputs_by_task
+from weightspace.sampling.sampler import Condition
+from weightspace.zoo.result import Result
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Every task of a split with every target: ``T x K`` conditions, task after task."""
+    """``T x K`` requests, task after task.
+
+    Attributes:
+        tasks: T tasks.
+        targets: K requested results.
+
+    """
 
     tasks: np.ndarray
     targets: np.ndarray
 
+    def __len__(self) -> int:
+        return len(self.tasks) * len(self.targets)
+
     @property
     def task(self) -> Tensor:
-        """Task of each condition ``(T * K,)``."""
+        """Task of each request ``(T * K,)``."""
         return torch.from_numpy(np.repeat(self.tasks, len(self.targets)))
 
     @property
-    def asked(self) -> np.ndarray:
-        """Requested result of each condition ``(T * K,)``."""
+    def target(self) -> np.ndarray:
+        """Requested result of each request ``(T * K,)``."""
         return np.tile(self.targets, len(self.tasks))
 
-    def by_task(self, values: np.ndarray) -> np.ndarray:
-        """Per-condition values as ``(T, K)``."""
-        return values.reshape(len(self.tasks), len(self.targets))
-
-
-@dataclass(frozen=True)
-class Judge:
-    """Measures the result of networks, all the draws of a condition on the images of its task."""
-
-    net: Net
-    dataset: Dataset
-    result: Literal["accuracy", "loss"]
-
-    def __call__(self, grid: Grid, weights: Weights, part: str) -> np.ndarray:
-        """Results ``(T * K, draws)`` of weights ``(T * K * draws, *shape)``."""
-        return self.results(
-            grid, outputs_by_task(self.net, self.dataset, grid.tasks, weights, part)
+    def condition(self, dataset: Dataset) -> Condition:
+        """All requests of the grid, in its order."""
+        return Condition.of_tasks(
+            dataset, self.task, torch.tensor(self.target, dtype=torch.float32)
         )
 
-    def results(self, grid: Grid, outputs: Tensor) -> np.ndarray:
-        """Results ``(T * K, draws)`` of outputs ``(T * K * draws, B, c)``."""
-        score = accuracies if self.result == "accuracy" else losses
-        return score(outputs).numpy().reshape(len(grid.asked), -1)
+    def achieved(self, outputs: Tensor, result: Result) -> np.ndarray:
+        """Results ``(T * K, draws)`` of the outputs ``(T * K * draws, B, c)`` of drawn networks."""
+        return result.of(outputs).numpy().reshape(len(self), -1)
+
+    def by_task(self, values: np.ndarray) -> np.ndarray:
+        """Values of the requests as ``(T, K)``."""
+        return values.reshape(len(self.tasks), len(self.targets))
+
+    def best_of(self, on_train: np.ndarray, on_test: np.ndarray) -> np.ndarray:
+        """Test result ``(T * K,)`` of the draw whose train result is nearest to the target.
+
+        Args:
+            on_train: results on train images ``(T * K, draws)``, which decide.
+            on_test: results on test images ``(T * K, draws)``.
+
+        """
+        chosen = nearest_to(on_train, self.target[:, None])
+        best: np.ndarray = on_test[np.arange(len(chosen)), chosen]
+        return best
+
+
+def nearest_to(results: np.ndarray, target: np.ndarray | float) -> np.ndarray:
+    """Index along the last axis of the result nearest to the target: the one rule of best-of-n."""
+    return np.asarray(np.abs(results - target).argmin(-1))

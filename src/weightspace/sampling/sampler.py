@@ -1,8 +1,8 @@
-"""Sampling: networks drawn from P(W | D, R)."""
+"""Networks drawn from P(W | D, R)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,23 +12,57 @@ from weightspace.autoencoders.base import Autoencoder, decode_latents, load_trai
 from weightspace.data.dataset import Dataset
 from weightspace.nets.base import Net
 from weightspace.params import GuidanceSettings, Params
-from weightspace.sampling.latent_steps import guide
+from weightspace.sampling.latent_steps import LatentSteps
 from weightspace.shared_encoders.base import SharedEncoder, load_shared_encoder
 from weightspace.weights.spec import Weights
+from weightspace.zoo.runner import TaskRunner
+
+
+@dataclass(frozen=True)
+class Condition:
+    """(D, R): the datasets and the results that N requests ask for.
+
+    Attributes:
+        class_images: train images of each class, standardised ``(K, n, C, H, W)``.
+        classes: classes of each request's task, in the order of its outputs ``(N, c)``.
+        target: requested result of each ``(N,)``.
+
+    """
+
+    class_images: Tensor
+    classes: Tensor
+    target: Tensor
+
+    @classmethod
+    def of_tasks(cls, dataset: Dataset, tasks: Tensor, target: Tensor) -> Condition:
+        """Tasks ``(N,)`` of a dataset, with a target ``(N,)`` each."""
+        return cls(dataset.images["train"], dataset.classes[tasks], target)
+
+    @classmethod
+    def of_images(cls, class_images: Tensor, target: Tensor) -> Condition:
+        """One task whose outputs are all given classes ``(c, n, C, H, W)``, N targets for it."""
+        classes = torch.arange(len(class_images)).expand(len(target), -1)
+        return cls(class_images, classes, target)
+
+    def with_target(self, target: Tensor) -> Condition:
+        """The same datasets with other targets ``(N,)``."""
+        return replace(self, target=target)
+
+    def __len__(self) -> int:
+        return len(self.target)
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """Draws networks for a task and a requested result.
+    """Draws networks for a dataset and a requested result.
 
-    A latent is drawn from P(z | D, R), moved by a few gradient steps until its result on the train
-    images of D is R, and decoded.
+    A latent is drawn from P(z | D, R), on demand moved by a few gradient steps until its result on
+    the train images of D is the target, and decoded.
 
     Attributes:
         autoencoder: decodes latents.
-        shared: distribution of latents.
+        shared_encoder: distribution of latents.
         net: the architecture.
-        dataset: images and tasks.
         guidance: steps after the draw; None for none.
 
     """
@@ -36,26 +70,17 @@ class Sampler:
     autoencoder: Autoencoder
     shared_encoder: SharedEncoder
     net: Net
-    dataset: Dataset
     guidance: GuidanceSettings | None = None
 
-    @classmethod
-    def load(cls, data: Path, params: Params) -> Sampler:
-        """The sampler that the stages left in ``data``, guided as ``params`` say.
-
-        Raises:
-            WeightspaceError: a stage has not run, or its output is damaged.
-
-        """
-        dataset, net, autoencoder = load_trained(data, params)
-        shared_encoder = load_shared_encoder(data / "shared_encoder" / "shared_encoder.safetensors")
-        return cls(autoencoder, shared_encoder, net, dataset, params.guidance)
+    @torch.no_grad()
+    def embed(self, condition: Condition) -> Tensor:
+        """Dataset embeddings ``(N, E)`` of N requests."""
+        return self.shared_encoder.embed(condition.class_images, condition.classes)
 
     @torch.no_grad()
     def latents(
         self,
-        tasks: Tensor,
-        results: Tensor,
+        condition: Condition,
         draws: int,
         generator: torch.Generator,
         *,
@@ -63,64 +88,67 @@ class Sampler:
         use_result: bool = True,
         calibrated: bool = True,
     ) -> Tensor:
-        """Draw latents ``(N, draws, L)`` for N conditions, without guidance.
+        """Draw latents ``(N, draws, L)`` for N requests, without guidance.
 
         Args:
-            tasks: task of each condition ``(N,)``.
-            results: requested result ``(N,)``.
-            draws: latents per condition.
+            condition: N requests.
+            draws: latents of each.
             generator: random stream.
             use_dataset: False withholds D (a control).
             use_result: False withholds R (a control).
-            calibrated: False asks for the result itself, not for the one that reaches it on val.
+            calibrated: False asks for the target itself, not for what reaches it on val.
 
         """
-        shared_encoder, on = self.shared_encoder, torch.ones(len(tasks), dtype=torch.bool)
-        e = shared_encoder.embed(self.dataset, tasks)
-        wanted = shared_encoder.calibrated(results) if calibrated else results
-        condition = shared_encoder.condition(e, wanted, on & use_dataset, on & use_result)
-        return shared_encoder.sample(condition, draws, generator)
+        model, on = self.shared_encoder, torch.ones(len(condition), dtype=torch.bool)
+        target = model.calibrated(condition.target) if calibrated else condition.target
+        embedded = model.condition(self.embed(condition), target, on & use_dataset, on & use_result)
+        return model.sample(embedded, draws, generator)
 
-    def guided(
-        self, z: Tensor, tasks: Tensor, results: Tensor, generator: torch.Generator
-    ) -> Tensor:
-        """Bring the results of drawn latents ``(N, draws, L)`` on train images to the requests.
+    def guided(self, z: Tensor, condition: Condition, generator: torch.Generator) -> Tensor:
+        """Bring the results of drawn latents on train images to the targets.
 
         Args:
-            z: from :meth:`latents`.
-            tasks: task of each condition ``(N,)``; equal ones side by side are moved together.
-            results: requested result ``(N,)``.
+            z: from :meth:`latents`, ``(N, draws, L)``.
+            condition: the N requests; equal tasks side by side are moved together.
             generator: random stream.
 
         """
         if self.guidance is None or not self.guidance.sampling_steps:
             return z
-        images, wanted = self.dataset.images["train"], results.to(z.dtype)
-        counts = torch.unique_consecutive(tasks, return_counts=True)[1].tolist()
-        out = []
-        for task, part, asked in zip(
-            torch.unique_consecutive(tasks), z.split(counts), wanted.split(counts), strict=True
-        ):
-            moved = guide(
-                self.autoencoder,
-                self.net,
-                part.flatten(0, 1),
-                images[self.dataset.classes[task]],
-                asked.repeat_interleave(z.shape[1]),
-                self.shared_encoder.settings.result,
-                self.guidance,
+        tasks, counts = torch.unique_consecutive(condition.classes, return_counts=True, dim=0)
+        sizes, target = counts.tolist(), condition.target.to(z.dtype)
+        steps = LatentSteps(self.autoencoder, self.net, self.guidance)
+        moved = [
+            steps.guide(
+                latents.flatten(0, 1),
+                condition.class_images[classes],
+                targets.repeat_interleave(z.shape[1]),
+                self.shared_encoder.result,
                 generator,
+            ).reshape(latents.shape)
+            for classes, latents, targets in zip(
+                tasks, z.split(sizes), target.split(sizes), strict=True
             )
-            out.append(moved.reshape(part.shape))
-        return torch.cat(out)
+        ]
+        return torch.cat(moved)
 
-    def draw(
-        self, tasks: Tensor, results: Tensor, draws: int, generator: torch.Generator
-    ) -> Weights:
-        """Draw networks: weights ``(N * draws, *shape)``, the draws of a condition side by side."""
-        z = self.latents(tasks, results, draws, generator)
-        return self.decode(self.guided(z, tasks, results, generator))
+    def draw(self, condition: Condition, draws: int, generator: torch.Generator) -> Weights:
+        """Draw networks ``(N * draws, *shape)``, those of a request side by side."""
+        z = self.latents(condition, draws, generator)
+        return self.decode(self.guided(z, condition, generator))
 
     def decode(self, z: Tensor) -> Weights:
         """Weights ``(N * draws, *shape)`` of latents ``(N, draws, L)``."""
         return decode_latents(self.autoencoder, z.flatten(0, 1))
+
+
+def load_sampler(data: Path, params: Params) -> tuple[Sampler, TaskRunner]:
+    """The sampler that the stages left in ``data``, guided as ``params`` say, and what it was made for.
+
+    Raises:
+        WeightspaceError: a stage has not run, or its output is damaged.
+
+    """
+    runner, autoencoder = load_trained(data, params)
+    model = load_shared_encoder(data / "shared_encoder" / "shared_encoder.safetensors")
+    return Sampler(autoencoder, model, runner.net, params.guidance), runner

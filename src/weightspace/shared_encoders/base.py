@@ -12,20 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from weightspace.artifacts import load_tensors, rebuilding, save_tensors
 from weightspace.autoencoders.base import Autoencoder, encode_orders
-from weightspace.data.dataset import Dataset
 from weightspace.dataset_encoders import DATASET_ENCODERS
 from weightspace.dataset_encoders.base import DatasetEncoder
-from weightspace.nets.base import Net
 from weightspace.params import Settings, SharedEncoderSettings, options_of
 from weightspace.registry import resolve
 from weightspace.shared_encoders import SHARED_ENCODERS
 from weightspace.weights.spec import Weights, output_orders
+from weightspace.zoo.result import Result
+from weightspace.zoo.runner import TaskRunner
+from weightspace.zoo.store import Zoo
 
 CALIBRATION_POINTS = 33
 TRAINED_RANGE = (0.01, 0.99)  # quantiles of R over train members; beyond them lie outliers
@@ -51,8 +51,8 @@ class Sizes:
     @classmethod
     def of(cls, data: SharedEncoderData) -> Sizes:
         """Sizes that fit the data."""
-        classes, latent = data.dataset.classes.shape[1], data.train.z.shape[2]
-        return cls(data.dataset.shape, classes, latent, data.dataset_encoder)
+        classes, latent = data.runner.classes, data.train.z.shape[2]
+        return cls(data.runner.dataset.shape, classes, latent, data.dataset_encoder)
 
 
 class SharedEncoder(nn.Module, ABC):
@@ -98,11 +98,26 @@ class SharedEncoder(nn.Module, ABC):
         """Features of the embedded condition."""
         return int(self.features) + len(self.no_result)
 
-    def embed(self, dataset: Dataset, tasks: Tensor) -> Tensor:
-        """Dataset embeddings ``(N, E)`` of tasks ``(N,)``, from the train images of their classes."""
-        return self.embed_classes(
-            self.dataset_encoder(dataset.images["train"]), dataset.classes[tasks]
-        )
+    @property
+    def result(self) -> Result:
+        """What R is."""
+        return Result(self.settings.result)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Lowest and highest R of the trained range."""
+        low, high = self.trained_range.tolist()
+        return low, high
+
+    def embed(self, class_images: Tensor, classes: Tensor) -> Tensor:
+        """Dataset embeddings ``(N, E)`` of N tasks.
+
+        Args:
+            class_images: train images of every class ``(K, n, C, H, W)``.
+            classes: classes of each task, in the order of its outputs ``(N, c)``.
+
+        """
+        return self.embed_classes(self.dataset_encoder(class_images), classes)
 
     @staticmethod
     def embed_classes(of_class: Tensor, classes: Tensor) -> Tensor:
@@ -112,7 +127,7 @@ class SharedEncoder(nn.Module, ABC):
     def condition(
         self,
         e: Tensor,
-        result: Tensor,
+        target: Tensor,
         use_dataset: Tensor | None = None,
         use_result: Tensor | None = None,
     ) -> Tensor:
@@ -120,7 +135,7 @@ class SharedEncoder(nn.Module, ABC):
 
         Args:
             e: dataset embeddings ``(N, E)``.
-            result: asked or achieved result ``(N,)``.
+            target: requested, or achieved, result ``(N,)``.
             use_dataset: bool ``(N,)``, False where D is withheld; default all True.
             use_result: bool ``(N,)``, False where R is withheld; default all True.
 
@@ -128,7 +143,7 @@ class SharedEncoder(nn.Module, ABC):
 
         """
         low, high = self.trained_range
-        x = ((result - low) / (high - low).clamp_min(1e-6))[:, None]
+        x = ((target - low) / (high - low).clamp_min(1e-6))[:, None]
         angle = math.pi * x * torch.arange(1, self.settings.fourier + 1)
         r = torch.cat([2 * x - 1, angle.sin(), angle.cos()], 1)
         if use_dataset is not None:
@@ -208,52 +223,49 @@ class SharedEncoderData:
     """What a shared encoder may be fitted on.
 
     Attributes:
-        dataset: images and tasks.
+        runner: the architecture and the tasks.
         autoencoder: the fitted autoencoder.
-        net: the architecture.
         train: members of the train split.
         val: members of the val split.
         dataset_encoder: options of the dataset encoder.
 
     """
 
-    dataset: Dataset
+    runner: TaskRunner
     autoencoder: Autoencoder
-    net: Net
     train: Pairs
     val: Pairs
     dataset_encoder: Settings
 
 
-def results_of(members: pd.DataFrame, dataset: Dataset, result: str) -> np.ndarray:
-    """R of each member ``(N,)``: its result on the train and val images of its task together.
-
-    Test images never enter a condition; more images make R less noisy than val images alone.
-    """
-    counts = {part: dataset.images[part].shape[1] for part in ("train", "val")}
-    total = sum(n * members[f"{part}_{result}"].to_numpy(float) for part, n in counts.items())
-    return np.asarray(total / sum(counts.values()))
-
-
 def encode_pairs(
-    members: pd.DataFrame, weights: Weights, autoencoder: Autoencoder, dataset: Dataset, result: str
+    zoo: Zoo, split: str, runner: TaskRunner, autoencoder: Autoencoder, result: Result
 ) -> Pairs:
-    """Pairs of a members' table; encodes every order of the outputs of every member."""
-    orders = output_orders(dataset.classes.shape[1])
-    z = encode_orders(autoencoder, weights, orders)
+    """Pairs of the members of a split; encodes every order of the outputs of every member.
+
+    Args:
+        zoo: the population.
+        split: "train" or "val".
+        runner: the tasks.
+        autoencoder: weights -> latent.
+        result: what R is.
+
+    """
+    members = zoo.select(split)
+    weights = zoo.weights(members)
     return Pairs(
         torch.tensor(members["task"].to_numpy()),
         torch.tensor(members["run"].to_numpy()),
-        torch.tensor(results_of(members, dataset, result), dtype=torch.float32),
-        z,
+        torch.tensor(runner.results_of(members, result), dtype=torch.float32),
+        encode_orders(autoencoder, weights, output_orders(runner.classes)),
         weights,
     )
 
 
 def prepare(model: SharedEncoder, data: SharedEncoderData) -> None:
     """Fit the encoder's standardisation on classes of train tasks and note the trained range."""
-    classes = data.dataset.classes[data.train.tasks].unique()
-    model.dataset_encoder.prepare(data.dataset.images["train"][classes])
+    classes = data.runner.dataset.classes[data.train.tasks].unique()
+    model.dataset_encoder.prepare(data.runner.dataset.images["train"][classes])
     model.trained_range.copy_(data.train.result.quantile(torch.tensor(TRAINED_RANGE)))
     grid = torch.linspace(
         float(model.trained_range[0]), float(model.trained_range[1]), CALIBRATION_POINTS
@@ -268,16 +280,16 @@ def draw_masks(count: int, share: float, rng: torch.Generator) -> tuple[Tensor, 
     return use_dataset, use_result
 
 
-def set_calibration(model: SharedEncoder, asked: np.ndarray, achieved: np.ndarray) -> None:
-    """Fit achieved against asked by a rising polynomial of degree 4 and keep it in the model.
+def set_calibration(model: SharedEncoder, requested: np.ndarray, achieved: np.ndarray) -> None:
+    """Fit achieved against requested by a rising polynomial of degree 4 and keep it in the model.
 
     Args:
         model: the shared encoder.
-        asked: conditions ``(M,)`` inside the trained range.
+        requested: conditions ``(M,)`` inside the trained range.
         achieved: results on val images of val tasks ``(M,)``.
 
     """
-    curve = np.polyval(np.polyfit(asked, achieved, 4), model.calibration_requested.numpy())
+    curve = np.polyval(np.polyfit(requested, achieved, 4), model.calibration_requested.numpy())
     rising = np.maximum.accumulate(curve) + 1e-6 * np.arange(len(curve))
     if (rising[0] < rising[-1]) and np.isfinite(rising).all():
         model.calibration_achieved.copy_(torch.from_numpy(rising).float())

@@ -119,7 +119,7 @@ class GeneratorLoss:
     def __init__(self, model: GeneratorModel, data: SharedEncoderData) -> None:
         self.model, self.data = model, data
         self.pairs: dict[str, Pairs] = {"train": data.train, "val": data.val}
-        self.orders = output_orders(data.dataset.classes.shape[1])
+        self.orders = output_orders(data.runner.dataset.classes.shape[1])
 
     def __call__(self, rows: Tensor, split: str, rng: torch.Generator) -> dict[str, Tensor]:
         """Named losses of some members; ``loss`` is their weighted sum."""
@@ -128,7 +128,7 @@ class GeneratorLoss:
         two = torch.rand(len(rows), len(self.orders), generator=rng).argsort(1)[:, :2]
         which = two.T.flatten()  # (2B,): order of the outputs, two different ones per member
         twice = rows.repeat(2)
-        classes = self.data.dataset.classes[p.tasks[twice]].gather(1, self.orders[which])
+        classes = self.data.runner.dataset.classes[p.tasks[twice]].gather(1, self.orders[which])
         e = model.embed_classes(self._class_embeddings(split, rng), classes)
         result, z = p.result[twice], p.z[twice, which]
         h = model.trunk_of(model.condition(e, result))
@@ -155,7 +155,7 @@ class GeneratorLoss:
 
     def _class_embeddings(self, split: str, rng: torch.Generator) -> Tensor:
         """Embeddings of all classes; in training, unless dear, from a random part of their images."""
-        images = self.data.dataset.images["train"]
+        images = self.data.runner.dataset.images["train"]
         if split == "train" and not self.model.dataset_encoder.whole:
             count = min(self.model.options.images_per_class, images.shape[1])
             images = images[:, torch.randperm(images.shape[1], generator=rng)[:count]]
@@ -168,14 +168,24 @@ class GeneratorLoss:
         rows: Tensor,
         which: Tensor,
         classes: Tensor,
-        result: Tensor,
+        target: Tensor,
         split: str,
         rng: torch.Generator,
     ) -> dict[str, Tensor]:
-        """Decode two draws of each condition and compare results and outputs with the member's."""
-        s, options = self.model.settings, self.model.options
-        p, net = self.pairs[split], self.data.net
-        images = self.data.dataset.images["train"][classes]  # (D, c, n, C, H, W)
+        """Decode two draws of each condition and compare results and outputs with the member's.
+
+        Args:
+            h: hidden features of D conditions ``(D, width)``.
+            rows: members that they belong to ``(D,)``.
+            which: order of the outputs of each, an index of ``orders`` ``(D,)``.
+            classes: classes of each task in that order ``(D, c)``.
+            target: R of each ``(D,)``.
+            split: "train" or "val".
+            rng: draws images and noise.
+
+        """
+        options, p, net = self.model.options, self.pairs[split], self.data.runner.net
+        images = self.data.runner.dataset.images["train"][classes]  # (D, c, n, C, H, W)
         n = min(options.queries_per_class, images.shape[2])
         chosen = torch.rand(len(h), images.shape[1], images.shape[2], generator=rng).argsort(2)
         index = chosen[:, :, :n, None, None, None].expand(-1, -1, -1, *images.shape[3:])
@@ -184,16 +194,19 @@ class GeneratorLoss:
         z = self.model.draw(h.repeat(2, 1), noise)
         both = queries.repeat(2, *[1] * (queries.ndim - 1))
         outputs = net.outputs(self.data.autoencoder.decode(z), both)
-        error, soft = result_error(outputs, result.repeat(2), s.result)
+        error, soft = result_error(outputs, target.repeat(2), self.model.result)
         with torch.no_grad():
-            wanted = net.outputs(take(p.weights, rows), queries)
-            order = self.orders[which][:, None].expand_as(wanted)
-            wanted = wanted.gather(2, order)
-            spread = wanted.std((1, 2), keepdim=True) + 0.05
-        first, second = outputs.chunk(2)
-        scaled = [((y - y.mean(2, keepdim=True)) / spread).asinh() for y in (wanted, first, second)]
-        behaviour = energy_score(*(y.flatten(1) for y in scaled)) * wanted[0].numel() ** -0.5
-        balance = (soft * (1 - soft)).mean() if s.result == "accuracy" else soft.new_zeros(())
+            original = net.outputs(take(p.weights, rows), queries)
+            order = self.orders[which][:, None].expand_as(original)
+            original = original.gather(2, order)
+            std = original.std((1, 2), keepdim=True) + 0.05
+        scaled = [
+            ((y - y.mean(2, keepdim=True)) / std).asinh() for y in (original, *outputs.chunk(2))
+        ]
+        behaviour = energy_score(*(y.flatten(1) for y in scaled)) * original[0].numel() ** -0.5
+        balance = (
+            (soft * (1 - soft)).mean() if self.model.result.higher_is_better else soft.new_zeros(())
+        )
         return {"result": error.mean(), "behaviour": behaviour, "balance": balance}
 
 

@@ -93,11 +93,12 @@ def fit(
     model.centre.copy_(z.mean(0))
     model.log_length.copy_((z - model.centre).norm(dim=1).log().mean())
     pairs = {"train": data.train, "val": data.val}
+    images, classes = data.runner.dataset.images["train"], data.runner.dataset.classes
 
     def loss(rows: Tensor, split: str, rng: torch.Generator) -> dict[str, Tensor]:
         p = pairs[split]
         masks = draw_masks(len(rows), settings.dropout if split == "train" else 0.0, rng)
-        e = model.embed(data.dataset, p.tasks[rows])
+        e = model.embed(images, classes[p.tasks[rows]])
         direction, log_length = model(model.condition(e, p.result[rows], *masks))
         z = p.z[rows, 0] - model.centre
         contrast = nt_xent(direction, z, settings.temperature, p.runs[rows])
@@ -111,7 +112,7 @@ def fit(
     counts = {split: len(p.tasks) for split, p in pairs.items()}
     history = run_fit("shared", model, loss, counts, settings, seed)
     with torch.no_grad():
-        e = model.embed(data.dataset, data.train.tasks)
+        e = model.embed(images, classes[data.train.tasks])
         predicted = model.predict(model.condition(e, data.train.result))
     model.residual.copy_((z - predicted).std(0))
     return model, history

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import permutations
 from typing import Any, Literal
@@ -218,7 +218,36 @@ def output_orders(classes: int) -> Tensor:
     return torch.tensor(list(permutations(range(classes))))
 
 
+def block_slices(count: int, size: int) -> Iterator[slice]:
+    """Slices of at most ``size`` rows that cover ``count`` rows, in order.
+
+    >>> list(block_slices(5, 2))
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
 def blocks(weights: Mapping[str, Tensor], size: int) -> Iterator[Weights]:
     """Cut a batch of networks into blocks of at most ``size``, in order."""
     count = len(next(iter(weights.values())))
-    return (take(weights, slice(i, i + size)) for i in range(0, count, size))
+    return (take(weights, rows) for rows in block_slices(count, size))
+
+
+def fill_blocks(out: Tensor, size: int, compute: Callable[[slice], Tensor]) -> Tensor:
+    """Fill ``out`` block by block along its first axis, and return it.
+
+    It is allocated before the work: small results that are made between large temporary ones, and
+    stay, keep the allocator from reusing these (sampling took 5.5 GiB that way, and now 1.2).
+
+    Args:
+        out: room for the results ``(N, ...)``.
+        size: rows of a block; fixed by the caller, so that no result depends on N.
+        compute: rows -> their results ``(rows, ...)``.
+
+    >>> fill_blocks(torch.empty(5), 2, lambda rows: torch.arange(5.0)[rows] ** 2)
+    tensor([ 0.,  1.,  4.,  9., 16.])
+
+    """
+    for rows in block_slices(len(out), size):
+        out[rows] = compute(rows)
+    return out

@@ -16,11 +16,11 @@ import torch
 from weightspace.artifacts import new_folder, read_parquet, write_parquet
 from weightspace.data.dataset import PARTS, Dataset
 from weightspace.errors import nearest, problem
-from weightspace.nets.base import Net
 from weightspace.progress import progress
 from weightspace.weights.checkpoints import find, fit_state, read_state
 from weightspace.weights.spec import Spec, Weights, stack
-from weightspace.zoo.shards import DIVERGED_FACTOR, measure_members
+from weightspace.zoo.runner import TaskRunner
+from weightspace.zoo.shards import check_measured, diverged
 from weightspace.zoo.store import Zoo, save_shard, shard_name
 
 PER_SHARD = 2000
@@ -43,7 +43,7 @@ class Imported:
     notes: tuple[str, ...]
 
 
-def import_zoo(folder: Path, results: Path, net: Net, dataset: Dataset, out: Path) -> Imported:
+def import_zoo(folder: Path, results: Path, runner: TaskRunner, out: Path) -> Imported:
     """Read checkpoints strictly, measure them on their tasks and write a zoo.
 
     Args:
@@ -52,8 +52,7 @@ def import_zoo(folder: Path, results: Path, net: Net, dataset: Dataset, out: Pat
             ``classes`` its classes in the order of the outputs, like ``3,8,1``. Optional: ``run``
             (snapshots of one run share it), ``epoch``, ``optimizer``, ``lr``, ``weight_decay``,
             ``epochs``; ``test_accuracy`` and its kin are compared with what is measured.
-        net: the architecture.
-        dataset: images and tasks; a task decides the split.
+        runner: the architecture and the tasks; a task decides the split.
         out: new or empty folder of the zoo.
 
     Raises:
@@ -61,23 +60,23 @@ def import_zoo(folder: Path, results: Path, net: Net, dataset: Dataset, out: Pat
 
     """
     table = read_results(results)
-    table["task"] = _tasks(table, dataset, results)
+    table["task"] = _tasks(table, runner.dataset, results)
     paths = [_inside(folder, name, results) for name in table["file"]]
     with progress("read", len(paths)) as bar:
         networks = []
         for path in paths:
-            networks.append(fit_state(read_state(path), net.spec, path))
+            networks.append(fit_state(read_state(path), runner.net.spec, path))
             bar.advance()
-    members = _members(table, dataset)
+    members = _members(table, runner.dataset)
     order = members.pop("place").to_numpy()
     weights = stack([networks[i] for i in order])
     claimed = table.iloc[order].reset_index(drop=True)
-    for part, (loss, accuracy) in _measure(net, dataset, members, weights).items():
-        members[f"{part}_loss"], members[f"{part}_accuracy"] = loss, accuracy
-    members["diverged"] = _diverged(members, weights, net.meta["classes"])
+    members = members.join(runner.measure(weights, members["task"].to_numpy()))
+    members["diverged"] = diverged(members, weights, runner.classes)
     with new_folder(out) as temporary:
-        _write(temporary, members, weights, net.spec)
-        _verify(temporary, net, dataset)
+        _write(temporary, members, weights, runner.net.spec)
+        zoo = Zoo.open(temporary)
+        check_measured(runner, zoo.members, zoo.weights(zoo.members), out)
     notes = (
         _sizes(members),
         *_missing(table),
@@ -203,38 +202,12 @@ def _members(table: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
     return rows
 
 
-def _measure(
-    net: Net, dataset: Dataset, members: pd.DataFrame, weights: Weights
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    found = measure_members(net, dataset, members["task"].to_numpy(), weights)
-    return {part: (loss.numpy(), accuracy.numpy()) for part, (loss, accuracy) in found.items()}
-
-
-def _diverged(members: pd.DataFrame, weights: Weights, classes: int) -> np.ndarray:
-    """Mark all members of a run that has a non-finite value or ends far above a uniform guess."""
-    finite = torch.stack([w.flatten(1).isfinite().all(1) for w in weights.values()]).all(0).numpy()
-    loss = members["train_loss"].to_numpy()
-    last = (members["snapshot"] == members["snapshot"].max()).to_numpy()
-    bad = ~finite | ~np.isfinite(loss) | (last & (loss > DIVERGED_FACTOR * np.log(classes)))
-    return np.asarray(members["run"].isin(set(members["run"][bad])))
-
-
 def _write(folder: Path, members: pd.DataFrame, weights: Weights, spec: Spec) -> None:
     for shard, rows in members.groupby("shard"):
         index = torch.tensor(rows.index.to_numpy())
         part = {name: value[index] for name, value in weights.items()}
         save_shard(folder / shard_name(int(str(shard))), part, spec, int(str(shard)))
     write_parquet(folder / "members.parquet", members)
-
-
-def _verify(folder: Path, net: Net, dataset: Dataset) -> None:
-    """The gate: what was written, read back, must reach the logged accuracies exactly."""
-    zoo = Zoo.open(folder)
-    again = _measure(net, dataset, zoo.members, zoo.weights(zoo.members))
-    good = ~zoo.members["diverged"].to_numpy(bool)
-    for part, (_, accuracy) in again.items():
-        if (accuracy != zoo.members[f"{part}_accuracy"].to_numpy())[good].any():
-            raise problem(f"members do not reach their {part} accuracy after reading back")
 
 
 def _sizes(members: pd.DataFrame) -> str:

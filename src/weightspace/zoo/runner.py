@@ -1,73 +1,130 @@
-"""Outputs of many members, each on the images of its own task or all on random inputs."""
+"""Run networks on the images of tasks: the one way from weights to outputs and results."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
-from weightspace.data.dataset import Dataset, task_batch
-from weightspace.nets.base import Net
+from weightspace.data.dataset import PARTS, Dataset
+from weightspace.nets.base import Net, net_for
+from weightspace.params import Params
 from weightspace.rng import torch_stream
-from weightspace.weights.spec import Weights, take
+from weightspace.weights.spec import Weights, fill_blocks, take
+from weightspace.zoo.result import Result, accuracies, losses, request_parts
 
 BLOCK = 100  # members at once; fixed, so that results do not depend on how many there are
 
 
-def real_outputs(
-    net: Net, dataset: Dataset, tasks: np.ndarray, weights: Weights, part: str
-) -> Tensor:
-    """Outputs ``(M, B, c)`` of M members on one part of the images of their tasks."""
-    out = _empty_outputs(dataset, len(tasks), part)
-    for start in range(0, len(tasks), BLOCK):
-        here = slice(start, start + BLOCK)
-        images, _ = task_batch(dataset, torch.tensor(tasks[here]), part)
-        out[here] = net.run(take(weights, here), images)
-    return out
+@dataclass(frozen=True)
+class TaskRunner:
+    """Networks of one architecture on the tasks of one dataset.
 
+    Attributes:
+        net: the architecture.
+        dataset: images and tasks.
 
-def _empty_outputs(dataset: Dataset, count: int, part: str) -> Tensor:
-    """Room for the outputs ``(count, B, c)``.
-
-    Results are allocated before the work: small ones that are made between large temporary blocks
-    and stay keep the allocator from reusing these (sampling took 5.5 GiB that way, and now 1.2).
     """
-    classes = dataset.classes.shape[1]
-    return torch.empty(count, dataset.images[part].shape[1] * classes, classes)
+
+    net: Net
+    dataset: Dataset
+
+    @property
+    def classes(self) -> int:
+        """Classes of a task."""
+        return self.dataset.classes_per_task
+
+    def outputs(self, weights: Weights, tasks: np.ndarray, part: str) -> Tensor:
+        """Outputs ``(M, B, c)`` of M networks, each on one part of the images of its own task.
+
+        Args:
+            weights: tensors ``(M, *shape)``.
+            tasks: task of each ``(M,)``.
+            part: "train", "val" or "test".
+
+        """
+
+        def compute(rows: slice) -> Tensor:
+            images, _ = self.dataset.task_batch(torch.tensor(tasks[rows]), part)
+            return self.net.run(take(weights, rows), images)
+
+        return fill_blocks(self._room(len(tasks), part), BLOCK, compute)
+
+    def outputs_by_task(self, weights: Weights, tasks: np.ndarray, part: str) -> Tensor:
+        """Outputs ``(T * n, B, c)`` of n networks per task, those of a task side by side.
+
+        Networks of one task share their images, which makes the first layer one wide product.
+
+        Args:
+            weights: tensors ``(T * n, *shape)``.
+            tasks: T tasks.
+            part: "train", "val" or "test".
+
+        """
+        count = len(next(iter(weights.values()))) // len(tasks)  # networks of a task
+
+        def compute(rows: slice) -> Tensor:
+            task = torch.tensor([tasks[rows.start // count]])
+            images, _ = self.dataset.task_batch(task, part)
+            return self.net.run(take(weights, rows), images[0])
+
+        return fill_blocks(self._room(len(tasks) * count, part), count, compute)
+
+    def random_outputs(self, weights: Weights, count: int, seed: int) -> Tensor:
+        """Outputs ``(M, count, c)`` on standard normal images, the same for all networks."""
+        generator = torch_stream(seed, "evaluate", "random")
+        return self.net.run(weights, torch.randn(count, *self.dataset.shape, generator=generator))
+
+    def measure(
+        self, weights: Weights, tasks: np.ndarray, parts: Sequence[str] = PARTS
+    ) -> pd.DataFrame:
+        """Loss (nats) and accuracy of M networks on parts of their tasks, a row each, in float32.
+
+        Args:
+            weights: tensors ``(M, *shape)``.
+            tasks: task of each ``(M,)``.
+            parts: parts of the images; columns ``<part>_loss`` and ``<part>_accuracy``.
+
+        """
+        table = {}
+        for part in parts:
+            outputs = self.outputs(weights, tasks, part)
+            table[f"{part}_loss"] = losses(outputs).float().numpy()
+            table[f"{part}_accuracy"] = accuracies(outputs).float().numpy()
+        return pd.DataFrame(table)
+
+    def results_of(self, members: pd.DataFrame, result: Result) -> np.ndarray:
+        """R of each member ``(N,)`` of a table, as it was measured when the zoo was made."""
+        return result.of_members(members, request_parts(self.dataset.images))
+
+    def losses_on_all_tasks(self, weights: Weights, tasks: Tensor) -> Tensor:
+        """Cross entropy ``(N, T)`` of N networks on the train images of each of T tasks."""
+        of_task = self.dataset.classes[tasks]  # (T, c)
+        classes, column = of_task.unique(return_inverse=True)
+        images = self.dataset.images["train"][classes]  # (K, n, C, H, W)
+        width = of_task.shape[1]
+
+        def compute(rows: slice) -> Tensor:
+            outputs = self.net.run(take(weights, rows), images.flatten(0, 1))
+            log_p = outputs.log_softmax(-1)
+            per_class = log_p.reshape(len(log_p), *images.shape[:2], width).mean(2)  # (N, K, c)
+            return -per_class[:, column, torch.arange(width)].mean(2)
+
+        room = images.new_empty(self.net.spec.check(weights), len(tasks))
+        return fill_blocks(room, BLOCK, compute)
+
+    def _room(self, count: int, part: str) -> Tensor:
+        """Room for the outputs ``(count, B, c)``."""
+        return torch.empty(count, self.dataset.images[part].shape[1] * self.classes, self.classes)
 
 
-def outputs_by_task(
-    net: Net, dataset: Dataset, tasks: np.ndarray, weights: Weights, part: str
-) -> Tensor:
-    """Outputs ``(T * n, B, c)`` of n networks per task, side by side, on the images of their task.
-
-    Networks of one task share their images, which makes the first layer one wide product.
-    """
-    each = len(next(iter(weights.values()))) // len(tasks)
-    out = _empty_outputs(dataset, len(tasks) * each, part)
-    for place, task in enumerate(tasks):
-        here = slice(place * each, (place + 1) * each)
-        images, _ = task_batch(dataset, torch.tensor([task]), part)
-        out[here] = net.run(take(weights, here), images[0])
-    return out
-
-
-def random_outputs(net: Net, dataset: Dataset, count: int, weights: Weights, seed: int) -> Tensor:
-    """Outputs ``(M, count, c)`` on standard normal images, the same for all members."""
-    images = torch.randn(count, *dataset.shape, generator=torch_stream(seed, "evaluate", "random"))
-    return net.run(weights, images)
-
-
-def task_losses(net: Net, dataset: Dataset, weights: Weights, tasks: Tensor) -> Tensor:
-    """Cross entropy ``(N, T)`` of every network on the train images of every task."""
-    of_task = dataset.classes[tasks]  # (T, c)
-    classes, place = of_task.unique(return_inverse=True)
-    images = dataset.images["train"][classes]  # (K, n, C, H, W)
-    width = of_task.shape[1]
-    out = images.new_empty(net.spec.check(weights), len(tasks))
-    for start in range(0, len(out), BLOCK):
-        here = slice(start, start + BLOCK)
-        log_p = net.run(take(weights, here), images.flatten(0, 1)).log_softmax(-1)
-        per_class = log_p.reshape(len(log_p), *images.shape[:2], width).mean(2)  # (N, K, c)
-        out[here] = -per_class[:, place, torch.arange(width)].mean(2)
-    return out
+def load_runner(data: Path, params: Params) -> TaskRunner:
+    """Architecture and tasks of the dataset that the stages left in ``data``."""
+    dataset = Dataset.load(data / "dataset")
+    net = net_for(params, dataset.shape, dataset.classes_per_task)
+    return TaskRunner(net, dataset)

@@ -8,7 +8,7 @@ move to the output together.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -19,15 +19,16 @@ import torch
 from torch import Tensor
 
 from weightspace.artifacts import canonical, read_parquet, write_bytes, write_parquet
-from weightspace.data.dataset import PARTS, Dataset, task_batch
-from weightspace.errors import problem
+from weightspace.data.dataset import PARTS, Dataset
+from weightspace.errors import WeightspaceError, problem
 from weightspace.nets.base import Net, build_net
 from weightspace.params import Settings, ZooSettings
 from weightspace.rng import stream, torch_stream
-from weightspace.weights.spec import Weights, stack, take
+from weightspace.weights.spec import Weights, stack
 from weightspace.zoo.plan import Run, plan_run
+from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.store import check_shard, shard_bytes, shard_name
-from weightspace.zoo.train import measure, train_runs
+from weightspace.zoo.train import train_runs
 
 DIVERGED_FACTOR = 2.0  # a final train loss above this many times log(classes) counts as diverged
 
@@ -117,27 +118,40 @@ def train_shard(job: ShardJob) -> int:
     """
     dataset = Dataset.load(job.dataset)
     net = build_net(job.zoo.architecture, dataset.shape, dataset.classes_per_task, job.net)
-    per_epoch = steps_per_epoch(dataset, job.zoo)
-    numbers = range(job.shard * job.zoo.runs_per_shard, (job.shard + 1) * job.zoo.runs_per_shard)
-    runs = [plan_run(n, job.zoo, len(dataset.tasks), per_epoch, job.seed) for n in numbers]
-    images, labels = task_batch(dataset, torch.tensor([r.task for r in runs]), "train")
-    weights = train_runs(
-        net,
-        runs,
-        {k: w.to(job.device) for k, w in _initial(net, runs, job).items()},
-        images.to(job.device),
-        labels.to(job.device),
-        _batches(runs, images.shape[1], job),
-        job.zoo.momentum,
-    )
-    flat = {k: w.flatten(0, 1).cpu() for k, w in weights.items()}  # (R * S, *shape)
-    table = _table(net, dataset, runs, flat, job)
+    runner = TaskRunner(net, dataset)
+    first = job.shard * job.zoo.runs_per_shard
+    runs = plan_runs(range(first, first + job.zoo.runs_per_shard), dataset, job.zoo, job.seed)
+    weights = _train(runner, runs, job.zoo, job.seed, job.device)
+    table = _table(runner, runs, weights)
+    table.insert(0, "shard", job.shard)
     write_parquet(job.table_path, table)
-    data = shard_bytes(flat, net.spec, job.shard)
+    data = shard_bytes(weights, runner.net.spec, job.shard)
     write_bytes(job.checksums_path, _checksums(job.table_path.read_bytes(), data))
     write_bytes(job.weights_path, data)
-    _verify(net, dataset, job)
+    written = read_parquet(job.table_path)
+    stored, _ = check_shard(job.weights_path, written, runner.net.spec)
+    try:
+        check_measured(runner, written, stored, job.weights_path)
+    except WeightspaceError:
+        job.weights_path.unlink()
+        raise
     return job.shard
+
+
+def plan_runs(
+    numbers: Iterable[int], dataset: Dataset, settings: ZooSettings, seed: int
+) -> list[Run]:
+    """What the runs of some numbers do.
+
+    Args:
+        numbers: of the runs.
+        dataset: images and tasks.
+        settings: section ``zoo`` of params.yaml.
+        seed: root seed.
+
+    """
+    per_epoch = steps_per_epoch(dataset, settings)
+    return [plan_run(n, settings, len(dataset.tasks), per_epoch, seed) for n in numbers]
 
 
 def steps_per_epoch(dataset: Dataset, settings: ZooSettings) -> int:
@@ -153,30 +167,46 @@ def steps_per_epoch(dataset: Dataset, settings: ZooSettings) -> int:
     return per_task // settings.batch_size
 
 
-def _initial(net: Net, runs: Sequence[Run], job: ShardJob) -> Weights:
-    """Own initialisation of each run, or the one that all share."""
-    if job.zoo.init == "shared":
-        one = net.init(torch_stream(job.seed, "zoo", "init"))
+def _train(
+    runner: TaskRunner, runs: Sequence[Run], settings: ZooSettings, seed: int, device: str
+) -> Weights:
+    """Weights ``(R * S, *shape)`` of the S snapshots of R runs, run after run."""
+    tasks = torch.tensor([r.task for r in runs])
+    images, labels = runner.dataset.task_batch(tasks, "train")
+    initial = _initial(runner.net, runs, settings.init, seed)
+    weights = train_runs(
+        runner.net,
+        runs,
+        {name: w.to(device) for name, w in initial.items()},
+        images.to(device),
+        labels.to(device),
+        _batches(runs, images.shape[1], settings.batch_size, seed),
+        settings.momentum,
+    )
+    return {name: w.flatten(0, 1).cpu() for name, w in weights.items()}
+
+
+def _initial(net: Net, runs: Sequence[Run], init: str, seed: int) -> Weights:
+    """Initialisation of each run ``(R, *shape)``: independent, or one that all share."""
+    if init == "shared":
+        one = net.init(torch_stream(seed, "zoo", "init"))
         return stack([one] * len(runs))
-    return stack([net.init(torch_stream(job.seed, "zoo", r.run, "init")) for r in runs])
+    return stack([net.init(torch_stream(seed, "zoo", r.run, "init")) for r in runs])
 
 
-def _batches(runs: Sequence[Run], images: int, job: ShardJob) -> Tensor:
+def _batches(runs: Sequence[Run], images: int, size: int, seed: int) -> Tensor:
     """Order of the images in every step of every run: ``(R, steps, B)``, zero after a run's end."""
-    size = job.zoo.batch_size
     per_epoch = images // size
     out = np.zeros((len(runs), max(r.epochs for r in runs) * per_epoch, size), np.int64)
     for row, run in zip(out, runs, strict=True):
-        rng = stream(job.seed, "zoo", run.run, "batches")
+        rng = stream(seed, "zoo", run.run, "batches")
         for epoch in range(run.epochs):
             order = rng.permutation(images)[: per_epoch * size]
             row[epoch * per_epoch : (epoch + 1) * per_epoch] = order.reshape(per_epoch, size)
     return torch.from_numpy(out)
 
 
-def _table(
-    net: Net, dataset: Dataset, runs: Sequence[Run], weights: Weights, job: ShardJob
-) -> pd.DataFrame:
+def _table(runner: TaskRunner, runs: Sequence[Run], weights: Weights) -> pd.DataFrame:
     """One row per member: what it is, and its loss and accuracy on every part of its task."""
     per_epoch = runs[0].steps[-1] // runs[0].epochs
     rows = [
@@ -186,60 +216,53 @@ def _table(
         for s, step in enumerate(run.steps)
     ]
     table = pd.DataFrame(rows)
-    for part, (loss, accuracy) in measure_members(
-        net, dataset, table["task"].to_numpy(), weights
-    ).items():
-        table[f"{part}_loss"], table[f"{part}_accuracy"] = loss.numpy(), accuracy.numpy()
-    table["diverged"] = _diverged(table, weights, dataset.classes.shape[1])
-    table.insert(0, "shard", job.shard)
-    table.insert(1, "row", np.arange(len(table)))
+    table = table.join(runner.measure(weights, table["task"].to_numpy()))
+    table["diverged"] = diverged(table, weights, runner.classes)
+    table.insert(0, "row", np.arange(len(table)))
     return table
 
 
-def measure_members(
-    net: Net,
-    dataset: Dataset,
-    tasks: np.ndarray,
-    weights: Weights,
-    parts: Sequence[str] = PARTS,
-    block: int = 100,
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """Loss and accuracy ``(N,)`` of N members on parts of their tasks, in fixed blocks."""
-    out: dict[str, tuple[Tensor, Tensor]] = {}
-    for part in parts:
-        pieces = []
-        for start in range(0, len(tasks), block):
-            here = slice(start, start + block)
-            images, labels = task_batch(dataset, torch.tensor(tasks[here]), part)
-            pieces.append(torch.stack(measure(net, take(weights, here), images, labels)))
-        loss, accuracy = torch.cat(pieces, 1)
-        out[part] = (loss, accuracy)
-    return out
+def diverged(members: pd.DataFrame, weights: Weights, classes: int) -> np.ndarray:
+    """Mark all members of a run that has a non-finite value or ends far above a uniform guess.
 
+    Args:
+        members: table with ``run``, ``snapshot`` and ``train_loss`` of M members.
+        weights: tensors ``(M, *shape)``.
+        classes: outputs of a network.
 
-def _diverged(table: pd.DataFrame, weights: Weights, classes: int) -> np.ndarray:
-    """Mark all members of a run that has a non-finite value or ends far above a uniform guess."""
+    Returns:
+        bool ``(M,)``.
+
+    """
     finite = torch.stack([w.flatten(1).isfinite().all(1) for w in weights.values()]).all(0).numpy()
-    bad = ~finite | ~np.isfinite(table["train_loss"].to_numpy())
-    last = table["snapshot"] == table["snapshot"].max()
-    bad |= last.to_numpy() & (table["train_loss"].to_numpy() > DIVERGED_FACTOR * np.log(classes))
-    return np.asarray(table["run"].isin(set(table["run"][bad])))
+    loss = members["train_loss"].to_numpy()
+    last = (members["snapshot"] == members["snapshot"].max()).to_numpy()
+    bad = ~finite | ~np.isfinite(loss) | (last & (loss > DIVERGED_FACTOR * np.log(classes)))
+    return np.asarray(members["run"].isin(set(members["run"][bad])))
 
 
-def _verify(net: Net, dataset: Dataset, job: ShardJob) -> None:
-    """The gate: what was written, read back, must reach the logged accuracies exactly."""
-    table = read_parquet(job.table_path)
-    weights, _ = check_shard(job.weights_path, table, net.spec)
-    again = measure_members(net, dataset, table["task"].to_numpy(), weights)
-    for part, (_, accuracy) in again.items():
-        logged = table[f"{part}_accuracy"].to_numpy()
-        wrong = np.flatnonzero((accuracy.numpy() != logged) & ~table["diverged"].to_numpy(bool))
+def check_measured(
+    runner: TaskRunner, members: pd.DataFrame, weights: Weights, where: Path
+) -> None:
+    """The gate: networks that were written, read back, must reach their logged accuracies exactly.
+
+    Args:
+        runner: measures.
+        members: their table.
+        weights: as read back ``(M, *shape)``.
+        where: the file or folder, for the message.
+
+    """
+    again = runner.measure(weights, members["task"].to_numpy())
+    good = ~members["diverged"].to_numpy(bool)
+    for name in (f"{part}_accuracy" for part in PARTS):
+        measured, logged = again[name].to_numpy(), members[name].to_numpy()
+        wrong = np.flatnonzero((measured != logged) & good)
         if len(wrong):
-            job.weights_path.unlink()
             raise problem(
-                f"member {wrong[0]} does not reach its logged {part} accuracy after reading back",
-                where=job.weights_path,
-                got=float(accuracy[wrong[0]]),
+                f"member {wrong[0]} does not reach its {name} after reading back",
+                where=where,
+                got=float(measured[wrong[0]]),
                 expected=float(logged[wrong[0]]),
                 do="run again; if it happens twice, check the disk",
             )

@@ -169,24 +169,3 @@ UPDATES: dict[str, Callable[[Tensor, Tensor, Weights, int, float], None]] = {
     "adam": _adam,
     "sgd": _sgd,
 }
-
-
-def measure(net: Net, weights: Weights, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean cross entropy and accuracy of N networks, each on its own images.
-
-    Args:
-        net: the architecture.
-        weights: ``(N, *shape)``.
-        images: ``(N, B, C, H, W)``.
-        labels: ``(B,)``, the same for all.
-
-    Returns:
-        Loss ``(N,)`` in nats and accuracy ``(N,)`` in [0, 1].
-
-    """
-    with torch.no_grad():
-        outputs = net.outputs(weights, images)  # (N, B, c)
-        log_p = outputs.log_softmax(-1)
-        loss = -log_p.gather(-1, labels.expand(outputs.shape[:2])[..., None])[..., 0].mean(1)
-        accuracy = (outputs.argmax(-1) == labels).to(outputs.dtype).mean(1)
-    return loss, accuracy
