@@ -40,7 +40,7 @@ from weightspace.registry import resolve
 from weightspace.runtime import prepare
 from weightspace.weights.pca import FeaturePca, fit_pca
 from weightspace.zoo.generate import generate
-from weightspace.zoo.runner import real_outputs
+from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.store import Zoo
 
 ZOO = {
@@ -106,7 +106,7 @@ class World:
     def outputs(self, weights):
         """Outputs of networks on the test images of the tasks of the held-out ones."""
         tasks = self.members["test_sets"]["task"].to_numpy()
-        return real_outputs(self.net, self.dataset, tasks, weights, "test")
+        return TaskRunner(self.net, self.dataset).outputs(weights, tasks, "test")
 
     def agreement(self, weights):
         """Share of images on which networks predict what the held-out ones do."""
@@ -143,16 +143,15 @@ class World:
         """Agreement of an autoencoder, and what its fit took in seconds."""
         start = time.perf_counter()
         fit = self.params.autoencoder.model_copy(
-            update={"autoencoder": name, "latent": latent} | (settings or {})
+            update={"model": name, "latent": latent} | (settings or {})
         )
         options = self.params.autoencoders.of(name).model_copy(update=own)
         seen = ("train", "val")
         data = AutoencoderData(
-            self.net,
+            TaskRunner(self.net, self.dataset),
             self.pca(PCA),
             {s: self.weights[s] for s in seen},
             {s: self.members[s] for s in seen},
-            self.dataset,
         )
         autoencoder, _ = resolve(AUTOENCODERS, name, "autoencoder").fit(
             data, fit, options, self.params.seed

@@ -16,11 +16,10 @@ import torch
 import report
 import weightspace as ws
 from weightspace.autoencoders.base import decode_latents, encode_members
-from weightspace.data.dataset import task_batch
 from weightspace.rng import torch_stream
 from weightspace.runtime import prepare
-from weightspace.sampling.latent_steps import refine_latents
-from weightspace.sampling.sampler import Sampler
+from weightspace.sampling.latent_steps import LatentSteps
+from weightspace.sampling.sampler import Condition, Sampler
 
 
 def sides(project, count):
@@ -28,37 +27,25 @@ def sides(project, count):
     members = project.zoo.select("test_sets").head(count)
     weights = project.zoo.weights(members)
     tasks = torch.tensor(members["task"].to_numpy())
-    results = torch.full((len(tasks),), 0.9)
     latents = encode_members(project.autoencoder, weights)
-    images, _ = task_batch(project.dataset, tasks, "train")
+    images, _ = project.dataset.task_batch(tasks, "train")
     outputs = project.net.run(weights, images)
-    sampler = Sampler(
-        project.autoencoder,
-        project.shared_encoder,
-        project.net,
-        project.dataset,
-        project.params.guidance,
-    )
-    order = tasks.sort().values
+    guidance = project.params.guidance
+    sampler = Sampler(project.autoencoder, project.shared_encoder, project.net, guidance)
+    target = torch.full((len(tasks),), 0.9)
+    condition = Condition.of_tasks(project.dataset, tasks.sort().values, target)
 
     def draw(guided):
         generator = torch_stream(0, "benchmark", "draw")
-        z = sampler.latents(order, results, 1, generator)
-        return sampler.decode(sampler.guided(z, order, results, generator) if guided else z)
+        z = sampler.latents(condition, 1, generator)
+        return sampler.decode(sampler.guided(z, condition, generator) if guided else z)
 
     def refine():
-        generator = torch_stream(0, "benchmark", "refine_latents")
-        guidance, parts = (
-            project.params.guidance,
-            zip(
-                encode_members(project.autoencoder, weights).split(100),
-                images.split(100),
-                outputs.split(100),
-                strict=True,
-            ),
-        )
-        for z, x, y in parts:
-            refine_latents(project.autoencoder, project.net, z, x, y, guidance, generator)
+        generator = torch_stream(0, "benchmark", "imitate")
+        steps = LatentSteps(project.autoencoder, project.net, guidance)
+        parts = (encode_members(project.autoencoder, weights), images, outputs)
+        for z, x, y in zip(*(part.split(100) for part in parts), strict=True):
+            steps.refine(z, x, y, generator)
 
     return {
         "encode": lambda: encode_members(project.autoencoder, weights),

@@ -25,6 +25,8 @@ from weightspace.shared_encoders import SHARED_ENCODERS
 from weightspace.shared_encoders.base import SharedEncoderData, encode_pairs
 from weightspace.weights.pca import TensorPca, fit_pca
 from weightspace.zoo import generate as generator
+from weightspace.zoo.result import Result
+from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.store import Zoo
 from workspace import run_once
 
@@ -63,11 +65,25 @@ class Tiny:
     pca: TensorPca
 
     @property
+    def runner(self) -> TaskRunner:
+        """The architecture on the tasks."""
+        return TaskRunner(self.net, self.dataset)
+
+    def pairs(self, autoencoder, result="accuracy", encoder=None) -> SharedEncoderData:
+        """What a shared encoder is fitted on; by default with the statistics of pixels as D."""
+        encoder = encoder or self.params.dataset_encoders.statistics
+        train, val = (
+            encode_pairs(self.zoo, split, self.runner, autoencoder, Result(result))
+            for split in ("train", "val")
+        )
+        return SharedEncoderData(self.runner, autoencoder, train, val, encoder)
+
+    @property
     def data(self) -> AutoencoderData:
         """What an autoencoder is fitted on."""
         members = {split: self.zoo.select(split) for split in ("train", "val")}
         weights = {split: self.zoo.weights(table) for split, table in members.items()}
-        return AutoencoderData(self.net, self.pca, weights, members, self.dataset)
+        return AutoencoderData(self.runner, self.pca, weights, members)
 
 
 def _here(jobs, runtime):
@@ -121,17 +137,9 @@ def finish(tiny, root, **shared_encoder):
     autoencoder, _ = resolve(AUTOENCODERS, "mlp", "autoencoder").fit(
         tiny.data, params.autoencoder, params.autoencoders.mlp, params.seed
     )
-    pairs = {
-        s: encode_pairs(
-            tiny.data.members[s], w, autoencoder, tiny.dataset, params.shared_encoder.result
-        )
-        for s, w in tiny.data.weights.items()
-    }
     settings = params.shared_encoder
     encoder = params.dataset_encoders.of(settings.dataset_encoder)
-    data = SharedEncoderData(
-        tiny.dataset, autoencoder, tiny.net, pairs["train"], pairs["val"], encoder
-    )
+    data = tiny.pairs(autoencoder, settings.result, encoder)
     model, _ = resolve(SHARED_ENCODERS, settings.model, "model").fit(
         data, settings, params.shared_encoders.of(settings.model), params.seed
     )

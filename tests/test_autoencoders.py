@@ -239,7 +239,7 @@ def planted(world):
         members = {
             s: tiny.data.members[s].iloc[:n] for s, (n, _) in zip(SEEN, PLANTED, strict=False)
         }
-        data = AutoencoderData(tiny.net, pca, {"train": train, "val": val}, members, tiny.dataset)
+        data = AutoencoderData(tiny.runner, pca, {"train": train, "val": val}, members)
         return Planted(tiny.params, data, held)
 
     return make

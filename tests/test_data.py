@@ -11,7 +11,7 @@ import torch
 
 from cases import tiny
 from weightspace.data import tasks as tasks_module
-from weightspace.data.dataset import PARTS, Dataset, make_dataset, task_batch
+from weightspace.data.dataset import PARTS, Dataset, make_dataset
 from weightspace.data.sources import SOURCES
 from weightspace.errors import WeightspaceError
 from weightspace.params import DatasetSettings, DigitsSettings, SourcesSettings
@@ -70,7 +70,7 @@ def test_no_class_set_crosses_splits(unseen, val_classes, enumerate_at_most, sou
     table = dataset.tasks.assign(chosen=[frozenset(c) for c in dataset.tasks["classes"]])
     assert (table.groupby("chosen")["split"].nunique() == 1).all()
     assert (table.groupby("chosen")["class_set"].nunique() == 1).all()
-    assert (table.groupby("class_set")["found"].nunique() == 1).all()
+    assert (table.groupby("class_set")["chosen"].nunique() == 1).all()
     orders = table.groupby("class_set")["classes"].agg(lambda c: {tuple(x) for x in c})
     assert all(o == set(permutations(sorted(next(iter(o))))) for o in orders)
     assert (table.groupby("class_set").size() == 6).all()
@@ -234,7 +234,7 @@ def test_save_and_load(tmp_path, source):
 def test_labels_follow_the_order_of_the_task(source):
     dataset = make_dataset(_settings(), ANY, 1)
     numbers = _numbers(dataset)["val"]
-    images, labels = task_batch(dataset, torch.tensor([0, 3]), "val")
+    images, labels = dataset.task_batch(torch.tensor([0, 3]), "val")
     assert images.shape == (2, 9, 1, 1, 4)
     for row, task in zip(images, (0, 3), strict=True):
         classes = dataset.classes[task]

@@ -13,7 +13,7 @@ from weightspace.errors import WeightspaceError
 from weightspace.params import DatasetEncodersSettings, DistillationSettings
 from weightspace.registry import resolve
 from weightspace.shared_encoders import SHARED_ENCODERS
-from weightspace.shared_encoders.base import SharedEncoderData, encode_pairs, load_shared_encoder
+from weightspace.shared_encoders.base import load_shared_encoder
 
 SETTINGS = DatasetEncodersSettings.model_validate(
     {
@@ -181,23 +181,18 @@ def test_a_shared_encoder_is_fitted_on_distilled_images(model, world, tmp_path):
     autoencoder, _ = resolve({"mlp": "weightspace.autoencoders.mlp"}, "mlp", "autoencoder").fit(
         tiny.data, tiny.params.autoencoder, tiny.params.autoencoders.mlp, 3
     )
-    pairs = [
-        encode_pairs(
-            tiny.data.members[s], tiny.data.weights[s], autoencoder, tiny.dataset, "accuracy"
-        )
-        for s in ("train", "val")
-    ]
     settings = tiny.params.shared_encoder.model_copy(
         update={"model": model, "dataset_encoder": "distillation", "epochs": 1}
     )
-    data = SharedEncoderData(tiny.dataset, autoencoder, tiny.net, *pairs, SETTINGS.distillation)
+    data = tiny.pairs(autoencoder, encoder=SETTINGS.distillation)
     fitted, _ = resolve(SHARED_ENCODERS, model, "model").fit(
         data, settings, tiny.params.shared_encoders.of(model), 3
     )
     fitted.save(tmp_path / "a.safetensors")
     again, tasks = load_shared_encoder(tmp_path / "a.safetensors"), torch.arange(3)
     assert again.sizes.dataset_encoder == SETTINGS.distillation
-    assert torch.equal(again.embed(tiny.dataset, tasks), fitted.embed(tiny.dataset, tasks))
+    images, classes = tiny.dataset.images["train"], tiny.dataset.classes[tasks]
+    assert torch.equal(again.embed(images, classes), fitted.embed(images, classes))
 
 
 def test_clip_reads_images_in_its_own_scale(open_clip):

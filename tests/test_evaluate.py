@@ -17,8 +17,7 @@ from weightspace.evaluate.properties import weight_statistics
 from weightspace.params import EvaluateSettings, GuidanceSettings, Params, PcaSettings
 from weightspace.weights.pca import fit_pca
 from weightspace.weights.spec import Spec, TensorSpec
-from weightspace.zoo.result import accuracies, losses
-from weightspace.zoo.runner import random_outputs, real_outputs
+from weightspace.zoo.result import Result, accuracies, losses
 
 SETTINGS = EvaluateSettings(random_inputs=20, bootstrap=50)
 PARAMS = Params(evaluate=SETTINGS, guidance=GuidanceSettings(encoding_steps=0))
@@ -48,9 +47,7 @@ def _reconstruct(world, shift=0, split="test_sets"):
     autoencoder = Identity(tiny.zoo.spec, shift)
     members = tiny.zoo.select(split)
     weights = tiny.zoo.weights(members)
-    return reconstruction.reconstruct(
-        autoencoder, tiny.pca, tiny.net, tiny.dataset, members, weights, PARAMS
-    )
+    return reconstruction.reconstruct(autoencoder, tiny.pca, tiny.runner, members, weights, PARAMS)
 
 
 # reconstruction
@@ -151,7 +148,7 @@ def test_agreement_against_k_ends_at_one_with_all_components(world):
     members = tiny.zoo.select("train")
     weights = tiny.zoo.weights(members)
     pca = fit_pca(tiny.zoo.spec, weights, PcaSettings(components=1000, identity_below=5))
-    curve = against_k(pca, tiny.zoo, tiny.net, tiny.dataset, members)
+    curve = against_k(pca, tiny.zoo, tiny.runner, members)
     assert curve["k"].tolist()[:4] == [1, 2, 4, 8]
     assert curve["k"].iloc[-1] == max(pca.sizes)
     assert curve["explained_variance"].is_monotonic_increasing
@@ -163,15 +160,15 @@ def test_outputs_follow_the_members_tasks(world):
     tiny = world()
     table = tiny.zoo.select("val")
     weights, tasks = tiny.zoo.weights(table), table["task"].to_numpy()
-    outputs = real_outputs(tiny.net, tiny.dataset, tasks, weights, "val")
+    outputs = tiny.runner.outputs(weights, tasks, "val")
     assert accuracies(outputs).tolist() == pytest.approx(table["val_accuracy"].tolist(), abs=1e-6)
     assert losses(outputs).tolist() == pytest.approx(table["val_loss"].tolist(), rel=1e-4)
-    wrong = real_outputs(tiny.net, tiny.dataset, np.roll(tasks, 3), weights, "val")
+    wrong = tiny.runner.outputs(weights, np.roll(tasks, 3), "val")
     assert accuracies(wrong).tolist() != pytest.approx(table["val_accuracy"].tolist(), abs=1e-6)
-    random = random_outputs(tiny.net, tiny.dataset, 9, weights, 0)
+    random = tiny.runner.random_outputs(weights, 9, 0)
     assert random.shape == (len(table), 9, 3)
-    assert torch.equal(random, random_outputs(tiny.net, tiny.dataset, 9, weights, 0))
-    assert not torch.equal(random, random_outputs(tiny.net, tiny.dataset, 9, weights, 1))
+    assert torch.equal(random, tiny.runner.random_outputs(weights, 9, 0))
+    assert not torch.equal(random, tiny.runner.random_outputs(weights, 9, 1))
 
 
 def test_accuracy_and_loss_of_known_outputs():
@@ -188,16 +185,16 @@ GRID = sampling.Grid(np.array([4, 9]), np.array([0.4, 0.6, 0.9]))
 
 def test_grid_is_task_after_task():
     assert GRID.task.tolist() == [4, 4, 4, 9, 9, 9]
-    assert GRID.asked.tolist() == [0.4, 0.6, 0.9] * 2
+    assert GRID.target.tolist() == [0.4, 0.6, 0.9] * 2
     assert GRID.by_task(np.arange(6)).tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
 def _figures(achieved, result="accuracy", **keys):
-    return sampling.figures(GRID, np.asarray(achieved, float), result, **keys)
+    return sampling.figures(GRID, np.asarray(achieved, float), Result(result), **keys)
 
 
 def test_figures_of_perfect_reversed_and_constant_results():
-    perfect = _figures(GRID.asked)
+    perfect = _figures(GRID.target)
     assert perfect == pytest.approx(
         {
             "r2_identity": 1,
@@ -211,10 +208,10 @@ def test_figures_of_perfect_reversed_and_constant_results():
     assert backwards["r2_identity"] < 0
     assert backwards["spearman_within_task"] == pytest.approx(-1)
     assert backwards["accuracy_at_top"] == 0.4
-    flat = _figures([GRID.asked.mean()] * 6)
+    flat = _figures([GRID.target.mean()] * 6)
     assert flat["r2_identity"] == pytest.approx(0)
     assert flat["r2_pearson"] == flat["spearman_within_task"] == 0
-    assert flat["mae"] == pytest.approx(np.abs(GRID.asked - GRID.asked.mean()).mean())
+    assert flat["mae"] == pytest.approx(np.abs(GRID.target - GRID.target.mean()).mean())
 
 
 def test_easy_and_hard_tasks_cannot_fake_control():
@@ -230,41 +227,41 @@ def test_the_best_requested_loss_is_the_lowest():
 def test_intervals_hold_the_figure():
     rng = np.random.default_rng(0)
     grid = sampling.Grid(np.arange(30), GRID.targets)
-    achieved = grid.asked + rng.normal(0, 0.1, 90) + np.repeat(rng.normal(0, 0.1, 30), 3)
-    found = sampling.figures(grid, achieved, "accuracy", 200, 0)
+    achieved = grid.target + rng.normal(0, 0.1, 90) + np.repeat(rng.normal(0, 0.1, 30), 3)
+    found = sampling.figures(grid, achieved, Result("accuracy"), 200, 0)
     for name in ("r2_identity", "r2_pearson", "mae", "spearman_within_task"):
         assert found[f"{name}_low"] < found[name] < found[f"{name}_high"]
-    assert found == sampling.figures(grid, achieved, "accuracy", 200, 0)
+    assert found == sampling.figures(grid, achieved, Result("accuracy"), 200, 0)
 
 
 def test_best_of_chooses_on_train_images_and_reports_on_test_images():
     on_train = np.tile([0.1, 0.45, 0.95], (6, 1))
-    on_test = GRID.asked[:, None] + np.array([0.0, 0.01, 0.02])  # on test, the first is best
-    chosen = sampling.best_of(GRID, on_train, on_test)
+    on_test = GRID.target[:, None] + np.array([0.0, 0.01, 0.02])  # on test, the first is best
+    chosen = GRID.best_of(on_train, on_test)
     nearest = [1, 1, 2] * 2
     assert chosen.tolist() == [on_test[i, j] for i, j in enumerate(nearest)]
-    assert np.abs(chosen - GRID.asked).min() > 0.005
+    assert np.abs(chosen - GRID.target).min() > 0.005
 
 
 def test_calibration_curve_of_known_results():
     on_test = np.arange(6.0)[:, None] + np.array([0.0, 1.0])
     curve = sampling.calibration_curve(GRID, on_test, np.arange(6.0))
-    assert curve["asked"].tolist() == GRID.targets.tolist()
+    assert curve["target"].tolist() == GRID.targets.tolist()
     assert curve["single"].tolist() == [2, 3, 4]
     assert curve["best_of_n"].tolist() == [1.5, 2.5, 3.5]
     assert (curve["q10"] < curve["single"]).all()
     assert (curve["single"] < curve["q90"]).all()
 
 
-def test_judge_gives_the_draws_of_a_condition_one_row(world):
+def test_the_draws_of_a_request_have_one_row(world):
     tiny = world()
     table = tiny.zoo.select("val").sort_values(["task", "run", "snapshot"], kind="stable")
     tasks = table["task"].value_counts()
     chosen = [table[table["task"] == t].iloc[:3] for t in sorted(tasks.index[:2])]
     grid = sampling.Grid(np.array([c["task"].iloc[0] for c in chosen]), np.array([0.5]))
     members = pd.concat(chosen)
-    judge = sampling.Judge(tiny.net, tiny.dataset, "accuracy")
-    found = judge(grid, tiny.zoo.weights(members), "test")
+    outputs = tiny.runner.outputs_by_task(tiny.zoo.weights(members), grid.tasks, "test")
+    found = grid.achieved(outputs, Result("accuracy"))
     assert found.shape == (2, 3)
     expected = [c["test_accuracy"].tolist() for c in chosen]
     assert found.ravel().tolist() == pytest.approx(np.concatenate(expected).tolist(), abs=1e-6)
@@ -279,7 +276,7 @@ def test_scratch_is_the_finished_run_with_the_best_val_loss():
         }
     )
     zoo = SimpleNamespace(select=lambda split, *, last_only: table)
-    found = sampling.scratch(zoo, "test_sets", GRID, "accuracy", "test")
+    found = sampling.scratch(zoo, "test_sets", GRID, Result("accuracy"))
     assert found["accuracy_scratch"] == pytest.approx((0.7 + 0.8) / 2)
     assert found["accuracy_scratch_single"] == pytest.approx((0.8 + 0.875) / 2)
 

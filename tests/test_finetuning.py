@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from weightspace.autoencoders import AUTOENCODERS
-from weightspace.data.dataset import task_batch
 from weightspace.evaluate import finetuning, sampling
 from weightspace.evaluate.controls import TrainMembers
 from weightspace.evaluate.finetuning import Trainer
@@ -13,9 +12,7 @@ from weightspace.evaluate.metrics import r2_identity
 from weightspace.registry import resolve
 from weightspace.sampling.sampler import Sampler
 from weightspace.shared_encoders import SHARED_ENCODERS
-from weightspace.shared_encoders.base import SharedEncoderData, encode_pairs
 from weightspace.weights.spec import stack, take
-from weightspace.zoo.runner import task_losses
 
 
 @pytest.fixture(scope="module")
@@ -25,29 +22,16 @@ def sampler(world):
     autoencoder, _ = resolve(AUTOENCODERS, "functional", "autoencoder").fit(
         tiny.data, tiny.params.autoencoder, tiny.params.autoencoders.functional, 3
     )
-    pairs = {
-        s: encode_pairs(
-            tiny.data.members[s], tiny.data.weights[s], autoencoder, tiny.dataset, "accuracy"
-        )
-        for s in ("train", "val")
-    }
-    data = SharedEncoderData(
-        tiny.dataset,
-        autoencoder,
-        tiny.net,
-        pairs["train"],
-        pairs["val"],
-        tiny.params.dataset_encoders.statistics,
-    )
+    data = tiny.pairs(autoencoder)
     shared_encoder, _ = resolve(SHARED_ENCODERS, "generator", "model").fit(
         data, tiny.params.shared_encoder, tiny.params.shared_encoders.generator, 3
     )
-    return Sampler(autoencoder, shared_encoder, tiny.net, tiny.dataset, tiny.params.guidance)
+    return Sampler(autoencoder, shared_encoder, tiny.net, tiny.params.guidance)
 
 
 @pytest.fixture
-def trainer(sampler):
-    return Trainer(sampler, 16, 3)
+def trainer(world):
+    return Trainer(world().runner, 16, 3)
 
 
 @pytest.fixture
@@ -61,7 +45,7 @@ def _fresh(net, count, seed=0):
 
 
 def test_training_on_raises_train_accuracy_and_keeps_each_epoch(trainer, tasks):
-    start = _fresh(trainer.sampler.net, 3)
+    start = _fresh(trainer.runner.net, 3)
     one, five = trainer(tasks, start, 1e-2, (1, 12))
     (alone,) = trainer(tasks, start, 1e-2, (1,))
     before, after, late = (
@@ -71,19 +55,19 @@ def test_training_on_raises_train_accuracy_and_keeps_each_epoch(trainer, tasks):
     assert all(torch.equal(one[k], w) for k, w in alone.items())  # longer training starts alike
 
 
-def test_training_reads_train_images_only(world, sampler, tasks):
+def test_training_reads_train_images_only(trainer, tasks):
     from dataclasses import replace
 
-    start = _fresh(sampler.net, 3)
-    images = dict(sampler.dataset.images)
+    runner = trainer.runner
+    start, images = _fresh(runner.net, 3), runner.dataset.images
     moved = {p: x if p == "train" else x + 1 for p, x in images.items()}
-    other = replace(sampler, dataset=replace(sampler.dataset, images=moved))
-    (a,), (b,) = (Trainer(s, 16, 3)(tasks, start, 1e-2, (2,)) for s in (sampler, other))
+    other = replace(runner, dataset=replace(runner.dataset, images=moved))
+    (a,), (b,) = (Trainer(r, 16, 3)(tasks, start, 1e-2, (2,)) for r in (runner, other))
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_an_ensemble_of_copies_is_no_better_than_one(trainer, tasks):
-    net = trainer.sampler.net
+    net = trainer.runner.net
     copies = {k: w.repeat_interleave(4, 0) for k, w in _fresh(net, 3).items()}
     found = finetuning.ensembles(
         trainer, tasks, {"sampled": copies, "random": _fresh(net, 12, 1)}, 1e-2
@@ -100,7 +84,7 @@ def test_rates_are_chosen_on_val_images(trainer, tasks, monkeypatch):
     monkeypatch.setattr(
         finetuning, "_accuracy", lambda t, k, w, part: seen.append(part) or accuracy(t, k, w, part)
     )
-    found = finetuning.choose_rates(trainer, tasks, {"random": _fresh(trainer.sampler.net, 3)})
+    found = finetuning.choose_rates(trainer, tasks, {"random": _fresh(trainer.runner.net, 3)})
     assert set(seen) == {"val"}
     assert found["random"] in finetuning.RATES
     assert found["random"] >= 1e-3  # a smaller rate cannot train from scratch in five epochs
@@ -108,8 +92,8 @@ def test_rates_are_chosen_on_val_images(trainer, tasks, monkeypatch):
 
 def test_figures_of_a_tiny_pipeline(world, sampler):
     tiny = world()
-    donors = TrainMembers.of(tiny.zoo, sampler.shared_encoder, tiny.dataset)
-    found = finetuning.evaluate_finetuning(tiny.zoo, sampler, donors, tiny.params)
+    donors = TrainMembers.of(tiny.zoo, sampler, tiny.runner)
+    found = finetuning.evaluate_finetuning(tiny.zoo, sampler, tiny.runner, donors, tiny.params)
     assert set(found) == {"test_sets"}
     figures = found["test_sets"]
     for start in ("sampled", "nearest_task", "random"):
@@ -123,9 +107,9 @@ def test_losses_of_tasks_are_cross_entropies_of_their_images(world):
     tiny = world()
     weights = take(tiny.data.weights["val"], slice(0, 5))
     tasks = torch.tensor([0, 7, 31])
-    found = task_losses(tiny.net, tiny.dataset, weights, tasks)
+    found = tiny.runner.losses_on_all_tasks(weights, tasks)
     for column, task in enumerate(tasks):
-        images, labels = task_batch(tiny.dataset, task[None], "train")
+        images, labels = tiny.dataset.task_batch(task[None], "train")
         outputs = tiny.net.outputs(weights, images[0])
         for row, y in enumerate(outputs):
             expected = torch.nn.functional.cross_entropy(y, labels)
@@ -135,12 +119,12 @@ def test_losses_of_tasks_are_cross_entropies_of_their_images(world):
 def test_ceiling_is_the_r2_of_networks_of_exactly_the_requested_accuracy(rng):
     targets, each = np.linspace(0.35, 0.99, 9), 40
     grid = sampling.Grid(np.arange(300), targets)
-    asked = torch.tensor(grid.asked)
+    asked = torch.tensor(grid.target)
     right = torch.rand(len(asked), 3 * each, generator=rng) < asked[:, None]
     labels = torch.arange(3).repeat_interleave(each)
     predicted = torch.where(right, labels, (labels + 1) % 3)
     outputs = torch.nn.functional.one_hot(predicted, 3).float()
-    measured = r2_identity(grid.asked, right.double().mean(1).numpy())
+    measured = r2_identity(grid.target, right.double().mean(1).numpy())
     assert sampling.ceiling(grid, outputs) == pytest.approx(measured, abs=0.005)
     certain = torch.nn.functional.one_hot(labels, 3).float().expand(len(asked), -1, -1)
     assert sampling.ceiling(grid, certain) == 1  # no image is in doubt, no noise

@@ -5,6 +5,7 @@ import torch
 
 from weightspace.autoencoders import AUTOENCODERS
 from weightspace.evaluate import generation as g
+from weightspace.evaluate.metrics import pairwise_agreement
 from weightspace.registry import resolve
 
 
@@ -33,8 +34,8 @@ def test_bandwidth_is_narrow_only_where_val_is_near_train(jointly, rng):
 
 def test_agreement_of_equal_and_of_opposite_networks():
     same = torch.tensor([[0, 1, 2], [0, 1, 2]])
-    assert g.agreement_between(same) == 1
-    assert g.agreement_between(torch.tensor([[0, 1], [1, 0]])) == 0
+    assert pairwise_agreement(same) == 1
+    assert pairwise_agreement(torch.tensor([[0, 1], [1, 0]])) == 0
 
 
 def test_figures_of_a_tiny_zoo(world):
@@ -42,7 +43,7 @@ def test_figures_of_a_tiny_zoo(world):
     autoencoder, _ = resolve(AUTOENCODERS, "mlp", "autoencoder").fit(
         tiny.data, tiny.params.autoencoder, tiny.params.autoencoders.mlp, 3
     )
-    jobs = (tiny.zoo, autoencoder, tiny.net, tiny.dataset, 6, 3)
+    jobs = (tiny.zoo, autoencoder, tiny.runner, 6, 3)
     found = g.evaluate_generation(*jobs)
     assert {f"{k}_{f}" for k in g.KINDS for f in g.FIGURES} <= set(found)
     assert found == g.evaluate_generation(*jobs)

@@ -125,7 +125,7 @@ def test_a_task_has_disjoint_parts_in_the_asked_order(world):
     assert task.images_per_class == {"train": 20, "test": 10}
     for place, name in enumerate((2, 0, 1)):
         mine = {i.tobytes() for i in ((x[labels == name] - like.mean) / like.std)[:, None]}
-        parts = [{i.numpy().tobytes() for i in task.dataset.images[p][place]} for p in task.parts]
+        parts = [{i.numpy().tobytes() for i in task.images[p][place]} for p in task.parts]
         assert parts[0] | parts[1] == mine
         assert not parts[0] & parts[1]
 

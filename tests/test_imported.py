@@ -86,7 +86,7 @@ def test_later_stages_accept_it(folder, world, project_root):
     members = {s: zoo.select(s) for s in ("train", "val", "test_sets")}
     weights = {s: zoo.weights(t) for s, t in members.items()}
     pca = fit_pca(zoo.spec, weights["train"], tiny.params.pca)
-    data = AutoencoderData(tiny.net, pca, weights, members, tiny.dataset)
+    data = AutoencoderData(tiny.runner, pca, weights, members)
     for name in AUTOENCODERS:
         autoencoder, _ = resolve(AUTOENCODERS, name, "autoencoder").fit(
             data, tiny.params.autoencoder, tiny.params.autoencoders.of(name), 0

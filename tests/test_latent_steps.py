@@ -8,8 +8,10 @@ from weightspace.autoencoders.base import Autoencoder
 from weightspace.learning.behavioural import behaviour
 from weightspace.learning.result_matching import result_error, soft_result
 from weightspace.params import GuidanceSettings
-from weightspace.sampling.latent_steps import descend, guide, refine_latents
+from weightspace.sampling.latent_steps import LatentSteps
+from weightspace.zoo.result import Result
 
+ACCURACY, LOSS = Result("accuracy"), Result("loss")
 SETTINGS = GuidanceSettings(sampling_steps=60, encoding_steps=60, rate=0.02, images_per_class=40)
 
 
@@ -54,11 +56,11 @@ def task(rng):
 def test_soft_result_is_accuracy_and_loss_per_class(rng):
     outputs = torch.randn(5, 12, 3, generator=rng)
     labels = torch.arange(3).repeat_interleave(4)
-    hard, soft = soft_result(outputs, "accuracy")
+    hard, soft = soft_result(outputs, ACCURACY)
     right = (outputs.argmax(-1) == labels).float().reshape(5, 3, 4).mean(2)
     assert torch.equal(hard, right)
     assert (soft - hard).abs().max() < 0.3
-    loss, _ = soft_result(outputs, "loss")
+    loss, _ = soft_result(outputs, LOSS)
     entropy = torch.nn.functional.cross_entropy
     expected = torch.stack([entropy(o, labels) for o in outputs])
     torch.testing.assert_close(loss.mean(1), expected)
@@ -66,14 +68,14 @@ def test_soft_result_is_accuracy_and_loss_per_class(rng):
 
 def test_result_error_has_the_hard_value_and_a_gradient(rng):
     outputs = torch.randn(5, 12, 3, generator=rng).requires_grad_()
-    wanted = torch.linspace(0, 1, 5)
-    error, _ = result_error(outputs, wanted, "accuracy")
+    target = torch.linspace(0, 1, 5)
+    error, _ = result_error(outputs, target, ACCURACY)
     labels = torch.arange(3).repeat_interleave(4)
     accuracy = (outputs.argmax(-1) == labels).float().mean(1)
-    torch.testing.assert_close(error, (accuracy - wanted).square())
+    torch.testing.assert_close(error, (accuracy - target).square())
     (slope,) = torch.autograd.grad(error.sum(), outputs)
     right = slope[:, torch.arange(12), labels].sum(1)  # raising the right output raises accuracy
-    gap = accuracy - wanted
+    gap = accuracy - target
     assert (torch.sign(right) == torch.sign(gap)).all()
 
 
@@ -88,26 +90,28 @@ def test_behaviour_of_a_copy_has_no_error(rng):
 
 
 def test_guided_networks_reach_the_request(net, task):
-    autoencoder, wanted = Plain(net.spec), torch.tensor([0.4, 0.6, 0.8, 1.0] * 3)
+    autoencoder, target = Plain(net.spec), torch.tensor([0.4, 0.6, 0.8, 1.0] * 3)
     z = autoencoder.encode(networks(net, 12))
 
     def gap(latents):
         outputs = net.outputs(autoencoder.decode(latents), task.flatten(0, 1))
-        return (soft_result(outputs, "accuracy")[0].mean(1) - wanted).abs().mean()
+        return (soft_result(outputs, ACCURACY)[0].mean(1) - target).abs().mean()
 
-    moved = guide(autoencoder, net, z, task, wanted, "accuracy", SETTINGS, torch.Generator())
+    moved = LatentSteps(autoencoder, net, SETTINGS).guide(
+        z, task, target, ACCURACY, torch.Generator()
+    )
     assert gap(moved) < 0.5 * gap(z)
     assert not moved.requires_grad
 
 
 def test_guidance_towards_a_loss(net, task):
-    autoencoder, wanted = Plain(net.spec), torch.full((6,), 0.5)
+    autoencoder, target = Plain(net.spec), torch.full((6,), 0.5)
     z = autoencoder.encode(networks(net, 6))
-    moved = guide(autoencoder, net, z, task, wanted, "loss", SETTINGS, torch.Generator())
+    moved = LatentSteps(autoencoder, net, SETTINGS).guide(z, task, target, LOSS, torch.Generator())
 
     def loss(latents):
         outputs = net.outputs(autoencoder.decode(latents), task.flatten(0, 1))
-        return soft_result(outputs, "loss")[0].mean(1)
+        return soft_result(outputs, LOSS)[0].mean(1)
 
     assert (loss(moved) - 0.5).abs().max() < 0.15 < (loss(z) - 0.5).abs().min()
 
@@ -118,7 +122,9 @@ def test_imitation_recovers_the_outputs_of_the_original(net, task, rng):
     outputs = net.outputs(weights, images)
     z = autoencoder.encode(weights)
     start = z + 0.3 * torch.randn(z.shape, generator=rng)
-    moved = refine_latents(autoencoder, net, start, images, outputs, SETTINGS, torch.Generator())
+    moved = LatentSteps(autoencoder, net, SETTINGS).refine(
+        start, images, outputs, torch.Generator()
+    )
 
     def error(latents):
         return (net.outputs(autoencoder.decode(latents), images) - outputs).square().mean()
@@ -128,12 +134,14 @@ def test_imitation_recovers_the_outputs_of_the_original(net, task, rng):
 
 def test_a_latent_moves_as_if_it_were_alone(net, task):
     """Otherwise a draw would depend on how many others were asked for."""
-    autoencoder, wanted = Plain(net.spec), torch.tensor([0.4, 0.9, 0.6])
+    autoencoder, target = Plain(net.spec), torch.tensor([0.4, 0.9, 0.6])
     z = autoencoder.encode(networks(net, 3))
 
     def moved(rows):
         generator = torch.Generator().manual_seed(1)
-        return guide(autoencoder, net, z[rows], task, wanted[rows], "accuracy", SETTINGS, generator)
+        return LatentSteps(autoencoder, net, SETTINGS).guide(
+            z[rows], task, target[rows], ACCURACY, generator
+        )
 
     torch.testing.assert_close(moved(slice(0, 3))[1:2], moved(slice(1, 2)), atol=1e-3, rtol=1e-3)
 
@@ -141,20 +149,22 @@ def test_a_latent_moves_as_if_it_were_alone(net, task):
 def test_latents_stay_valid_and_no_steps_change_nothing(net, task):
     autoencoder = Sphere(net.spec)
     z = autoencoder.nearest_valid(autoencoder.encode(networks(net, 3)))
-    wanted, off = torch.ones(3), SETTINGS.model_copy(update={"sampling_steps": 0})
-    moved = guide(autoencoder, net, z, task, wanted, "accuracy", SETTINGS, torch.Generator())
+    target, off = torch.ones(3), SETTINGS.model_copy(update={"sampling_steps": 0})
+    moved = LatentSteps(autoencoder, net, SETTINGS).guide(
+        z, task, target, ACCURACY, torch.Generator()
+    )
     assert not torch.equal(moved, z)
     torch.testing.assert_close(moved.norm(dim=1), torch.full((3,), 5.0))
-    assert torch.equal(
-        guide(autoencoder, net, z, task, wanted, "accuracy", off, torch.Generator()), z
-    )
+    unmoved = LatentSteps(autoencoder, net, off).guide(z, task, target, ACCURACY, torch.Generator())
+    assert torch.equal(unmoved, z)
 
 
 def test_descent_is_adam_with_a_falling_rate():
     """The first step of Adam is the rate against the sign of the gradient, the last is shorter."""
     autoencoder = Plain(build("mlp").spec)
     z = torch.tensor([[3.0, -3.0]])
-    one = descend(autoencoder, z, lambda x: x.square().sum(), 1, 0.1)
+    steps = LatentSteps(autoencoder, None, SETTINGS.model_copy(update={"rate": 0.1}))
+    one = steps.descend(z, lambda x: x.square().sum(), 1)
     torch.testing.assert_close(one, torch.tensor([[2.9, -2.9]]))
-    two = descend(autoencoder, z, lambda x: x.square().sum(), 2, 0.1)
+    two = steps.descend(z, lambda x: x.square().sum(), 2)
     assert 2.8 < float(two[0, 0]) < 2.87

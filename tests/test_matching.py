@@ -60,10 +60,10 @@ def test_distance_of_a_hidden_copy_is_zero_and_of_another_network_is_not(tiny):
 def test_nearest_finds_the_copy_and_leave_one_out_skips_it(tiny):
     spec = tiny.net.spec
     members = tiny.zoo.weights(tiny.zoo.select("train", last_only=True).iloc[:6])
-    labels = novelty.predictions(tiny.net, tiny.dataset, members)
+    labels = novelty.predictions(tiny.runner, members)
     order = torch.tensor([3, 1, 5])
     hidden = spec.permute(take(members, order), _permutations(spec, 4))
-    hidden_labels = novelty.predictions(tiny.net, tiny.dataset, hidden)
+    hidden_labels = novelty.predictions(tiny.runner, hidden)
     found = novelty.nearest(spec, (hidden, hidden_labels), (members, labels))
     assert found.row.tolist() == order.tolist()
     assert found.weight.max() < 1e-5

@@ -20,7 +20,6 @@ from weightspace.project import finetuning as on_task
 from weightspace.project import prediction
 from weightspace.project import project as api
 from weightspace.project import retrieval as queries
-from weightspace.zoo.train import measure
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +74,12 @@ def test_evaluation_equals_the_zoos_own_measurement(project, task):
     weights = project.zoo.weights(project.zoo.select("val")[:5])
     found = project.evaluate(weights, task)
     for part in ("train", "test"):
-        x = task.dataset.images[part].flatten(0, 1)
+        x = task.batch(part)
         labels = torch.arange(3).repeat_interleave(len(x) // 3)
-        loss, accuracy = measure(project.net, weights, x, labels)
+        with torch.no_grad():
+            y = project.net.outputs(weights, x)
+        loss = torch.stack([torch.nn.functional.cross_entropy(one, labels) for one in y])
+        accuracy = (y.argmax(-1) == labels).double().mean(1)
         assert np.allclose(found[f"{part}_loss"], loss, atol=1e-5)
         assert np.allclose(found[f"{part}_accuracy"], accuracy)
 
@@ -111,11 +113,10 @@ def test_the_best_candidate_is_chosen_on_train_images(project, task, monkeypatch
         project.autoencoder,
         project.shared_encoder,
         project.net,
-        task.dataset,
         project.params.guidance,
     )
-    rng = api.torch_stream(4, "sample", 0)
-    drawn = sampler.draw(torch.zeros(1, dtype=torch.long), torch.tensor([0.05]), 8, rng)
+    condition = api.Condition.of_images(task.images["train"], torch.tensor([0.05]))
+    drawn = sampler.draw(condition, 8, api.torch_stream(4, "sample", 0))
     off = (drawn["head.bias"].std(1) - 0.05).abs()
     assert off.argmin() != 0  # the case is not trivial
     assert torch.equal(best.weights["head.bias"][0], drawn["head.bias"][off.argmin()])
@@ -135,7 +136,7 @@ def test_reestimated_statistics_are_those_of_the_train_images(world, images, tmp
     project = ws.load(finish(world("cnn-batch-norm"), tmp_path))
     task = project.task(images, ["2", "0", "1"])
     plain, drawn = (project.sample(task, accuracy=0.6, n=2, reestimate=r) for r in (False, True))
-    x = task.dataset.images["train"].flatten(0, 1)
+    x = task.batch("train")
     for i in range(2):
         first = torch.nn.functional.conv2d(x, drawn.weights["convs.0.weight"][i], padding=1)
         wanted = {"running_mean": first.mean((0, 2, 3)), "running_var": first.var((0, 2, 3))}
@@ -202,7 +203,7 @@ def test_impossible_requests_are_refused(project, task, request_):
 def test_a_pipeline_trained_for_loss_is_asked_for_loss(world, task, tmp_path):
     project = ws.load(finish(world(), tmp_path, result="loss"))
     drawn = project.sample(task, loss=1.0, n=2)
-    assert (drawn.table["asked"] == 1).all()
+    assert (drawn.table["target"] == 1).all()
     with pytest.raises(WeightspaceError, match="by loss"):
         project.sample(task, accuracy=0.9)
 
@@ -215,7 +216,7 @@ def test_requests_out_of_range_are_marked(project, task):
     for asked in (low / 2, min(1.0, high + 0.05)):
         outside = project.sample(task, accuracy=asked)
         assert outside.table["outside_trained_range"].all()
-        assert outside.table["asked"].iloc[0] == asked  # and not moved
+        assert outside.table["target"].iloc[0] == asked  # and not moved
         assert any("outside the trained range" in line for line in outside.warnings())
         assert outside.report()["request"]["outside_trained_range"]
 
@@ -251,7 +252,7 @@ def test_a_saved_network_is_a_plain_state_dict(saved, project, task):
     ]
     module = Cnn((1, 8, 8), 3, (3, 4))
     module.load_state_dict(load_file(folder / names[1]))
-    y = module(task.dataset.images["test"].flatten(0, 1))
+    y = module(task.batch("test"))
     accuracy = (y.argmax(1) == torch.arange(3).repeat_interleave(10)).double().mean()
     assert float(accuracy) == drawn.table["test_accuracy"][1]
 
@@ -286,7 +287,7 @@ def test_the_report_says_what_the_table_says(saved, project):
     }
     card = (folder / "MODEL_CARD.md").read_text()
     assert "none of them trained" in card
-    assert "* asked: 0.5" in card
+    assert "* target: 0.5" in card
 
 
 def test_bytes_are_the_same_every_time(saved, project, task, tmp_path):
@@ -324,7 +325,7 @@ def test_networks_of_a_task_are_retrieved_by_the_models_own_space(project, task)
     z = project.encode(project.zoo.weights(project.zoo.members))
     shared_encoder = project.shared_encoder
     with torch.no_grad():
-        e = shared_encoder.embed(task.dataset, torch.zeros(1, dtype=torch.long))
+        e = shared_encoder.embed(task.images["train"], torch.arange(3)[None])
         wanted = shared_encoder.project(shared_encoder.condition(e, torch.tensor([0.5])))[0]
         similarity = shared_encoder.project_latent(z) @ wanted
     similarity[torch.tensor(project.zoo.members["diverged"].to_numpy())] = -2
@@ -340,7 +341,7 @@ def test_a_task_is_found_at_the_result_where_it_fits_best(project, monkeypatch):
     z = project.encode(weights)
     low, high = project.trained_range
     with torch.no_grad():
-        e = shared_encoder.embed(project.dataset, torch.arange(len(tasks)))
+        e = shared_encoder.embed(project.dataset.images["train"], project.dataset.classes)
         slow = [
             (
                 float(shared_encoder.project(shared_encoder.condition(e[t : t + 1], r[None])) @ p),

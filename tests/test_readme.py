@@ -128,7 +128,7 @@ def test_ten_lines_of_python_work(project_root, project, tmp_path, monkeypatch, 
     known = [str(c) for c in project.dataset.tasks["classes"][0]]
     exec(block.replace('["3", "8", "1"]', str(known)), {})
     said = capsys.readouterr().out.splitlines()
-    assert said[0].split() == ["asked", "test_accuracy"]
+    assert said[0].split() == ["target", "test_accuracy"]
     assert len(said) == 6
     assert len(list((tmp_path / "drawn").glob("network-*.safetensors"))) == 4
 

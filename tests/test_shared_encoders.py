@@ -12,18 +12,16 @@ from weightspace.errors import WeightspaceError
 from weightspace.evaluate.metrics import recall_at
 from weightspace.params import SharedEncoderSettings
 from weightspace.registry import resolve
-from weightspace.sampling.sampler import Sampler
+from weightspace.sampling.sampler import Condition, Sampler
 from weightspace.shared_encoders import SHARED_ENCODERS
 from weightspace.shared_encoders.base import (
-    SharedEncoderData,
-    encode_pairs,
     load_shared_encoder,
-    results_of,
     set_calibration,
 )
 from weightspace.shared_encoders.generator import energy_score
 from weightspace.weights.pca import TensorPca
 from weightspace.weights.spec import output_orders, reorder_outputs
+from weightspace.zoo.result import Result
 
 
 @pytest.fixture(scope="module")
@@ -39,20 +37,7 @@ def autoencoder(world):
 def data(world, autoencoder):
     """All that a shared encoder is fitted on."""
     tiny = world()
-    pairs = {
-        s: encode_pairs(
-            tiny.data.members[s], tiny.data.weights[s], autoencoder, tiny.dataset, "accuracy"
-        )
-        for s in ("train", "val")
-    }
-    return SharedEncoderData(
-        tiny.dataset,
-        autoencoder,
-        tiny.net,
-        pairs["train"],
-        pairs["val"],
-        tiny.params.dataset_encoders.statistics,
-    )
+    return tiny.pairs(autoencoder)
 
 
 @pytest.fixture(scope="module", params=sorted(SHARED_ENCODERS))
@@ -74,11 +59,16 @@ def point(world, data):
     return resolve(SHARED_ENCODERS, "point", "model").fit(data, settings, options, 3)
 
 
+def embed(model, dataset, tasks):
+    """Embeddings of tasks of a dataset."""
+    with torch.no_grad():
+        return model.embed(dataset.images["train"], dataset.classes[tasks])
+
+
 def conditions_of(model, dataset):
     """Embeddings of some tasks, and results."""
     tasks = torch.tensor([0, 7, 20, 41])
-    with torch.no_grad():
-        return model.embed(dataset, tasks), torch.tensor([0.2, 0.5, 0.7, 0.9])
+    return embed(model, dataset, tasks), torch.tensor([0.2, 0.5, 0.7, 0.9])
 
 
 def draw(model, e, result, *masks):
@@ -132,7 +122,7 @@ def test_result_is_the_one_on_train_and_val_images(world, data):
     n, m = (world().dataset.images[p].shape[1] for p in ("train", "val"))
     expected = (n * members["train_accuracy"] + m * members["val_accuracy"]) / (n + m)
     assert data.train.result.tolist() == pytest.approx(expected.tolist())
-    losses = results_of(members, world().dataset, "loss")
+    losses = world().runner.results_of(members, Result("loss"))
     assert losses.min() >= min(members["train_loss"].min(), members["val_loss"].min())
 
 
@@ -203,7 +193,7 @@ def test_calibration_inverts_what_was_achieved(fitted):
 def test_residual_is_the_spread_around_the_prediction(world, point, data):
     model, train = point[0], data.train
     with torch.no_grad():
-        e = model.embed(world().dataset, train.tasks)
+        e = embed(model, world().dataset, train.tasks)
         predicted = model.predict(model.condition(e, train.result))
     torch.testing.assert_close(model.residual, (train.z[:, 0] - predicted).std(0))
     assert torch.equal(model.centre, train.z[:, 0].mean(0))
@@ -266,7 +256,7 @@ def test_learns_what_can_be_learned(world, data):
     assert history["val_length"].iloc[-1] < 0.5
     train = made.train
     with torch.no_grad():
-        e = model.embed(tiny.dataset, train.tasks)
+        e = embed(model, tiny.dataset, train.tasks)
         asked = model.project(model.condition(e, train.result))
         similarity = asked @ model.project_latent(train.z[:, 0]).T
     recall, chance = recall_at(similarity, train.tasks, train.tasks, 1)
@@ -291,8 +281,8 @@ def test_embedding_is_per_task_whatever_the_batch(world, fitted):
     model, dataset = fitted[0], world().dataset
     tasks = torch.tensor([5, 2, 5, 33])
     with torch.no_grad():
-        found = model.embed(dataset, tasks)
-        single = torch.cat([model.embed(dataset, t[None]) for t in tasks])
+        found = embed(model, dataset, tasks)
+        single = torch.cat([embed(model, dataset, t[None]) for t in tasks])
     torch.testing.assert_close(found, single)
     assert not torch.equal(found[0], found[1])
 
@@ -301,7 +291,7 @@ def test_embedding_knows_the_order_of_the_classes(world, fitted):
     model, dataset = fitted[0], world().dataset
     first = dataset.tasks[dataset.tasks["class_set"] == 0]["task"].to_numpy()[:6]
     with torch.no_grad():
-        e = model.embed(dataset, torch.tensor(first))
+        e = embed(model, dataset, torch.tensor(first))
     assert torch.cdist(e, e)[~torch.eye(6, dtype=torch.bool)].min() > 1
 
 
@@ -312,9 +302,11 @@ def test_embedding_reads_train_images_only(world, fitted):
     for part in ("val", "test"):
         changed[part] = changed[part] + 1
     with torch.no_grad():
-        before, after = (model.embed(d, tasks) for d in (dataset, replace(dataset, images=changed)))
+        before, after = (
+            embed(model, d, tasks) for d in (dataset, replace(dataset, images=changed))
+        )
         moved = replace(dataset, images=dataset.images | {"train": dataset.images["train"] + 1})
-        assert not torch.equal(before, model.embed(moved, tasks))
+        assert not torch.equal(before, embed(model, moved, tasks))
     assert torch.equal(before, after)
 
 
@@ -324,27 +316,35 @@ def test_embedding_reads_train_images_only(world, fitted):
 @pytest.fixture
 def sampler(world, autoencoder, fitted):
     """Sampler of the tiny world."""
-    return Sampler(autoencoder, fitted[0], world().net, world().dataset)
+    return Sampler(autoencoder, fitted[0], world().net)
 
 
-def _latents(sampler, draws=5, seed=0, **use):
+@pytest.fixture
+def condition(world):
+    """Two requests."""
+    return Condition.of_tasks(world().dataset, torch.tensor([0, 9]), torch.tensor([0.4, 0.9]))
+
+
+def _latents(sampler, condition, draws=5, seed=0, **use):
     rng = torch.Generator().manual_seed(seed)
-    return sampler.latents(torch.tensor([0, 9]), torch.tensor([0.4, 0.9]), draws, rng, **use)
+    return sampler.latents(condition, draws, rng, **use)
 
 
-def test_draws_differ_and_are_reproducible(sampler):
-    z = _latents(sampler)
+def test_draws_differ_and_are_reproducible(sampler, condition):
+    z = _latents(sampler, condition)
     assert z.shape == (2, 5, 6)
     assert torch.pdist(z[0]).min() > 0
-    assert torch.equal(z, _latents(sampler))
-    assert not torch.equal(z, _latents(sampler, seed=1))
+    assert torch.equal(z, _latents(sampler, condition))
+    assert not torch.equal(z, _latents(sampler, condition, seed=1))
 
 
-def test_draws_of_the_point_model_are_normal_around_its_prediction(world, autoencoder, point):
+def test_draws_of_the_point_model_are_normal_around_its_prediction(
+    world, autoencoder, point, condition
+):
     model = point[0]
-    z = _latents(Sampler(autoencoder, model, world().net, world().dataset), draws=4000)
+    z = _latents(Sampler(autoencoder, model, world().net), condition, draws=4000)
     with torch.no_grad():
-        e = model.embed(world().dataset, torch.tensor([0, 9]))
+        e = embed(model, world().dataset, torch.tensor([0, 9]))
         wanted = model.calibrated(torch.tensor([0.4, 0.9]))  # kept inside the trained range
         centre = model.predict(model.condition(e, wanted))
     standard = (z - centre[:, None]) / model.residual
@@ -352,23 +352,24 @@ def test_draws_of_the_point_model_are_normal_around_its_prediction(world, autoen
     assert (standard.std(1) - 1).abs().max() < 0.06
 
 
-def test_controls_withhold_their_condition(sampler):
+def test_controls_withhold_their_condition(sampler, world, condition):
     rng = [torch.Generator().manual_seed(0) for _ in range(2)]
     results = torch.tensor([0.4, 0.9])
+    other = Condition.of_tasks(world().dataset, torch.tensor([31, 2]), results)
     a, b = (
-        sampler.latents(torch.tensor(t), results, 2, g, use_dataset=False)
-        for t, g in zip(([0, 9], [31, 2]), rng, strict=True)
+        sampler.latents(c, 2, g, use_dataset=False)
+        for c, g in zip((condition, other), rng, strict=True)
     )
     assert torch.equal(a, b)
-    assert not torch.equal(a, _latents(sampler, draws=2))
+    assert not torch.equal(a, _latents(sampler, condition, draws=2))
 
 
-def test_drawn_networks_lie_side_by_side(sampler):
+def test_drawn_networks_lie_side_by_side(sampler, condition):
     rng = torch.Generator().manual_seed(0)
-    drawn = sampler.draw(torch.tensor([0, 9]), torch.tensor([0.4, 0.9]), 5, rng)
+    drawn = sampler.draw(condition, 5, rng)
     assert sampler.autoencoder.spec.check(drawn) == 10
     with torch.no_grad():
-        expected = sampler.autoencoder.decode(_latents(sampler).reshape(10, -1))
+        expected = sampler.autoencoder.decode(_latents(sampler, condition).reshape(10, -1))
     assert all(torch.equal(drawn[k], w) for k, w in expected.items())
 
 
@@ -378,33 +379,20 @@ def test_draws_and_guidance_fit_the_latents_of_every_autoencoder(name, world, rn
     tiny = world()
     fit = resolve(AUTOENCODERS, name, "autoencoder").fit
     autoencoder, _ = fit(tiny.data, tiny.params.autoencoder, tiny.params.autoencoders.of(name), 3)
-    pairs = {
-        s: encode_pairs(
-            tiny.data.members[s], tiny.data.weights[s], autoencoder, tiny.dataset, "accuracy"
-        )
-        for s in ("train", "val")
-    }
-    data = SharedEncoderData(
-        tiny.dataset,
-        autoencoder,
-        tiny.net,
-        pairs["train"],
-        pairs["val"],
-        tiny.params.dataset_encoders.statistics,
-    )
+    data = tiny.pairs(autoencoder)
     settings = tiny.params.shared_encoder.model_copy(update={"epochs": 2})
     model, _ = resolve(SHARED_ENCODERS, "generator", "model").fit(
         data, settings, tiny.params.shared_encoders.generator, 3
     )
-    sampler = Sampler(autoencoder, model, tiny.net, tiny.dataset, tiny.params.guidance)
-    tasks, asked = torch.tensor([0, 7]), torch.tensor([0.4, 0.8])
-    z = sampler.latents(tasks, asked, 5, rng)
+    sampler = Sampler(autoencoder, model, tiny.net, tiny.params.guidance)
+    condition = Condition.of_tasks(tiny.dataset, torch.tensor([0, 7]), torch.tensor([0.4, 0.8]))
+    z = sampler.latents(condition, 5, rng)
     known = data.train.z[:, 0]
     torch.testing.assert_close(known.square().mean(), torch.tensor(1.0), atol=0.05, rtol=0)
     lengths = z.square().mean(-1).sqrt()
     assert (lengths < 2).all()
     assert (lengths.std() < 1e-3) == autoencoder.normalised, lengths
-    moved = sampler.guided(z, tasks, asked, rng)
+    moved = sampler.guided(z, condition, rng)
     step = (moved - z).square().mean().sqrt()
     assert 0 < step < 3 * tiny.params.guidance.rate, step
     assert all(w.isfinite().all() for w in sampler.decode(moved).values())

@@ -21,7 +21,7 @@ import reference
 from cases import NETS, WORLDS, build, networks, tiny
 from conftest import _here, train_zoo
 from weightspace.artifacts import load_tensors, save_tensors, write_parquet
-from weightspace.data.dataset import PARTS, make_dataset, task_batch
+from weightspace.data.dataset import PARTS, make_dataset
 from weightspace.errors import WeightspaceError, problem
 from weightspace.jobs import local
 from weightspace.params import ZooSettings
@@ -165,7 +165,7 @@ def test_logged_accuracies_equal_those_of_the_stored_weights(name, world):
     for i, member in members.iterrows():
         own = {k: w[i] for k, w in weights.items()}
         for part in PARTS:
-            images, labels = task_batch(dataset, torch.tensor([member["task"]]), part)
+            images, labels = dataset.task_batch(torch.tensor([member["task"]]), part)
             found = reference.accuracy_one(net, own, images[0], labels)
             assert found == pytest.approx(member[f"{part}_accuracy"], abs=1e-6)
 
