@@ -84,10 +84,30 @@ def test_rates_are_chosen_on_val_images(trainer, tasks, monkeypatch):
     monkeypatch.setattr(
         finetuning, "_accuracy", lambda t, k, w, part: seen.append(part) or accuracy(t, k, w, part)
     )
-    found = finetuning.choose_rates(trainer, tasks, {"random": _fresh(trainer.runner.net, 3)})
+    start = _fresh(trainer.runner.net, 3)
+    found = finetuning.choose_rates(trainer, tasks, {"random": start})
     assert set(seen) == {"val"}
-    assert found["random"] in finetuning.RATES
-    assert found["random"] >= 1e-3  # a smaller rate cannot train from scratch in five epochs
+    after = {r: trainer(tasks, start, r, finetuning.EPOCHS) for r in finetuning.RATES}
+    scores = {
+        r: sum(accuracy(trainer, tasks, w, "val").mean() for w in a) for r, a in after.items()
+    }
+    *_, second, best = sorted(scores, key=lambda rate: scores[rate])
+    assert scores[best] > scores[second] + 0.05  # the control: it is a choice
+    assert found == {"random": best}
+
+
+@pytest.mark.parametrize("best", finetuning.RATES)
+def test_every_rate_is_chosen_where_it_is_the_best(best, tasks, monkeypatch):
+    """Networks that are their own rate; on all parts but val the others are better."""
+
+    def accuracy(trainer, tasks, rate, part):
+        return np.full((len(tasks), 1), float((rate == best) == (part == "val")))
+
+    monkeypatch.setattr(finetuning, "_accuracy", accuracy)
+    found = finetuning.choose_rates(
+        lambda tasks, start, rate, epochs: [rate] * len(epochs), tasks, {"a": {}, "b": {}}
+    )
+    assert found == {"a": best, "b": best}
 
 
 def test_figures_of_a_tiny_pipeline(world, sampler):
@@ -95,12 +115,28 @@ def test_figures_of_a_tiny_pipeline(world, sampler):
     donors = TrainMembers.of(tiny.zoo, sampler, tiny.runner)
     found = finetuning.evaluate_finetuning(tiny.zoo, sampler, tiny.runner, donors, tiny.params)
     assert set(found) == {"test_sets"}
-    figures = found["test_sets"]
-    for start in ("sampled", "nearest_task", "random"):
-        for epoch in (0, 1, 5):
-            name = f"{start}_epoch_{epoch}"
-            assert figures[f"{name}_low"] <= figures[name] <= figures[f"{name}_high"]
-    assert figures["tasks"] == tiny.params.evaluate.finetune_tasks
+    figures, settings = found["test_sets"], tiny.params.evaluate
+    assert figures["tasks"] == settings.finetune_tasks
+    tasks = finetuning._some_tasks(tiny.zoo, "test_sets", settings.finetune_tasks, 3)
+    arguments = (sampler, tiny.runner, donors, tasks, settings.ensemble, 3)
+    networks = finetuning.starts(*arguments)
+    rates = {name: figures[f"{name}_lr"] for name in networks}
+    trainer = Trainer(tiny.runner, tiny.params.zoo.batch_size, 3)
+    varied = set()
+    values = finetuning.curves(trainer, tasks, networks, rates, settings.ensemble)
+    assert len(values) == 9
+    for name, of_task in values.items():
+        low, high = figures[f"{name}_low"], figures[f"{name}_high"]
+        assert figures[name] == pytest.approx(of_task.mean())
+        assert of_task.min() - 1e-9 <= low <= high <= of_task.max() + 1e-9
+        if np.ptp(of_task):
+            assert low < figures[name] < high
+            varied.add(name)
+        else:
+            assert low == pytest.approx(high)
+    # the control: an interval says something; untrained networks are at chance on every task
+    assert varied
+    assert "random_epoch_0" not in varied
 
 
 def test_losses_of_tasks_are_cross_entropies_of_their_images(world):

@@ -108,13 +108,18 @@ def test_bootstrap_resamples_units_with_repetition():
 
 
 def test_bootstrap_interval_covers_the_truth_about_19_times_of_20():
-    rng = np.random.default_rng(0)
-    hits = 0
-    for _ in range(200):
-        x = rng.normal(1, 2, 40)
-        low, high = m.bootstrap(lambda i, x=x: float(x[i].mean()), 40, 200, rng)
-        hits += low <= 1 <= high
-    assert 0.88 <= hits / 200 <= 0.99
+    """And that of copies, which are no further units, does not: .95 and, of four each, .67."""
+
+    def coverage(copies):
+        rng, hits = np.random.default_rng(0), 0
+        for _ in range(1000):
+            x = rng.normal(1, 2, 40).repeat(copies)
+            low, high = m.bootstrap(lambda i, x=x: float(x[i].mean()), len(x), 200, rng)
+            hits += low <= 1 <= high
+        return hits / 1000
+
+    assert coverage(1) == pytest.approx(0.94, abs=0.025)  # 40 units; 3 standard errors are .023
+    assert coverage(4) == pytest.approx(0.67, abs=0.045)
 
 
 def test_bootstrap_interval_has_the_width_of_the_units():
