@@ -207,6 +207,7 @@ def test_figures_of_perfect_reversed_and_constant_results():
             "mae": 0,
             "spearman_within_task": 1,
             "accuracy_at_top": 0.9,
+            "accuracy_at_top_mean": 0.9,
         }
     )
     backwards = _figures([0.9, 0.6, 0.4] * 2)
@@ -226,7 +227,15 @@ def test_easy_and_hard_tasks_cannot_fake_control():
 
 
 def test_the_best_requested_loss_is_the_lowest():
-    assert _figures([0.1, 0.5, 0.8] * 2, result="loss")["loss_at_top"] == pytest.approx(0.1)
+    found = _figures([0.1, 0.5, 0.8] * 2, result="loss")
+    assert found["loss_at_top"] == found["loss_at_top_mean"] == pytest.approx(0.1)
+
+
+def test_at_the_top_are_a_median_and_a_mean_over_tasks():
+    grid = sampling.Grid(np.arange(3), GRID.targets)
+    found = sampling.figures(grid, np.array([0, 0, 0.9, 0, 0, 0.8, 0, 0, 0.1]), Result("accuracy"))
+    assert found["accuracy_at_top"] == 0.8
+    assert found["accuracy_at_top_mean"] == pytest.approx(0.6)
 
 
 def test_intervals_hold_the_figure():
@@ -284,6 +293,13 @@ def test_scratch_is_the_finished_run_with_the_best_val_loss():
     found = sampling.scratch(zoo, "test_sets", GRID, Result("accuracy"))
     assert found["accuracy_scratch"] == pytest.approx((0.7 + 0.8) / 2)
     assert found["accuracy_scratch_single"] == pytest.approx((0.8 + 0.875) / 2)
+    table.loc[len(table)] = [7, 0.5, 0.3]
+    zoo.select = lambda split, *, last_only: table
+    grid = sampling.Grid(np.array([4, 7, 9]), GRID.targets)  # three tasks: the mean is no median
+    found = sampling.scratch(zoo, "test_sets", grid, Result("accuracy"))
+    assert found["accuracy_scratch"] == pytest.approx(0.7)
+    assert found["accuracy_scratch_mean"] == pytest.approx((0.7 + 0.8 + 0.1) / 3)
+    assert found["accuracy_scratch_single_mean"] == pytest.approx((0.8 + 0.875 + 0.2) / 3)
 
 
 # baselines
@@ -400,21 +416,21 @@ def test_properties_of_an_oracle_of_noise_and_of_the_mean():
     assert set(found) == {"val", "test_sets"}  # nothing is reported on train
     figures = found["test_sets"]
     for name in ("test_accuracy", "generalisation_gap", "epoch"):
-        assert figures[f"oracle_{name}_r2"] > 0.9
-        assert figures[f"oracle_{name}_tau"] > 0.8
-        assert figures[f"noise_{name}_r2"] < 0.2
-        assert -0.2 < figures[f"mean_{name}_r2"] <= 0
-        assert figures[f"mean_{name}_tau"] == 0
-    assert figures["oracle_optimizer_accuracy"] > 0.95
-    assert figures["noise_optimizer_accuracy"] < 0.75
-    assert 0.3 < figures["mean_optimizer_accuracy"] < 0.7
-    assert "hyperparameters_optimizer_accuracy" not in figures  # it would read the answer
+        assert figures[f"control_oracle_{name}_r2"] > 0.9
+        assert figures[f"control_oracle_{name}_tau"] > 0.8
+        assert figures[f"control_noise_{name}_r2"] < 0.2
+        assert -0.2 < figures[f"control_mean_{name}_r2"] <= 0
+        assert figures[f"control_mean_{name}_tau"] == 0
+    assert figures["control_oracle_optimizer_accuracy"] > 0.95
+    assert figures["control_noise_optimizer_accuracy"] < 0.75
+    assert 0.3 < figures["control_mean_optimizer_accuracy"] < 0.7
+    assert "control_hyperparameters_optimizer_accuracy" not in figures  # it would read the answer
     assert figures["members"] == 60
 
 
 def test_properties_of_a_zoo_with_one_optimiser():
     figures = properties.evaluate(_features(("adam",)), 0)["test_sets"]
-    assert figures["oracle_test_accuracy_r2"] > 0.9
+    assert figures["control_oracle_test_accuracy_r2"] > 0.9
 
 
 def test_score_of_perfect_shifted_and_constant_predictions():
@@ -455,6 +471,6 @@ def test_classes_of_a_task_are_read_where_they_are_written_and_not_elsewhere():
     features = properties.Features({}, {"latent": clear, "noise": noise}, present)
     found = properties.class_set_figures(features, ["test_sets"], 0)["test_sets"]
     assert found["latent_classes_exact"] == 1
-    assert found["chance_classes_recall"] == pytest.approx(1 / 3)
-    assert found["chance_classes_exact"] == pytest.approx(1 / 15)
-    assert found["noise_classes_recall"] == pytest.approx(1 / 3, abs=0.1)
+    assert found["control_chance_classes_recall"] == pytest.approx(1 / 3)
+    assert found["control_chance_classes_exact"] == pytest.approx(1 / 15)
+    assert found["control_noise_classes_recall"] == pytest.approx(1 / 3, abs=0.1)

@@ -120,17 +120,20 @@ def test_figures_of_a_tiny_pipeline(world, sampler):
     tasks = finetuning._some_tasks(tiny.zoo, "test_sets", settings.finetune_tasks, 3)
     arguments = (sampler, tiny.runner, donors, tasks, settings.ensemble, 3)
     networks = finetuning.starts(*arguments)
-    rates = {name: figures[f"{name}_lr"] for name in networks}
+    assert set(networks) == {"sampled", "nearest_task", "random"}
+    assert {"sampled_lr", "control_nearest_task_lr", "control_random_lr"} <= figures.keys()
+    assert not {"control_sampled_lr", "nearest_task_lr", "random_lr"} & figures.keys()
+    rates = {name: figures[finetuning._key(f"{name}_lr")] for name in networks}
     trainer = Trainer(tiny.runner, tiny.params.zoo.batch_size, 3)
     varied = set()
     values = finetuning.curves(trainer, tasks, networks, rates, settings.ensemble)
     assert len(values) == 9
     for name, of_task in values.items():
-        low, high = figures[f"{name}_low"], figures[f"{name}_high"]
-        assert figures[name] == pytest.approx(of_task.mean())
+        mean, low, high = (figures[finetuning._key(name + end)] for end in ("", "_low", "_high"))
+        assert mean == pytest.approx(of_task.mean())
         assert of_task.min() - 1e-9 <= low <= high <= of_task.max() + 1e-9
         if np.ptp(of_task):
-            assert low < figures[name] < high
+            assert low < mean < high
             varied.add(name)
         else:
             assert low == pytest.approx(high)

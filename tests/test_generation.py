@@ -52,7 +52,7 @@ def test_figures_of_a_tiny_zoo(world):
     every = tiny.zoo.select("train", last_only=True)["test_accuracy"].mean()
     assert found["members_accuracy"] == pytest.approx(good)
     assert found["members_accuracy"] > every + 0.05  # the control: good ones and not any
-    near, noised = (found[f"{k}_weight_distance"] for k in ("neighbourhood", "noised"))
+    near, noised = (found[f"{k}_weight_distance"] for k in ("neighbourhood", "control_noised"))
     # noise of d times the member's norm makes the network sqrt(1 + d^2) times as long
     assert noised == pytest.approx(near / (1 + near**2) ** 0.5, rel=0.05)
     assert near > 1.5 * noised  # the control: the distance itself would be another figure

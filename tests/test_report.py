@@ -19,6 +19,7 @@ from rich.table import Table
 from weightspace.cli import app as cli
 from weightspace.errors import WeightspaceError
 from weightspace.evaluate.generation import FIGURES, KINDS
+from weightspace.evaluate.properties import key
 from weightspace.report import gallery
 from weightspace.report import html as page
 from weightspace.report import tables as results
@@ -105,7 +106,7 @@ def test_the_same_project_gives_the_same_bytes(finished, tmp_path):
 def test_figures_are_those_of_the_files(finished, tmp_path):
     path = finished / "metrics" / "sampling.json"
     data = json.loads(path.read_text())
-    data["test_sets"] |= {"r2_identity": 0.12345, "shuffled_d_mae": 0.98765}
+    data["test_sets"] |= {"r2_identity": 0.12345, "control_shuffled_d_mae": 0.98765}
     path.write_text(json.dumps(data))
     write(finished, tmp_path / "a.html")
     text = read(tmp_path / "a.html").text
@@ -116,7 +117,7 @@ def test_figures_are_those_of_the_files(finished, tmp_path):
 # a value of its own for every figure
 GENERATION = {f"{k}_{f}": 0.1 + i / 1000 for i, (k, f) in enumerate(product(KINDS, FIGURES))}
 CLASSES = {
-    f"{reading}_classes_{figure}": 0.7 + i / 1000
+    key(reading, f"classes_{figure}"): 0.7 + i / 1000
     for i, (reading, figure) in enumerate(
         product(
             ("latent", "weight_statistics", "raw_weights", "hyperparameters", "chance"),

@@ -28,6 +28,7 @@ from weightspace.zoo.train import train_runs
 
 EPOCHS = (1, 5)  # measured, besides 0
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)  # learning rates of Adam to choose from
+CONTROLS = ("nearest_task_", "random_")  # starts that nobody sampled
 SCRATCH_EPOCHS = 24  # of the networks in an ensemble trained from scratch
 
 
@@ -120,10 +121,16 @@ def evaluate_finetuning(
                 networks = starts(sampler, runner, donors, tasks, draws, params.seed)
                 values = curves(trainer, tasks, networks, rates, draws)
                 values |= ensembles(trainer, tasks, networks, rates["random"])
-                out[split] = _summary(values, params) | {f"{k}_lr": r for k, r in rates.items()}
+                figures = _summary(values, params) | {f"{k}_lr": r for k, r in rates.items()}
+                out[split] = {_key(name): value for name, value in figures.items()}
                 out[split] |= {"tasks": len(tasks), "ensemble": draws}
             bar.advance(note=split)
     return out
+
+
+def _key(name: str) -> str:
+    """Name of a figure in the file of metrics, where other starts are controls."""
+    return f"control_{name}" if name.startswith(CONTROLS) else name
 
 
 def _some_tasks(zoo: Zoo, split: str, count: int, seed: int) -> np.ndarray:

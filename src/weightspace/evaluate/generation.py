@@ -8,7 +8,7 @@ Good members are finished ones in the upper 30 % by their result. The bandwidth,
 entry's spread, is the one of the highest likelihood of good val members. All latents are projected by
 ``autoencoder.valid``. A network is judged on the test images of one task: that of the member it came from,
 or else the train task of the lowest loss on train images. The same choice is made for the control
-``random`` (untrained networks), so that the figure shows what the choice alone gives.
+``control_random`` (untrained networks), so that the figure shows what the choice alone gives.
 
 Source: Schuerholt et al. (2022), Hyper-Representations as Generative Models, arXiv 2209.14733.
 """
@@ -34,7 +34,8 @@ from weightspace.zoo.store import Zoo
 
 GOOD = 0.7  # quantile of the result from which a member is good
 BANDWIDTHS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
-KINDS = ("prior", "kde", "neighbourhood", "members", "noised", "average", "random")
+CONTROLS = ("control_noised", "control_average", "control_random")
+KINDS = ("prior", "kde", "neighbourhood", "members", *CONTROLS)
 FIGURES = ("accuracy", "agreement", "weight_distance", "function_distance")
 
 
@@ -121,14 +122,16 @@ def evaluate_generation(
     around = made["neighbourhood"]
     near = nearest(spec, (around, predictions(runner, around)), known)
     made["members"] = members
-    made["noised"] = at_distance(spec, members, near.weight, rng)
-    made["average"] = midpoints(spec, members, {k: w.roll(1, 0) for k, w in members.items()})
-    made["random"] = stack([runner.net.init(rng) for _ in range(count)])
+    made["control_noised"] = at_distance(spec, members, near.weight, rng)
+    made["control_average"] = midpoints(
+        spec, members, {k: w.roll(1, 0) for k, w in members.items()}
+    )
+    made["control_random"] = stack([runner.net.init(rng) for _ in range(count)])
     runs = good["run"].to_numpy()
     out = {"networks": count, "bandwidth_joint": joint, "bandwidth_single": single}
     for kind in KINDS:
         weights = made[kind]
-        origin = kind in ("neighbourhood", "members", "noised")
+        origin = kind in ("neighbourhood", "members", "control_noised")
         tasks = trained_on if origin else best_tasks(zoo, runner, weights)
         labels = predictions(runner, weights)
         excluded = runs[:, None] == runs[None] if kind == "members" else None

@@ -138,11 +138,11 @@ def evaluate_novelty(
         **_distances("weight_distance", of_draws.weight, left_out.weight),
         **_distances("function_distance", of_draws.function, left_out.function),
         "accuracy": accuracy(first),
-        "accuracy_noise_same_distance": accuracy(
+        "control_accuracy_noise_same_distance": accuracy(
             at_distance(spec, base, of_draws.weight, generator)
         ),
-        "accuracy_interpolation": accuracy(midpoints(spec, base, second)),
-        "accuracy_nearest_task": accuracy(base),
+        "control_accuracy_interpolation": accuracy(midpoints(spec, base, second)),
+        "control_accuracy_nearest_task": accuracy(base),
         "error_overlap_draws": error_overlap(outputs, len(tasks)),
         "error_overlap_members": _member_overlap(zoo, runner, split),
         "networks": len(tasks),

@@ -91,7 +91,7 @@ def score(name: str, truth: np.ndarray, predicted: np.ndarray) -> dict[str, floa
 
 
 def evaluate(features: Features, seed: int) -> dict[str, dict[str, float]]:
-    """Figures per split: ``<reading>_<target>_r2``, ``_tau`` or ``_accuracy``."""
+    """Figures per split: ``<reading>_<target>_r2``, ``_tau`` or ``_accuracy``; see :func:`key`."""
     splits = [s for s in features.members if s != "train"]
     out: dict[str, dict[str, float]] = {s: {} for s in splits}
     jobs = [
@@ -110,7 +110,7 @@ def evaluate(features: Features, seed: int) -> dict[str, dict[str, float]]:
             )
             for split in splits:
                 found = score(name, y[split], best.predict(x[split]))
-                out[split] |= {f"{reading}_{k}": v for k, v in found.items()}
+                out[split] |= {key(reading, k): v for k, v in found.items()}
             bar.advance(note=f"{reading}: {name}")
     for split, found in class_set_figures(features, splits, seed).items():
         out[split] |= found
@@ -120,10 +120,20 @@ def evaluate(features: Features, seed: int) -> dict[str, dict[str, float]]:
     return out
 
 
+def key(reading: str, figure: str) -> str:
+    """Name of a reading's figure; every reading but the latent is a control.
+
+    >>> key("latent", "epoch_r2"), key("raw_weights", "epoch_r2")
+    ('latent_epoch_r2', 'control_raw_weights_epoch_r2')
+
+    """
+    return f"{reading}_{figure}" if reading == "latent" else f"control_{reading}_{figure}"
+
+
 def class_set_figures(
     features: Features, splits: list[str], seed: int
 ) -> dict[str, dict[str, float]]:
-    """Share of the classes found, ``<reading>_classes_recall``, and of exact sets, ``_classes_exact``.
+    """Fraction of the classes found, ``<reading>_classes_recall``, and of exact sets, ``_classes_exact``.
 
     The c classes of the highest score are predicted. ``chance``: any c of the classes that train
     tasks have. No figure where ``features.present`` is empty.
@@ -133,7 +143,7 @@ def class_set_figures(
         return {}
     classes, seen = int(y["train"][0].sum()), int(y["train"].any(0).sum())
     chance = {"recall": classes / seen, "exact": 1 / math.comb(seen, classes)}
-    out = {split: {f"chance_classes_{k}": v for k, v in chance.items()} for split in splits}
+    out = {split: {key("chance", f"classes_{k}"): v for k, v in chance.items()} for split in splits}
     for reading, x in features.x.items():
         models = (
             make_pipeline(StandardScaler(), RidgeCV(np.logspace(-2, 5, 8))),
@@ -143,7 +153,8 @@ def class_set_figures(
         best = max(fitted, key=lambda m: set_scores(y["val"], m.predict(x["val"]))[0])
         for split in splits:
             recall, exact = set_scores(y[split], best.predict(x[split]))
-            out[split] |= {f"{reading}_classes_recall": recall, f"{reading}_classes_exact": exact}
+            out[split][key(reading, "classes_recall")] = recall
+            out[split][key(reading, "classes_exact")] = exact
     return out
 
 
@@ -167,7 +178,7 @@ def _mean_predictor(features: Features, split: str) -> dict[str, float]:
         train, truth = (target(features.members[s], name) for s in ("train", split))
         constant = pd.Series(train).mode()[0] if name in CLASSIFICATION else train.mean()
         out |= {
-            f"mean_{k}": v for k, v in score(name, truth, np.full(len(truth), constant)).items()
+            key("mean", k): v for k, v in score(name, truth, np.full(len(truth), constant)).items()
         }
     return out
 

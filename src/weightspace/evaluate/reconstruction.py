@@ -219,7 +219,7 @@ def figures(r: Reconstruction, settings: EvaluateSettings, seed: int) -> dict[st
     first |= _likeness(r.original[last], r.encoder_only[last], "_late")
     out |= {f"encoder_only_{k}": v for k, v in first.items() if "_mean" in k or "_r2" in k}
     alone = _likeness(r.original, r.pca_only, "")
-    out |= {f"pca_only_{k}": v for k, v in alone.items() if k.endswith("_mean")}
+    out |= {f"control_pca_only_{k}": v for k, v in alone.items() if k.endswith("_mean")}
     out["members"] = len(r.members)
     out["tasks"] = int(r.members["task"].nunique())
     return out

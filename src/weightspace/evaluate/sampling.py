@@ -111,6 +111,7 @@ def figures(
         "mae": lambda i: float(np.abs(target[i] - got[i]).mean()),
         "spearman_within_task": lambda i: float(spearman[i].mean()),
         f"{result.name}_at_top": lambda i: float(np.median(got[i, top])),
+        f"{result.name}_at_top_mean": lambda i: float(got[i, top].mean()),
     }
     everything = np.arange(len(target))
     out = {}
@@ -122,7 +123,7 @@ def figures(
 
 
 def scratch(zoo: Zoo, split: str, grid: Grid, result: Result) -> dict[str, float]:
-    """Results of training from scratch on the same images, medians over tasks.
+    """Results of training from scratch on the same images, medians over tasks, and means.
 
     ``_scratch``: the finished run with the best val loss; ``_scratch_single``: mean of the finished
     runs of a task, none of them chosen.
@@ -140,6 +141,8 @@ def scratch(zoo: Zoo, split: str, grid: Grid, result: Result) -> dict[str, float
     return {
         f"{result.name}_scratch": float(groups.first().median()),
         f"{result.name}_scratch_single": float(groups.mean().median()),
+        f"{result.name}_scratch_mean": float(groups.first().mean()),
+        f"{result.name}_scratch_single_mean": float(groups.mean().mean()),
     }
 
 
@@ -234,9 +237,10 @@ def evaluate_split(
             first = {name: w[::draws] for name, w in drawn.items()}
             made = controls(grid, sampler, runner, donors, first, params.seed)
             for name, weights in made.items():
-                of_control = runner.outputs_by_task(weights, grid.tasks, part_of(split))
-                achieved = grid.achieved(of_control, result)[:, 0]
-                out |= {f"{name}_{k}": v for k, v in figures(grid, achieved, result).items()}
+                outputs_of_it = runner.outputs_by_task(weights, grid.tasks, part_of(split))
+                achieved = grid.achieved(outputs_of_it, result)[:, 0]
+                of_control = figures(grid, achieved, result)
+                out |= {f"control_{name}_{k}": v for k, v in of_control.items()}
         bar.advance(note="controls")
         out |= diversity(zoo, runner, grid, outputs, split, result)
         bar.advance(note="diversity")

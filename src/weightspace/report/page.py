@@ -115,7 +115,7 @@ def answers(sampling: dict[str, Any]) -> Iterator[str]:
         f = sampling.get(split, {})
         keys = ("r2_identity", "best_of_n_r2_identity", "draws", "tasks")
         if all(f.get(k) is not None for k in keys):
-            other = f.get("shuffled_d_r2_identity")
+            other = f.get("control_shuffled_d_r2_identity")
             control = "" if other is None else f" With the D of another task it is {other:.2f}."
             yield (
                 f"On {f['tasks']} tasks of {UNSEEN[split]}, single draws meet the request with R2 "

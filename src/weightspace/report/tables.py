@@ -82,15 +82,15 @@ def sampling_table(figures: dict[str, Any], split: str) -> Table:
         "single draws, unguided": "unguided_",
         "single draws": "",
         f"best of {figures['draws']} on train images": "best_of_n_",
-        "D shuffled": "shuffled_d_",
-        "R shuffled": "shuffled_r_",
-        "D only": "d_only_",
-        "R only": "r_only_",
-        "guidance from an unconditional draw": "guidance_only_",
-        "nearest training task's network": "nearest_task_",
-        "the same with noise": "noised_copy_",
-        "average of networks": "average_",
-        "sampled head, average backbone": "head_only_",
+        "D shuffled": "control_shuffled_d_",
+        "R shuffled": "control_shuffled_r_",
+        "D only": "control_d_only_",
+        "R only": "control_r_only_",
+        "guidance from an unconditional draw": "control_guidance_only_",
+        "nearest training task's network": "control_nearest_task_",
+        "the same with noise": "control_noised_copy_",
+        "average of networks": "control_average_",
+        "sampled head, average backbone": "control_head_only_",
     }
     for name, prefix in rows.items():
         keys = ("r2_identity", "mae", "spearman_within_task", f"{result}_at_top")
@@ -109,8 +109,8 @@ def finetuning_table(figures: dict[str, Any], split: str) -> Table:
         table.add_column(column)
     names = {
         "sampled": "sampled network",
-        "nearest_task": "nearest training task's network",
-        "random": "random initialisation",
+        "control_nearest_task": "nearest training task's network",
+        "control_random": "random initialisation",
     }
     for key, name in names.items():
         table.add_row(name, *(_number(figures[f"{key}_epoch_{epoch}"]) for epoch in (0, 1, 5)))
@@ -136,11 +136,11 @@ def properties_table(figures: dict[str, Any], split: str) -> Table:
     }
     rows = {
         "latent": "latent",
-        "weight statistics (Unterthiner et al.)": "weight_statistics",
-        "raw weights": "raw_weights",
-        "hyper-parameters only": "hyperparameters",
-        "nothing: the mean, the commonest": "mean",
-        "nothing: classes drawn at random": "chance",
+        "weight statistics (Unterthiner et al.)": "control_weight_statistics",
+        "raw weights": "control_raw_weights",
+        "hyper-parameters only": "control_hyperparameters",
+        "nothing: the mean, the commonest": "control_mean",
+        "nothing: classes drawn at random": "control_chance",
     }
     return _grid(title, "read from", rows, columns, figures)
 
@@ -164,9 +164,9 @@ def novelty_table(figures: dict[str, Any], split: str) -> Table:
     table.add_row("overlap of errors of two networks of one task", draws, members)
     accuracy = {
         "accuracy": "accuracy",
-        "accuracy of the nearest training task's network": "accuracy_nearest_task",
-        "the same with noise of the samples' distance": "accuracy_noise_same_distance",
-        "midpoint of the two nearest tasks' networks": "accuracy_interpolation",
+        "accuracy of the nearest training task's network": "control_accuracy_nearest_task",
+        "the same with noise of the samples' distance": "control_accuracy_noise_same_distance",
+        "midpoint of the two nearest tasks' networks": "control_accuracy_interpolation",
     }
     for name, key in accuracy.items():
         table.add_row(name, _number(figures.get(key)), "")
@@ -190,9 +190,9 @@ def generation_table(figures: dict[str, Any]) -> Table:
         "each entry on its own (kernel density)": "kde",
         "around a good member": "neighbourhood",
         "good train members themselves": "members",
-        "members with noise of the same distance": "noised",
-        "average of two members": "average",
-        "random initialisation": "random",
+        "members with noise of the same distance": "control_noised",
+        "average of two members": "control_average",
+        "random initialisation": "control_random",
     }
     return _grid(title, "", rows, columns, figures)
 
