@@ -1,4 +1,8 @@
-"""Layers of N networks at once, each with its gradient written out."""
+"""Layers of N networks at once, each with its gradient written out.
+
+Shapes: N networks, I inputs and O outputs of a layer, C channels, M = H W B pixels of all B images.
+``g`` is the gradient of the loss by a layer's result. When this file may be deleted: see ``_chain``.
+"""
 
 from __future__ import annotations
 
@@ -9,40 +13,39 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from weightspace.nets._batch_norm import MOMENTUM
-from weightspace.nets._chain import Gradients, Kept
+from weightspace.nets._chain import Gradients, Saved
 from weightspace.weights.spec import EPSILON
 
 
 class Linear:
-    """Linear layer: input ``(N, I, M)``, or ``(I, M)`` for all; weight ``(N, O, I)``, bias ``(N, O)``.
+    """Linear layer ``y = W x + b``.
 
-    Channels and pixels of the input become one axis where the weight has as many inputs, and so do
-    all axes of a convolution's weight; there may be no bias.
+    Input ``(N, I, M)``, or ``(I, M)`` for all; weight ``(N, O, I)``, bias ``(N, O)`` or none. Channels
+    and pixels of the input become one axis where the weight has as many inputs, and so do all axes of
+    a convolution's weight. Overwrites nothing.
     """
 
-    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Kept]:
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Saved]:
         """``(N, O, M)``."""
-        flat = weight.flatten(2)
-        x = x.reshape(*x.shape[:-2], flat.shape[2], -1)
+        flat = weight.flatten(2)  # (N, O, I)
+        x = x.reshape(*x.shape[:-2], flat.shape[2], -1)  # (N, I, M) or (I, M)
         if x.ndim == 3:
             return _product(flat, x, bias), (x, weight, bias)
-        wide = flat.flatten(0, 1)
+        wide = flat.flatten(0, 1)  # (N O, I)
         out = wide @ x if bias is None else torch.addmm(bias.reshape(-1, 1), wide, x)
         return out.view(*weight.shape[:2], -1), (x, weight, bias)
 
-    def backward(
-        self, grad: Tensor, kept: Kept, *, wanted: bool
-    ) -> tuple[Tensor | None, Gradients]:
-        """See :class:`Layer`."""
-        x, weight, bias = kept
+    def backward(self, grad: Tensor, saved: Saved, *, needs_input_grad: bool) -> Gradients:
+        """By x: ``W^T g``, for all networks together where they share x; by W: ``g x^T``; by b: ``sum_M g``."""
+        x, weight, bias = saved
         by_bias = None if bias is None else grad.sum(-1)
         flat = weight.flatten(2)
         if x.ndim == 3:
-            by_x = torch.bmm(flat.mT, grad) if wanted else None
-            return by_x, (torch.bmm(grad, x.mT).view_as(weight), by_bias)
-        wide = grad.flatten(0, 1)
-        by_x = flat.flatten(0, 1).mT @ wide if wanted else None
-        return by_x, ((wide @ x.mT).view_as(weight), by_bias)
+            by_x = torch.bmm(flat.mT, grad) if needs_input_grad else None
+            return by_x, torch.bmm(grad, x.mT).view_as(weight), by_bias
+        wide = grad.flatten(0, 1)  # (N O, M)
+        by_x = flat.flatten(0, 1).mT @ wide if needs_input_grad else None
+        return by_x, (wide @ x.mT).view_as(weight), by_bias
 
 
 def _product(weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
@@ -51,24 +54,27 @@ def _product(weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class Relu:
-    """Rectifier, in place."""
+    """Rectifier ``y = max(x, 0)``. Overwrites its input with its result, which it saves."""
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Kept]:
+    def forward(self, x: Tensor, weight: None, bias: None) -> tuple[Tensor, Saved]:
         """As ``x``."""
         return x.relu_(), (x,)
 
-    def backward(
-        self, grad: Tensor, kept: Kept, *, wanted: bool
-    ) -> tuple[Tensor | None, Gradients]:
-        """See :class:`Layer`."""
-        return torch.ops.aten.threshold_backward(grad, kept[0], 0), ()
+    def backward(self, grad: Tensor, saved: Saved, *, needs_input_grad: bool) -> Gradients:
+        """By x: ``g [y > 0]``."""
+        return torch.ops.aten.threshold_backward(grad, saved[0], 0), None, None
 
 
 @dataclass(frozen=True)
 class ReluPool:
-    """Rectifier, in place, and 2x2 average pooling of images ``h x w``.
+    """Rectifier ``r = max(x, 0)`` and 2x2 average pooling ``y = mean(r)`` of images ``h x w``.
 
-    An odd last row or column is left out.
+    An odd last row or column is left out. Overwrites its input with r, which it saves.
+
+    Args:
+        h: height of an image, in pixels.
+        w: width of an image, in pixels.
+
     """
 
     h: int
@@ -76,74 +82,78 @@ class ReluPool:
 
     def _quads(self, x: Tensor) -> Tensor:
         """The same memory as ``(N, C, H/2, 2, W/2, 2, B)``."""
-        pixels = x.view(*x.shape[:2], self.h, self.w, -1)
+        pixels = x.view(*x.shape[:2], self.h, self.w, -1)  # (N, C, H, W, B)
         even = pixels[:, :, : self.h // 2 * 2, : self.w // 2 * 2]
         quads: Tensor = even.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))
         return quads
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Kept]:
-        """``(N, C, H W B)`` to a quarter of it."""
-        top, bottom = self._quads(x.relu_()).unbind(3)
-        left, right = (top + bottom).unbind(4)
+    def forward(self, x: Tensor, weight: None, bias: None) -> tuple[Tensor, Saved]:
+        """``(N, C, H W B)`` to ``(N, C, H/2 W/2 B)``."""
+        top, bottom = self._quads(x.relu_()).unbind(3)  # (N, C, H/2, W/2, 2, B)
+        left, right = (top + bottom).unbind(4)  # (N, C, H/2, W/2, B)
         return (left + right).mul_(1 / 4).flatten(2), (x,)
 
-    def backward(
-        self, grad: Tensor, kept: Kept, *, wanted: bool
-    ) -> tuple[Tensor | None, Gradients]:
-        """See :class:`Layer`."""
-        x = kept[0]
-        quads = self._quads(x)
-        count, c, h, _, w, _, b = quads.shape
-        each = (grad.reshape(count, c, h, 1, w, 1, b) / 4).expand_as(quads)
-        out = torch.zeros_like(x) if (self.h | self.w) % 2 else torch.empty_like(x)
-        torch.ops.aten.threshold_backward.grad_input(each, quads, 0, grad_input=self._quads(out))
-        return out, ()
+    def backward(self, grad: Tensor, saved: Saved, *, needs_input_grad: bool) -> Gradients:
+        """By x: ``g / 4 [r > 0]`` of its square, 0 in an odd last row or column."""
+        rectified = saved[0]
+        quads = self._quads(rectified)  # (N, C, H/2, 2, W/2, 2, B)
+        n, c, h, _, w, _, b = quads.shape
+        by_pixel = (grad.reshape(n, c, h, 1, w, 1, b) / 4).expand_as(quads)
+        odd = (self.h | self.w) % 2
+        by_x = torch.zeros_like(rectified) if odd else torch.empty_like(rectified)
+        target = self._quads(by_x)  # the same memory
+        torch.ops.aten.threshold_backward.grad_input(by_pixel, quads, 0, grad_input=target)
+        return by_x, None, None
 
 
 @dataclass(frozen=True)
 class Conv3x3:
     """3x3 convolution with a border of zeros, of images ``h x w`` with many channels.
 
-    Three horizontal neighbours are stacked, three rows are three products of parts of that stack: a
-    third of the copies that a stack of all nine would be. For images of few channels, where such
-    products are too thin, ``_patches.patches`` and :class:`Linear` are faster.
+    ``y = sum_i W_i S_i + b``: the three horizontal neighbours of a pixel are stacked to S, and S_i is
+    S moved by i = -1, 0, 1 rows. A third of the copies that a stack of all nine would be. For images of few channels, where such
+    products are too thin, ``_patches.patches`` and :class:`Linear` are faster. Overwrites nothing.
+
+    Args:
+        h: height of an image, in pixels.
+        w: width of an image, in pixels.
+
     """
 
     h: int
     w: int
 
-    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Kept]:
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Saved]:
         """``(N, I, H W B)`` and weight ``(N, O, I, 3, 3)`` to ``(N, O, H W B)``."""
-        pixels = x.reshape(*x.shape[:2], self.h, self.w, -1)
-        padded = F.pad(pixels, (0, 0, 1, 1, 1, 1))
+        pixels = x.reshape(*x.shape[:2], self.h, self.w, -1)  # (N, I, H, W, B)
+        padded = F.pad(pixels, (0, 0, 1, 1, 1, 1))  # (N, I, H + 2, W + 2, B)
         n, c, h, w, b = padded.stride()
         sizes = (*pixels.shape[:2], 3, self.h + 2, self.w, pixels.shape[4])
+        # (N, 3 I, (H + 2) W B): copied, as two neighbours share memory before
         stacked = padded.as_strided(sizes, (n, c, w, h, w, b)).reshape(len(x), 3 * x.shape[1], -1)
         by_row = weight.permute(3, 0, 1, 2, 4).flatten(3)  # (3, N, O, 3 I)
-        top, middle, bottom = self._rows(stacked)
+        top, middle, bottom = self._rows(stacked)  # (N, 3 I, H W B)
         out = _product(by_row[0], top, bias).baddbmm_(by_row[1], middle)
         return out.baddbmm_(by_row[2], bottom), (stacked, by_row, bias)
 
-    def backward(
-        self, grad: Tensor, kept: Kept, *, wanted: bool
-    ) -> tuple[Tensor | None, Gradients]:
-        """See :class:`Layer`."""
-        stacked, by_row, bias = kept
+    def backward(self, grad: Tensor, saved: Saved, *, needs_input_grad: bool) -> Gradients:
+        """By W_i: ``g S_i^T``; by b: ``sum_M g``; by x: ``sum_i W_i^T g`` moved by -i rows, unstacked."""
+        stacked, by_row, bias = saved
         by_bias = None if bias is None else grad.sum(-1)
         by_weight = torch.stack([torch.bmm(grad, rows.mT) for rows in self._rows(stacked)], 2)
-        by_weight = by_weight.unflatten(3, (-1, 3)).transpose(2, 3)
-        if not wanted:
-            return None, (by_weight, by_bias)
-        line = grad.shape[2] // self.h
+        by_weight = by_weight.unflatten(3, (-1, 3)).transpose(2, 3)  # (N, O, I, 3, 3)
+        if not needs_input_grad:
+            return None, by_weight, by_bias
+        line = grad.shape[2] // self.h  # W B
+        # gradients by the pixels to which this one is below, on the same row, above: (N, O, H W B)
         below, same, above = self._rows(F.pad(grad, (line, line)))
-        each = torch.bmm(by_row[0].mT, above).baddbmm_(by_row[1].mT, same)
-        each = each.baddbmm_(by_row[2].mT, below).view(
-            len(grad), -1, 3, self.h, self.w, line // self.w
-        )
-        left, out, right = each.unbind(2)
-        out[:, :, :, :-1] += left[:, :, :, 1:]
-        out[:, :, :, 1:] += right[:, :, :, :-1]
-        return out, (by_weight, by_bias)
+        by_stack = torch.bmm(by_row[0].mT, above).baddbmm_(by_row[1].mT, same)
+        by_stack = by_stack.baddbmm_(by_row[2].mT, below)  # (N, 3 I, H W B)
+        shape = len(grad), -1, 3, self.h, self.w, line // self.w
+        left, by_x, right = by_stack.view(shape).unbind(2)  # (N, I, H, W, B)
+        by_x[:, :, :, :-1] += left[:, :, :, 1:]
+        by_x[:, :, :, 1:] += right[:, :, :, :-1]
+        return by_x, by_weight, by_bias
 
     def _rows(self, x: Tensor) -> list[Tensor]:
         """Parts of ``(N, C, (H + 2) W B)`` that the upper, same and lower neighbours are."""
@@ -155,9 +165,11 @@ class Conv3x3:
 class Normalise:
     """Batch normalisation in training mode, with weight and bias ``(N, C)``.
 
+    ``y = w u / s + b`` with ``u = x - mean(x)`` and ``s = sqrt(mean(u^2) + epsilon)``, means over M.
     With M last every pass is a vectorised one; torch's own function takes 2 to 3 times as long here.
-    The gradient is that of Ioffe and Szegedy (2015), arXiv 1502.03167, section 3, per channel
-    ``a g + b (x - mean) + d``.
+    Overwrites its input with u, which it saves, and its running statistics.
+
+    Source: Ioffe and Szegedy (2015), arXiv 1502.03167, section 3.
 
     Args:
         mean: running mean ``(N, C)``, updated in place.
@@ -168,25 +180,23 @@ class Normalise:
     mean: Tensor
     variance: Tensor
 
-    def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Kept]:
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Saved]:
         """As ``x``, ``(N, C, M)``."""
-        mean, count = x.mean(-1), x.shape[-1]
+        mean, count = x.mean(-1), x.shape[-1]  # (N, C)
         centred = x.sub_(mean[..., None])
         variance = torch.linalg.vecdot(centred, centred) / count
-        inverse = (variance + EPSILON).rsqrt()
+        inverse = (variance + EPSILON).rsqrt()  # 1 / s
         out = torch.addcmul(bias[..., None], centred, (weight * inverse)[..., None])
         self.mean.lerp_(mean, MOMENTUM)
         self.variance.lerp_(variance * (count / (count - 1)), MOMENTUM)
         return out, (centred, inverse, weight)
 
-    def backward(
-        self, grad: Tensor, kept: Kept, *, wanted: bool
-    ) -> tuple[Tensor | None, Gradients]:
-        """See :class:`Layer`."""
-        centred, inverse, weight = kept
-        by_bias = grad.sum(-1)
+    def backward(self, grad: Tensor, saved: Saved, *, needs_input_grad: bool) -> Gradients:
+        """By w: ``sum_M g u / s``; by b: ``sum_M g``; by x: ``w / s (g - by_b / M - u / s by_w / M)``."""
+        centred, inverse, weight = saved
+        by_bias = grad.sum(-1)  # (N, C)
         by_weight = torch.linalg.vecdot(grad, centred) * inverse
         scale, count = weight * inverse, grad.shape[-1]
         tilt, level = scale * inverse * by_weight / -count, scale * by_bias / -count
-        by_x = torch.addcmul(level[..., None], grad, scale[..., None])
-        return by_x.addcmul_(centred, tilt[..., None]), (by_weight, by_bias)
+        by_x = torch.addcmul(level[..., None], grad, scale[..., None])  # (N, C, M)
+        return by_x.addcmul_(centred, tilt[..., None]), by_weight, by_bias

@@ -27,15 +27,25 @@ class Batched(Protocol):
     """A module that runs many networks faster than vmap of its ``forward`` does."""
 
     def batched(self, weights: Mapping[str, Tensor], images: Tensor) -> Chain:
-        """Layers with the weights of N networks, in the mode of the module.
+        """Layers with the weights of N networks, in the mode of the module; results ``(N, classes, B)``.
 
-        Arguments as those of :meth:`Net.outputs`; results ``(N, classes, B)``.
+        Args:
+            weights: tensors ``(N, *shape)``.
+            images: ``(N, B, C, H, W)``, or ``(B, C, H, W)`` for all networks.
+
         """
 
 
 @dataclass(frozen=True)
 class Net:
-    """An architecture at one size: its module (a template, whose values stay as built) and spec."""
+    """An architecture at one size.
+
+    Attributes:
+        module: a template, whose values stay as built.
+        spec: names, shapes and permutation groups of its tensors.
+        meta: what is needed to rebuild it, JSON-ready: see :func:`net_from_meta`.
+
+    """
 
     module: nn.Module
     spec: Spec
@@ -57,7 +67,7 @@ class Net:
         return sum(sizes)
 
     def forward(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
-        """Outputs of one network: weights ``(*shape)``, images ``(B, C, H, W)`` -> ``(B, c)``."""
+        """Outputs ``(B, classes)`` of one network ``(*shape)`` on images ``(B, C, H, W)``."""
         self._mode(training=False)
         return self._call(weights, images)
 
@@ -81,13 +91,13 @@ class Net:
 
         The networks run in blocks whose size depends on the images alone.
         """
-        size, own = max(1, BLOCK_PIXELS // images.shape[-4:].numel()), images.ndim == 5
-        count = len(weights[self.spec.names[0]])
+        size = max(1, BLOCK_PIXELS // images.shape[-4:].numel())
+        shared, count = images.ndim == 4, len(weights[self.spec.names[0]])
         # One result, made first: small ones kept between large temporary ones fragment the heap.
         out = images.new_empty(count, images.shape[-4], self.meta["classes"])
         for start in range(0, count, size):
-            here = slice(start, start + size)
-            out[here] = self.outputs(take(weights, here), images[here] if own else images)
+            rows = slice(start, start + size)
+            out[rows] = self.outputs(take(weights, rows), images if shared else images[rows])
         return out
 
     def training_outputs(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
@@ -103,23 +113,27 @@ class Net:
         self,
         weights: Mapping[str, Tensor],
         images: Tensor,
-        slope: Callable[[Tensor], Tensor],
+        grad_of_loss: Callable[[Tensor], Tensor],
     ) -> Weights:
         """Gradient of each network's loss by its parameters, in training mode.
 
         Args:
             weights: tensors ``(N, *shape)``; running statistics are updated **in place**.
             images: as those of :meth:`outputs`.
-            slope: outputs ``(N, classes, B)`` -> gradient of each network's loss by its own.
+            grad_of_loss: outputs ``(N, classes, B)`` -> gradient of each network's loss by its own.
+
+        Returns:
+            Gradient ``(N, *shape)`` by each parameter.
 
         """
         self._mode(training=True)
-        if chain := self._chain(weights, images):
-            return chain.gradient(slope)
+        if self._batched:
+            return self._batched(weights, images).gradient(grad_of_loss)
         learned = {n: weights[n].detach().requires_grad_() for n in self.spec.parameters.names}
         outputs = self._call_many(dict(weights) | learned, images).mT
-        found = torch.autograd.grad(outputs, tuple(learned.values()), slope(outputs.detach()))
-        return dict(zip(learned, found, strict=True))
+        by_output = grad_of_loss(outputs.detach())
+        gradients = torch.autograd.grad(outputs, tuple(learned.values()), by_output)
+        return dict(zip(learned, gradients, strict=True))
 
     @torch.no_grad()
     def reestimate(self, weights: Mapping[str, Tensor], images: Tensor) -> Weights:
@@ -142,20 +156,20 @@ class Net:
         if self.module.training != training:  # setting it walks through all modules
             self.module.train(training)
 
-    def _chain(self, weights: Mapping[str, Tensor], images: Tensor) -> Chain | None:
-        if not hasattr(self.module, "batched"):  # isinstance takes as long as the smallest products
-            return None
-        return cast("Batched", self.module).batched(weights, images)
+    @cached_property
+    def _batched(self) -> Callable[[Mapping[str, Tensor], Tensor], Chain] | None:
+        """The module's own layers of many networks, if it has them: asked once, not in each call."""
+        return self.module.batched if isinstance(self.module, Batched) else None
 
     def _call(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
         out: Tensor = functional_call(self.module, dict(weights), (images,), strict=True)
         return out
 
     def _call_many(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
-        if chain := self._chain(weights, images):
-            return chain.outputs().mT
-        own = 0 if images.ndim == 5 else None
-        return vmap(self._call, in_dims=(0, own))(dict(weights), images)
+        if self._batched:
+            return self._batched(weights, images).outputs().mT
+        images_axis = 0 if images.ndim == 5 else None
+        return vmap(self._call, in_dims=(0, images_axis))(dict(weights), images)
 
     def init(self, generator: torch.Generator) -> Weights:
         """Draw one network as PyTorch initialises linear, convolutional and batch norm layers.

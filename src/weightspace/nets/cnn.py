@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weightspace.errors import problem
 from weightspace.nets._batch_norm import BatchNorm, batch_norm_tensors, running_affine
-from weightspace.nets._chain import Chain
+from weightspace.nets._chain import Chain, Layer, Step
 from weightspace.nets._layers import Conv3x3, Linear, Normalise, ReluPool
 from weightspace.nets._patches import patches
 from weightspace.params import CnnSettings
@@ -66,49 +65,41 @@ class Cnn(nn.Module):
         return out
 
     def batched(self, weights: Mapping[str, Tensor], images: Tensor) -> Chain:
-        """The layers of N networks."""
-        weights = dict(weights)
-        convs: list[tuple[str | None, ...]] = []
-        norms: list[tuple[Any, ...]] = []
+        """The layers of N networks.
+
+        The first convolution reads 3x3 neighbourhoods, so that it is a linear layer of few inputs.
+        """
+        h, w = images.shape[-2:]
+        folded = dict(weights)
+        steps: list[Step] = []
         for i in range(len(self.convs)):
-            weight, bias, norm = f"convs.{i}.weight", f"convs.{i}.bias", f"norms.{i}"
-            if not self.norms:
-                convs.append((weight, bias))
-                continue
-            running = weights[f"{norm}.running_mean"], weights[f"{norm}.running_var"]
-            affine = f"{norm}.weight", f"{norm}.bias"
-            if self.training:
-                convs.append((weight, None))
-                norms.append((Normalise(*running), *affine))
-            else:  # normalisation by fixed statistics is part of the product
-                scale, weights[bias] = running_affine(*running, *(weights[name] for name in affine))
-                weights[weight] = weights[weight] * scale[..., None, None, None]
-                convs.append((weight, bias))
-        return _chain(images, weights, convs, norms)
+            conv: Layer = Conv3x3(h, w) if i else Linear()
+            steps += [*self._convolution(conv, i, folded), Step(ReluPool(h, w))]
+            h, w = h // 2, w // 2
+        steps.append(Step(Linear(), "head.weight", "head.bias"))
+        return Chain(patches(images.movedim(-4, -1)), steps, folded)
 
+    def _convolution(self, conv: Layer, i: int, weights: dict[str, Tensor]) -> list[Step]:
+        """Steps of one convolution and of what normalises its result.
 
-def _chain(
-    images: Tensor,
-    weights: Mapping[str, Tensor],
-    convs: list[tuple[str | None, ...]],
-    norms: list[tuple[Any, ...]],
-) -> Chain:
-    """3x3 convolutions, each with ReLU and 2x2 pooling, then one linear layer, ``head``.
+        Normalisation by fixed statistics, in evaluation mode, is part of the convolution.
 
-    Args:
-        images: ``(N, B, C, H, W)``, or ``(B, C, H, W)`` for all networks.
-        weights: those of N networks.
-        convs: names of the weight and the bias of each convolution.
-        norms: steps of a :class:`Chain`, one after each convolution, if there are any.
+        Args:
+            conv: its layer.
+            i: its index.
+            weights: those of N networks, where a normalised convolution gets its new weights.
 
-    """
-    h, w = images.shape[-2:]
-    steps: list[tuple[Any, ...]] = []
-    for i, names in enumerate(convs):
-        steps += [(Conv3x3(h, w) if i else Linear(), *names), *norms[i : i + 1], (ReluPool(h, w),)]
-        h, w = h // 2, w // 2
-    steps.append((Linear(), "head.weight", "head.bias"))
-    return Chain(patches(images.movedim(-4, -1)), steps, weights)
+        """
+        weight, bias, norm = f"convs.{i}.weight", f"convs.{i}.bias", f"norms.{i}"
+        if not self.norms:
+            return [Step(conv, weight, bias)]
+        running = weights[f"{norm}.running_mean"], weights[f"{norm}.running_var"]
+        affine = f"{norm}.weight", f"{norm}.bias"
+        if self.training:
+            return [Step(conv, weight), Step(Normalise(*running), *affine)]
+        scale, weights[bias] = running_affine(*running, *(weights[name] for name in affine))
+        weights[weight] = weights[weight] * scale[..., None, None, None]
+        return [Step(conv, weight, bias)]
 
 
 def build(shape: tuple[int, int, int], classes: int, settings: CnnSettings) -> Cnn:

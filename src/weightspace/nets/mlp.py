@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weightspace.nets._chain import Chain
+from weightspace.nets._chain import Chain, Step
 from weightspace.nets._layers import Linear, Relu
 from weightspace.params import MlpSettings
 from weightspace.weights.spec import Axis, Spec, TensorSpec
@@ -43,10 +42,10 @@ class Mlp(nn.Module):
 
     def batched(self, weights: Mapping[str, Tensor], images: Tensor) -> Chain:
         """The layers of N networks."""
-        steps: list[tuple[Any, ...]] = []
+        steps: list[Step] = []
         for i in range(len(self.layers)):
-            steps += [(Linear(), f"layers.{i}.weight", f"layers.{i}.bias"), (Relu(),)]
-        steps.append((Linear(), "head.weight", "head.bias"))
+            steps += [Step(Linear(), f"layers.{i}.weight", f"layers.{i}.bias"), Step(Relu())]
+        steps.append(Step(Linear(), "head.weight", "head.bias"))
         return Chain(images.flatten(-3).mT, steps, weights)
 
 

@@ -140,13 +140,13 @@ def _gradient(
 ) -> Tensor:
     """Gradient ``(A, P)`` of each run's mean cross entropy; ``buffers`` are updated in place."""
 
-    def slope(outputs: Tensor) -> Tensor:
+    def grad_of_loss(outputs: Tensor) -> Tensor:
         """Softmax minus one-hot labels ``(A, c, B)``."""
         found = outputs.softmax(1)
         found.scatter_add_(1, labels[:, None], found.new_full((), -1).expand_as(labels[:, None]))
         return found / labels.shape[1]
 
-    return learned.flatten(net.gradient(learned.unflatten(flat) | buffers, images, slope))
+    return learned.flatten(net.gradient(learned.unflatten(flat) | buffers, images, grad_of_loss))
 
 
 def _adam(w: Tensor, g: Tensor, state: Weights, step: int, _: float) -> None:
