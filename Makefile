@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS = 1
 export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: repro test lint docs results sweep ablation autoencoders glyphs study pictures report clean
+.PHONY: repro test lint docs tables outputs results sweep ablation autoencoders glyphs study pictures report clean
 
 repro: $(READY)  ## run every stage whose inputs changed, then show the results
 	python -m weightspace validate
@@ -48,7 +48,7 @@ WIDTH ?=
 study: $(READY)  ## the original study's setting: make study IMAGES=/path/to/classes RUNS=1000 WIDTH=64
 	$(SUITE) benchmarks/$(STUDY).yaml --out docs/$(STUDY).md -S sources.path=$(IMAGES) $(if $(RUNS),-S zoo.runs=$(RUNS)) $(if $(WIDTH),-S nets.resnet18.width=$(WIDTH))
 
-pictures: $(READY)  ## draw docs/pictures from the plot data in metrics/plots
+pictures: $(READY)  ## draw docs/pictures from metrics/plots and dvc.yaml
 	python -m weightspace pictures
 
 report: $(READY)  ## one self-contained page: report/index.html
@@ -56,6 +56,12 @@ report: $(READY)  ## one self-contained page: report/index.html
 
 docs: $(READY)  ## the documentation as a site, site/index.html; a wrong link or name is an error
 	mkdocs build --strict --config-file docs/site/mkdocs.yml
+
+tables: $(READY)  ## figures of README and docs from the committed metrics
+	python -m weightspace document --write
+
+outputs: $(READY)  ## the same, and the outputs of their examples, which it runs: needs a finished pipeline
+	python -m weightspace document --write --outputs
 
 # torch comes first and by pip, so that the CPU build on pip's path is taken.
 $(READY): pyproject.toml constraints.txt

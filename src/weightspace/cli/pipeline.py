@@ -38,11 +38,34 @@ def params_(
 
 
 @commands.command(rich_help_panel=PANEL)
-def results(root: Root = Path()) -> None:
+def results(
+    root: Root = Path(),
+    markdown: Annotated[bool, typer.Option("--markdown", help="tables as Markdown")] = False,
+) -> None:
     """Show the results beside chance and the published ones of the original study."""
-    from weightspace.report.tables import show
+    from weightspace.report.tables import as_markdown, show
 
-    show(root)
+    if markdown:
+        print(as_markdown(root))
+    else:
+        show(root)
+
+
+@commands.command(rich_help_panel=PANEL)
+def document(
+    write: Annotated[
+        bool, typer.Option("--write", help="write them; without it, say whether that is needed")
+    ] = False,
+    outputs: Annotated[
+        bool, typer.Option("--outputs", help="run the examples too; needs a finished pipeline")
+    ] = False,
+    root: Root = Path(),
+) -> None:
+    """Renew the figures of README and docs from the committed metrics, and outputs of examples."""
+    from weightspace.report.document import document as renew
+
+    for name in renew(root, write=write, outputs=outputs):
+        print(f"Written to {name}")
 
 
 @commands.command(rich_help_panel=PANEL)
@@ -126,7 +149,9 @@ def report(
 
 @commands.command(rich_help_panel=PANEL)
 def pictures(root: Root = Path()) -> None:
-    """Draw docs/pictures from the plot data in metrics/plots."""
+    """Draw docs/pictures from the plot data in metrics/plots, and the stages of dvc.yaml."""
     from weightspace.report.plots import draw_all
+    from weightspace.report.stages import draw_stages
 
     draw_all(root)
+    draw_stages(root)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from weightspace.artifacts import read_json
+from weightspace.report import markdown
 
 # D. J. Swanevelder, "A Contrastive Approach to Weight Space Learning", slide with the final figures
 PUBLISHED = {
@@ -22,23 +24,34 @@ PUBLISHED = {
 
 def show(root: Path) -> None:
     """Print the results of the committed or latest run."""
-    reconstruction = read_json(root / "metrics" / "reconstruction.json")
-    sampling = read_json(root / "metrics" / "sampling.json")
-    finetuning = read_json(root / "metrics" / "finetuning.json")
     console = Console(width=None if sys.stdout.isatty() else 110)
-    for split in ("test_sets", "test_classes"):
-        if split in reconstruction:
-            console.print(reconstruction_table(reconstruction[split], split))
-            console.print(sampling_table(sampling[split], split))
-            for line in notes(sampling[split]):
-                console.print(line)
-            console.print(finetuning_table(finetuning[split], split))
-    generation = root / "metrics" / "generation.json"
-    if generation.is_file():  # results of earlier versions have none
-        console.print(generation_table(read_json(generation)))
+    for part in results(root):
+        console.print(part)
     console.print(
         "Plots: `dvc plots show` (data in metrics/plots). All figures: `dvc metrics show`."
     )
+
+
+def as_markdown(root: Path) -> str:
+    """Give the same results as Markdown, for README and docs."""
+    parts = [p if isinstance(p, str) else markdown.table(p) for p in results(root)]
+    return "\n\n".join(parts)
+
+
+def results(root: Path) -> Iterator[Table | str]:
+    """Tables and notes of every test split, in order."""
+    reconstruction = read_json(root / "metrics" / "reconstruction.json")
+    sampling = read_json(root / "metrics" / "sampling.json")
+    finetuning = read_json(root / "metrics" / "finetuning.json")
+    for split in ("test_sets", "test_classes"):
+        if split in reconstruction:
+            yield reconstruction_table(reconstruction[split], split)
+            yield sampling_table(sampling[split], split)
+            yield from notes(sampling[split])
+            yield finetuning_table(finetuning[split], split)
+    generation = root / "metrics" / "generation.json"
+    if generation.is_file():  # results of earlier versions have none
+        yield generation_table(read_json(generation))
 
 
 def reconstruction_table(figures: dict[str, Any], split: str) -> Table:
