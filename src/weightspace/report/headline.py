@@ -133,24 +133,59 @@ def measured(root: Path) -> str:
 
 def facts(root: Path) -> str:
     """What else the trained models do, a line each."""
-    names = ("reconstruction", "sampling", "properties")
-    r, s, p = (read_json(root / "metrics" / f"{name}.json")[SPLIT] for name in names)
+    names = ("reconstruction", "sampling", "properties", "novelty", "finetuning")
+    metrics = {name: read_json(root / "metrics" / f"{name}.json")[SPLIT] for name in names}
     latent = load_params(root / "params.yaml").autoencoder.latent
-    return "\n".join(
-        (
-            f"* *Encode and decode*: {latent} numbers rebuild a network that nothing was fitted to; in one pass "
-            f"it agrees with its original on {_percent(r, 'encoder_only_agreement_mean')} of the test images, finished networks on "
-            f"{_percent(r, 'encoder_only_agreement_mean_late')} (chance {_percent(r, 'agreement_chance')} and "
-            f"{_percent(r, 'agreement_chance_late')}); refined by gradient steps on the latent "
-            f"{_percent(r, 'agreement_mean')} and {_percent(r, 'agreement_mean_late')}.",
-            f"* *Find*: dataset and result find a network of the right task, classes in order, first for "
-            f"{_percent(s, 'd_to_w_recall_at_1_late')} of finished networks, a network finds its task for "
-            f"{_percent(s, 'w_to_d_recall_at_1_late')} (chance {_percent(s, 'w_to_d_recall_at_1_late_chance')}).",
-            f"* *Predict* from the latent: test accuracy with R2 {p['latent_test_accuracy_r2']:.2f} (weight "
-            f"statistics {p['weight_statistics_test_accuracy_r2']:.2f}), the optimiser for "
-            f"{_percent(p, 'latent_optimizer_accuracy')} of networks; there weight statistics win "
-            f"({_percent(p, 'weight_statistics_optimizer_accuracy')}).",
-        )
+    lines = (
+        _encoding(metrics["reconstruction"], latent),
+        _finding(metrics["sampling"]),
+        _reading(metrics["properties"]),
+        _varying(metrics["sampling"], metrics["novelty"], metrics["finetuning"]),
+    )
+    return "\n".join(f"* {line}" for line in lines)
+
+
+def _encoding(figures: dict[str, Any], latent: int) -> str:
+    plain, late = (_percent(figures, f"encoder_only_agreement_mean{k}") for k in ("", "_late"))
+    refined, refined_late = (_percent(figures, f"agreement_mean{k}") for k in ("", "_late"))
+    chance, chance_late = (_percent(figures, f"agreement_chance{k}") for k in ("", "_late"))
+    return (
+        f"*Encode and decode*: {latent} numbers rebuild a network that nothing was fitted to. In one "
+        f"pass it predicts as its original does on {plain} of the test images (chance {chance}), "
+        f"finished networks on {late} ({chance_late}); refined by gradient steps on the latent "
+        f"{refined} and {refined_late}."
+    )
+
+
+def _finding(figures: dict[str, Any]) -> str:
+    there, back = (f"{name}_recall_at_1_late" for name in ("d_to_w", "w_to_d"))
+    return (
+        f"*Find*, among {figures['tasks']} tasks, finished networks: D and R find a network of their "
+        f"task first for {_percent(figures, there)}, a network, its result given, its task for "
+        f"{_percent(figures, back)} (chance {_percent(figures, back + '_chance')})."
+    )
+
+
+def _reading(figures: dict[str, Any]) -> str:
+    latent, plain = (figures[f"{k}_test_accuracy_r2"] for k in ("latent", "weight_statistics"))
+    right, better = (
+        _percent(figures, f"{k}_optimizer_accuracy") for k in ("latent", "weight_statistics")
+    )
+    return (
+        f"*Read off* a latent: test accuracy with R2 {latent:.2f} (statistics of the weights "
+        f"{plain:.2f}), the optimiser for {right} of the networks (statistics of the weights {better})."
+    )
+
+
+def _varying(sampling: dict[str, Any], novelty: dict[str, Any], after: dict[str, Any]) -> str:
+    draws, members = (_percent(sampling, f"agreement_between_{k}") for k in ("draws", "members"))
+    overlap, other = (novelty[f"error_overlap_{k}"] for k in ("draws", "members"))
+    gain, scratch = (after[f"{k}_ensemble"] - after[f"{k}_single"] for k in ("sampled", "scratch"))
+    return (
+        f"*Vary*: two guided draws of one request agree on {draws} of the images, two trained networks "
+        f"of like result on {members}. At the highest target the errors of two draws overlap by "
+        f"{overlap:.2f}, those of two trained networks by {other:.2f}; an ensemble of "
+        f"{after['ensemble']} gains {gain:+.3f} ({scratch:+.3f} from scratch)."
     )
 
 

@@ -70,7 +70,7 @@ def _scatter(axes: Axes, table: pd.DataFrame) -> None:
         ends = np.array([x.min(), x.max()])
         axes.plot(ends, slope * ends + offset, color=ACCENT, lw=2, label=f"fit, $R^2$ = {r2:.3f}")
     axes.set(
-        title="Reconstruction: accuracy in and out",
+        title="Reconstruction (refined): accuracy in and out",
         xlabel="test accuracy of the original",
         ylabel="test accuracy of the reconstruction",
         xlim=(0.2, 1.02),
@@ -90,12 +90,14 @@ def _calibration(axes: Axes, table: pd.DataFrame) -> None:
         color=INK,
         alpha=0.15,
         lw=0,
-        label="single draws, 10-90 %",
+        label="guided draws, 10-90 %",
     )
-    axes.plot(table["target"], table["single"], "o-", color=INK, label="single draws, mean")
-    axes.plot(table["target"], table["best_of_n"], "s-", color=ACCENT, label="best of n, mean")
+    axes.plot(table["target"], table["single"], "o-", color=INK, label="guided draws, mean")
+    axes.plot(
+        table["target"], table["best_of_n"], "s-", color=ACCENT, label="chosen among n guided, mean"
+    )
     axes.set(
-        title="Sampling for unseen class sets",
+        title="Guided draws for unseen class sets",
         xlabel="target",
         ylabel="achieved on test images",
     )

@@ -34,8 +34,8 @@ def show(root: Path) -> None:
 
 def as_markdown(root: Path) -> str:
     """Give the same results as Markdown, for README and docs."""
-    parts = [p if isinstance(p, str) else markdown.table(p) for p in results(root)]
-    return "\n\n".join(parts)
+    parts = [*results(root), *more_results(root)]
+    return "\n\n".join(p if isinstance(p, str) else markdown.table(p) for p in parts)
 
 
 def results(root: Path) -> Iterator[Table | str]:
@@ -52,6 +52,15 @@ def results(root: Path) -> Iterator[Table | str]:
     generation = root / "metrics" / "generation.json"
     if generation.is_file():  # results of earlier versions have none
         yield generation_table(read_json(generation))
+
+
+def more_results(root: Path) -> Iterator[Table]:
+    """Tables that are not shown at the end of ``make repro``: properties and novelty."""
+    makers = {"properties": properties_table, "novelty": novelty_table}
+    for name, make in makers.items():
+        for split, figures in read_json(root / "metrics" / f"{name}.json").items():
+            if split.startswith("test"):
+                yield make(figures, split)
 
 
 def reconstruction_table(figures: dict[str, Any], split: str) -> Table:
