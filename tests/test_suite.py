@@ -319,21 +319,6 @@ def test_the_command_line_hands_on_what_it_was_given(definition, tmp_path, monke
     ]
 
 
-def test_the_readme_shows_figures_of_the_comparison():
-    text = (ROOT / "README.md").read_text()
-    (table,) = re.findall(r"<!-- autoencoders -->\n(.*?)<!-- /autoencoders -->", text, re.DOTALL)
-    head, _, *rows = [line.strip("| ").split(" | ") for line in table.splitlines()]
-    figures = pd.read_csv(ROOT / "docs" / "autoencoders.csv").dropna()
-    autoencoders = {name for name in figures["row"] if "encoder" not in name}
-    assert sorted(row[0] for row in rows) == sorted(autoencoders)
-    for name, *cells in rows:
-        for column, cell in zip(head[1:], cells, strict=True):
-            here = figures[(figures["row"] == name) & (figures["column"] == column)]
-            mean, half = suite.interval(here["value"].to_numpy())
-            shown = [float(number) for number in cell.split(" ± ")]
-            assert shown == pytest.approx([mean, half][: len(shown)], abs=0.00501)
-
-
 @pytest.mark.parametrize("name", ["ablation", "glyphs", "autoencoders", "study", "study_small"])
 def test_the_tables_of_the_project_are_valid(name):
     """Their settings are those of params.yaml and their figures those of the metric files."""

@@ -8,7 +8,7 @@ from typing import Any
 from weightspace.artifacts import read_json
 from weightspace.report import markdown
 
-NETS = {"mlp": "MLP", "cnn": "CNN", "cnn_bn": "CNN with batch normalisation"}
+NETS = {"mlp": "MLP", "cnn": "CNN", "cnn-batch-norm": "CNN with batch normalisation"}
 RATES = {
     "draw": "draw in one pass and decode",
     "draw_guided": "draw, guide, decode",
