@@ -350,7 +350,7 @@ class FunctionalSettings(BehaviouralSettings):
 
 
 class MlpAutoencoderSettings(BehaviouralSettings):
-    """Autoencoder on PCA coefficients, the deck's."""
+    """Autoencoder on PCA coefficients, that of the original study."""
 
     hidden: Widths = Field((256,), description="units of the encoder's hidden layers")
 
@@ -521,7 +521,7 @@ class EvaluateSettings(Settings):
         True, description="also what the figures are held against: false saves time in sweeps"
     )
     random_inputs: int = Field(
-        128, ge=2, description="random images of the deck's second comparison"
+        128, ge=2, description="random images of the second comparison of outputs"
     )
     novelty_networks: int = Field(
         80, ge=2, description="samples, and train members, compared after alignment"
