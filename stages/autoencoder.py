@@ -2,7 +2,7 @@
 
 from _live import live
 from _stage import DATA, METRICS, run
-from weightspace.artifacts import write_csv
+from weightspace.artifacts import AUTOENCODER_FILE, PCA_FILE, ZOO_FOLDER, write_csv
 from weightspace.autoencoders import AUTOENCODERS
 from weightspace.autoencoders.base import AutoencoderData
 from weightspace.params import Params
@@ -14,13 +14,13 @@ from weightspace.zoo.store import Zoo
 
 def main(params: Params) -> None:
     """Write data/autoencoder and the loss curves."""
-    pca = TensorPca.load(DATA / "pca" / "pca.safetensors")
-    data = AutoencoderData.of(Zoo.open(DATA / "zoo"), load_runner(DATA, params), pca)
+    pca = TensorPca.load(DATA / PCA_FILE)
+    data = AutoencoderData.of(Zoo.open(DATA / ZOO_FOLDER), load_runner(DATA, params), pca)
     family = resolve(AUTOENCODERS, params.autoencoder.model, "autoencoder.model")
     with live("autoencoder"):
         options = params.autoencoders.of(params.autoencoder.model)
         autoencoder, history = family.fit(data, params.autoencoder, options, params.seed)
-    autoencoder.save(DATA / "autoencoder" / "autoencoder.safetensors")
+    autoencoder.save(DATA / AUTOENCODER_FILE)
     write_csv(METRICS / "plots" / "autoencoder_loss.csv", history)
 
 

@@ -1,7 +1,7 @@
 """Compare sampled networks with the training members: are they new?"""
 
 from _stage import DATA, METRICS, run
-from weightspace.artifacts import write_json
+from weightspace.artifacts import ZOO_FOLDER, write_json
 from weightspace.data.tasks import TEST_SPLITS
 from weightspace.evaluate.controls import TrainMembers
 from weightspace.evaluate.novelty import evaluate_novelty
@@ -12,7 +12,7 @@ from weightspace.zoo.store import Zoo
 
 def main(params: Params) -> None:
     """Write metrics/novelty.json."""
-    zoo, (sampler, runner) = Zoo.open(DATA / "zoo"), load_sampler(DATA, params)
+    zoo, (sampler, runner) = Zoo.open(DATA / ZOO_FOLDER), load_sampler(DATA, params)
     donors = TrainMembers.of(zoo, sampler, runner)
     limit, out = params.evaluate.novelty_networks, {}
     for split in TEST_SPLITS:

@@ -3,7 +3,7 @@
 import torch
 
 from _stage import DATA, METRICS, run
-from weightspace.artifacts import write_json
+from weightspace.artifacts import AUTOENCODER_FILE, DATASET_FOLDER, ZOO_FOLDER, write_json
 from weightspace.autoencoders.base import encode_members, load_autoencoder
 from weightspace.data.dataset import Dataset
 from weightspace.evaluate.properties import Features, evaluate, hyper_parameters, weight_statistics
@@ -13,8 +13,8 @@ from weightspace.zoo.store import Zoo
 
 def main(params: Params) -> None:
     """Write metrics/properties.json."""
-    zoo = Zoo.open(DATA / "zoo")
-    autoencoder = load_autoencoder(DATA / "autoencoder" / "autoencoder.safetensors")
+    zoo = Zoo.open(DATA / ZOO_FOLDER)
+    autoencoder = load_autoencoder(DATA / AUTOENCODER_FILE)
     members = {
         s: t for s in ("train", "val", "test_sets", "test_classes") if len(t := zoo.select(s))
     }
@@ -28,7 +28,7 @@ def main(params: Params) -> None:
             },
             "hyperparameters": {s: hyper_parameters(t) for s, t in members.items()},
         }
-    classes = Dataset.load(DATA / "dataset").classes
+    classes = Dataset.load(DATA / DATASET_FOLDER).classes
     known = torch.arange(int(classes.max()) + 1)
     present = {
         s: (classes[torch.tensor(t["task"].to_numpy())][..., None] == known).any(1).numpy()

@@ -1,7 +1,7 @@
 """Draw networks for held-out tasks and compare what they achieve with what was asked."""
 
 from _stage import DATA, METRICS, run
-from weightspace.artifacts import write_csv, write_json
+from weightspace.artifacts import ZOO_FOLDER, write_csv, write_json
 from weightspace.autoencoders.base import encode_members
 from weightspace.data.tasks import HELD_OUT
 from weightspace.evaluate.controls import TrainMembers
@@ -14,7 +14,7 @@ from weightspace.zoo.store import Zoo
 
 def main(params: Params) -> None:
     """Write metrics/sampling.json and its plot data."""
-    zoo, (sampler, runner) = Zoo.open(DATA / "zoo"), load_sampler(DATA, params)
+    zoo, (sampler, runner) = Zoo.open(DATA / ZOO_FOLDER), load_sampler(DATA, params)
     donors = TrainMembers.of(zoo, sampler, runner) if params.evaluate.controls else None
     out = {}
     for split in HELD_OUT:

@@ -1,7 +1,7 @@
 """Fit one principal component basis per tensor on train members; show what k costs on val."""
 
 from _stage import DATA, METRICS, SCRATCH, run
-from weightspace.artifacts import write_csv, write_parquet
+from weightspace.artifacts import PCA_FILE, ZOO_FOLDER, write_csv, write_parquet
 from weightspace.evaluate.components import against_k
 from weightspace.params import Params
 from weightspace.weights.pca import stream_pca
@@ -11,13 +11,13 @@ from weightspace.zoo.store import Zoo
 
 def main(params: Params) -> None:
     """Write data/pca and the plot data of explained variance and agreement against k."""
-    zoo = Zoo.open(DATA / "zoo")
+    zoo = Zoo.open(DATA / ZOO_FOLDER)
     train = zoo.select("train")
     SCRATCH.mkdir(exist_ok=True)
     pca = stream_pca(zoo.spec, zoo.reader(train), len(train), params.pca, SCRATCH)
     curve = against_k(pca, zoo, load_runner(DATA, params), zoo.select("val"))
-    pca.save(DATA / "pca" / "pca.safetensors")
-    write_parquet(DATA / "pca" / "modes.parquet", pca.table())
+    pca.save(DATA / PCA_FILE)
+    write_parquet((DATA / PCA_FILE).with_name("modes.parquet"), pca.table())
     write_csv(METRICS / "plots" / "pca_against_k.csv", curve)
 
 

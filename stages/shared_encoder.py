@@ -2,7 +2,7 @@
 
 from _live import live
 from _stage import DATA, METRICS, run
-from weightspace.artifacts import write_csv
+from weightspace.artifacts import SHARED_ENCODER_FILE, ZOO_FOLDER, write_csv
 from weightspace.autoencoders.base import load_trained
 from weightspace.params import Params
 from weightspace.registry import resolve
@@ -16,7 +16,7 @@ from weightspace.zoo.store import Zoo
 
 def main(params: Params) -> None:
     """Write data/shared_encoder and the loss curves."""
-    zoo, (runner, autoencoder) = Zoo.open(DATA / "zoo"), load_trained(DATA, params)
+    zoo, (runner, autoencoder) = Zoo.open(DATA / ZOO_FOLDER), load_trained(DATA, params)
     settings = params.shared_encoder
     train, val = (
         encode_pairs(zoo, split, runner, autoencoder, Result(settings.result))
@@ -32,7 +32,7 @@ def main(params: Params) -> None:
     if settings.calibrate:
         sampler = Sampler(autoencoder, model, runner.net)
         calibrate(sampler, runner, val.tasks.unique().numpy(), params.seed)
-    model.save(DATA / "shared_encoder" / "shared_encoder.safetensors")
+    model.save(DATA / SHARED_ENCODER_FILE)
     write_csv(METRICS / "plots" / "shared_encoder_loss.csv", history)
 
 

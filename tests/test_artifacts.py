@@ -1,5 +1,6 @@
 """Artefacts on disk: what is written stays written, also after a power cut."""
 
+import ast
 import errno
 import os
 import stat
@@ -9,11 +10,18 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cases import tiny
 from conftest import train_zoo
 from weightspace.artifacts import (
     ABANDONED_DAYS,
+    AUTOENCODER_FILE,
+    IMAGES_FILE,
+    MEMBERS_FILE,
+    PCA_FILE,
+    SHARED_ENCODER_FILE,
+    TASKS_FILE,
     held,
     lock,
     new_folder,
@@ -27,6 +35,7 @@ from weightspace.weights.pca import stream_pca
 from weightspace.zoo import generate as generator
 
 SRC = Path(__file__).parent.parent / "src"
+FILES = (IMAGES_FILE, TASKS_FILE, MEMBERS_FILE, PCA_FILE, AUTOENCODER_FILE, SHARED_ENCODER_FILE)
 LINKS = ("replace", "link")  # what puts a name into a folder
 
 
@@ -215,3 +224,22 @@ def test_pca_removes_aligned_copies_that_a_killed_one_left_and_holds_its_own(wor
     stream_pca(zoo.spec, reading, len(train), settings, tmp_path)
     assert len(seen) == 1
     assert list(tmp_path.iterdir()) == [young]
+
+
+def texts(path):
+    """All texts in a file's code."""
+    return {n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant)}
+
+
+def test_file_names_of_artefacts_are_in_one_file():
+    """So a stage and the code that reads what it wrote cannot disagree."""
+    names = {file.name for file in FILES}
+    code = [*SRC.rglob("*.py"), *(SRC.parent / "stages").glob("*.py")]
+    assert {path.name for path in code if names & texts(path)} == {"artifacts.py"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_artefacts_are_outputs_of_the_stages_of_their_folders(file):
+    stages = yaml.safe_load((SRC.parent / "dvc.yaml").read_text())["stages"]
+    assert f"data/{file.parent}" in stages[file.parent.name]["outs"]
+    assert file.suffix in (".safetensors", ".parquet")

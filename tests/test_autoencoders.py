@@ -370,13 +370,15 @@ def test_the_residual_autoencoder_keeps_the_coefficients_that_explain_most(fitte
         autoencoder.scaled(autoencoder.decode(autoencoder.encode(weights))),
     )
     torch.testing.assert_close(
-        rebuilt[:, autoencoder.kept], scaled[:, autoencoder.kept], atol=1e-4, rtol=1e-3
+        rebuilt[:, autoencoder.linear], scaled[:, autoencoder.linear], atol=1e-4, rtol=1e-3
     )
-    assert (rebuilt - scaled)[:, autoencoder.lost].abs().max() > 0.01  # the control
+    assert (rebuilt - scaled)[:, autoencoder.predicted].abs().max() > 0.01  # the control
     sizes, eye = autoencoder.pca.sizes, torch.eye(autoencoder.pca.features)
     gain = torch.stack([unexplained(scaled * only, sizes) for only in eye])
-    assert gain[autoencoder.kept].min() >= gain[autoencoder.lost].max() * (1 - 1e-4)
-    assert gain[autoencoder.kept].min() > gain[autoencoder.lost].min()  # the control: they differ
+    assert gain[autoencoder.linear].min() >= gain[autoencoder.predicted].max() * (1 - 1e-4)
+    assert (
+        gain[autoencoder.linear].min() > gain[autoencoder.predicted].min()
+    )  # the control: they differ
 
 
 def test_the_residual_autoencoder_predicts_what_pca_lost(planted):
@@ -388,7 +390,7 @@ def test_the_residual_autoencoder_predicts_what_pca_lost(planted):
             autoencoder.scaled(w)
             for w in (made.held, autoencoder.decode(autoencoder.encode(made.held)))
         )
-    lost, predicted = (x[:, autoencoder.lost] for x in (scaled, rebuilt))
+    lost, predicted = (x[:, autoencoder.predicted] for x in (scaled, rebuilt))
     none = lost.square().mean()
     assert (predicted - lost).square().mean() < 0.6 * none
     assert (predicted.roll(1, 0) - lost).square().mean() > none  # the control
@@ -446,14 +448,14 @@ def test_padding_changes_nothing(fitted):
     """What stands in padded places of decoded tokens is ignored, in the loss too."""
     world, made = fitted("tokens", "cnn")
     autoencoder = made.autoencoder
-    tokens = autoencoder.standardise(take(world.data.weights["val"], slice(3)))
+    tokens = autoencoder.tokens(take(world.data.weights["val"], slice(3)))
     padded = (autoencoder.layout.index == autoencoder.spec.numel).expand_as(tokens)
     assert padded.any()
     assert (tokens[padded] == 0).all()
     noised = tokens.masked_fill(padded, 9.0)
     assert all(
-        torch.equal(w, autoencoder.weights(noised)[k])
-        for k, w in autoencoder.weights(tokens).items()
+        torch.equal(w, autoencoder.untokenised(noised)[k])
+        for k, w in autoencoder.untokenised(tokens).items()
     )
     assert float(TOKENS.per_token(noised - tokens, autoencoder.mask())) == 0
     assert float(TOKENS.per_token(noised - tokens, autoencoder.mask() | True)) > 1  # the control
@@ -461,7 +463,7 @@ def test_padding_changes_nothing(fitted):
 
 def test_the_loss_per_token_is_the_unexplained_share(fitted):
     world, made = fitted("tokens", "cnn")
-    tokens = made.autoencoder.standardise(world.data.weights["train"])
+    tokens = made.autoencoder.tokens(world.data.weights["train"])
     assert float(TOKENS.per_token(tokens, made.autoencoder.mask())) == pytest.approx(1, rel=1e-3)
     one = tokens.clone()
     one[:, 1:] = 0  # all wrong in one token of T
@@ -469,12 +471,34 @@ def test_the_loss_per_token_is_the_unexplained_share(fitted):
     assert share == pytest.approx(1 / tokens.shape[1], rel=1e-3)
 
 
+@pytest.mark.parametrize("name", ["reverse_pca", "tokens"])
+def test_what_never_varies_is_decoded_exactly(name, fitted):
+    world, made = fitted(name, "cnn")
+    still, moving = (layer for layer in TOKENS.layers(world.zoo.spec)[:2])
+    weights = dict(world.data.weights["train"])
+    for t in still:
+        weights[t.name] = weights[t.name][:1].expand_as(weights[t.name])
+    autoencoder = _copy(made.autoencoder)
+    autoencoder.fit_scale(weights)
+    x = autoencoder.spec.unflatten(autoencoder.standardise(weights))
+    decoded = autoencoder.decode(torch.randn(4, autoencoder.latent))
+    for t in still:
+        assert (x[t.name] == 0).all()
+        assert torch.equal(decoded[t.name], weights[t.name][:4])
+    for t in moving:  # the control
+        assert x[t.name].mean(0).abs().max() < 1e-4
+        assert 0.1 < x[t.name].std() < 10
+        assert not torch.equal(decoded[t.name], weights[t.name][:4])
+
+
 def test_windows_cover_the_sequence_once(fitted):
     _, made = fitted("tokens", "resnet18")
     autoencoder = made.autoencoder
     parts = autoencoder.windows()
     assert len(parts) > 10
-    assert [i for p in parts for i in range(p.start, p.stop)] == list(range(len(autoencoder.scale)))
+    assert [i for p in parts for i in range(p.start, p.stop)] == list(
+        range(len(autoencoder.layout))
+    )
     assert max(p.stop - p.start for p in parts) <= autoencoder.settings.window
 
 
@@ -543,8 +567,8 @@ def test_the_views_of_the_contrast_are_permuted_networks(fitted, monkeypatch):
     """Row i of both views is one network, its hidden units in two orders, its outputs unchanged."""
     world, made = fitted("tokens", "cnn")
     autoencoder, read, pairs = _copy(made.autoencoder), [], []
-    standardise = autoencoder.standardise
-    monkeypatch.setattr(autoencoder, "standardise", lambda w: read.append(w) or standardise(w))
+    tokens_of = autoencoder.tokens
+    monkeypatch.setattr(autoencoder, "tokens", lambda w: read.append(w) or tokens_of(w))
     monkeypatch.setattr(TOKENS, "nt_xent", lambda a, b, t: pairs.append((a, b)) or nt_xent(a, b, t))
     loss = TOKENS.TokensLoss(autoencoder, world.data, world.params.autoencoder, 0)
     rows = torch.tensor([5, 3, 8, 0])
@@ -564,7 +588,7 @@ def test_the_views_of_the_contrast_are_permuted_networks(fitted, monkeypatch):
     ((a, b),) = pairs
     one, (part,) = slice(2, 3), loss._parts(torch.Generator().manual_seed(1))
     for row, view in ((a, original), (b, permuted)):
-        tokens = standardise(take(view, one))[:, part]
+        tokens = tokens_of(take(view, one))[:, part]
         expected = autoencoder.head(autoencoder.encode_tokens(tokens, part).mean(1))
         torch.testing.assert_close(row[one], expected, rtol=1e-4, atol=1e-5)
     weight, temperature = autoencoder.settings.contrast_weight, autoencoder.settings.temperature

@@ -31,6 +31,14 @@ from torch import Tensor
 
 from weightspace.errors import WeightspaceError, problem
 
+# What the stages leave below the data folder. No other place names these files.
+DATASET_FOLDER, ZOO_FOLDER = Path("dataset"), Path("zoo")
+IMAGES_FILE, TASKS_FILE = DATASET_FOLDER / "images.safetensors", DATASET_FOLDER / "tasks.parquet"
+MEMBERS_FILE = ZOO_FOLDER / "members.parquet"  # beside it the shards, see zoo/store.py
+PCA_FILE = Path("pca") / "pca.safetensors"
+AUTOENCODER_FILE = Path("autoencoder") / "autoencoder.safetensors"
+SHARED_ENCODER_FILE = Path("shared_encoder") / "shared_encoder.safetensors"
+
 META_KEY = "weightspace"
 ABANDONED_DAYS = 7  # a killed run of the same code and settings may still be continued for so long
 

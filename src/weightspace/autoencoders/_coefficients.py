@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import pandas as pd
 import torch
@@ -14,13 +14,14 @@ from weightspace.autoencoders._loss import FitLoss
 from weightspace.autoencoders.base import Autoencoder, AutoencoderData
 from weightspace.learning.loop import fit as run_fit
 from weightspace.params import AutoencoderSettings, BehaviouralSettings
+from weightspace.rng import torch_stream
 from weightspace.weights.pca import TensorPca
 from weightspace.weights.permutations import shuffled
 from weightspace.weights.spec import Weights, take
 
 
 class CoefficientAutoencoder(Autoencoder):
-    """Autoencoder of PCA coefficients, each in units of its tensor's spread.
+    """Autoencoder of PCA coefficients, those of each tensor in units of their root mean square.
 
     Latents of train members have a root mean square of 1, so that steps and noise mean the same
     for every autoencoder.
@@ -28,18 +29,30 @@ class CoefficientAutoencoder(Autoencoder):
     Args:
         pca: first compression, kept inside the autoencoder.
         latent: features of z.
-        settings: the autoencoder's own section of params.yaml.
+        settings: the member's section of params.yaml.
+        rng: source of the initial weights.
 
     """
 
+    Options: ClassVar[type[BehaviouralSettings]]  # of the member's section of params.yaml
     scale: Tensor
     unit: Tensor
 
-    def __init__(self, pca: TensorPca, latent: int, settings: BehaviouralSettings) -> None:
+    def __init__(
+        self, pca: TensorPca, latent: int, settings: BehaviouralSettings, rng: torch.Generator
+    ) -> None:
         super().__init__()
         self.pca, self.spec, self.latent, self.settings = pca, pca.spec, latent, settings
         self.register_buffer("scale", pca.scale())
         self.register_buffer("unit", torch.ones(()))
+        self.build(rng)
+
+    @abstractmethod
+    def build(self, rng: torch.Generator) -> None:
+        """Make the layers that are learned."""
+
+    def prepare(self, members: int, settings: AutoencoderSettings) -> None:
+        """What has to be known before the fit to so many train members; by default nothing."""
 
     @abstractmethod
     def compress(self, scaled: Tensor) -> Tensor:
@@ -52,7 +65,14 @@ class CoefficientAutoencoder(Autoencoder):
     def rebuild(
         self, scaled: Tensor, split: str, rng: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Rebuilt coefficients for the loss, and named penalties that are added to it."""
+        """Rebuilt coefficients for the loss, and named penalties that are added to it.
+
+        Args:
+            scaled: scaled coefficients ``(N, features)``.
+            split: "train" or "val".
+            rng: source of noise.
+
+        """
         return self.expand(self.compress(scaled)), {}
 
     def scaled(self, weights: Mapping[str, Tensor]) -> Tensor:
@@ -75,15 +95,52 @@ class CoefficientAutoencoder(Autoencoder):
         """Sizes of the autoencoder and of its PCA."""
         return {"pca": self.pca.meta(), **super().meta()}
 
+    @classmethod
+    def from_meta(cls, meta: Mapping[str, Any]) -> Self:
+        """Autoencoder of the right sizes, to be filled from a file."""
+        pca, options = (
+            TensorPca.from_meta(meta["pca"]),
+            cls.Options.model_validate(meta["settings"]),
+        )
+        return cls(pca, meta["latent"], options, torch.Generator())
+
+    @classmethod
+    def fit(
+        cls,
+        data: AutoencoderData,
+        settings: AutoencoderSettings,
+        options: BehaviouralSettings,
+        seed: int,
+    ) -> tuple[Self, pd.DataFrame]:
+        """Fit on train members; stop by the loss on val members.
+
+        Args:
+            data: members and images.
+            settings: section ``autoencoder`` of params.yaml.
+            options: the member's section of params.yaml.
+            seed: root seed.
+
+        Returns:
+            The autoencoder and its history, a row per epoch.
+
+        """
+        rng = torch_stream(seed, "autoencoder", "init")
+        autoencoder = cls(data.pca, settings.latent, options, rng)
+        autoencoder.prepare(data.counts["train"], settings)
+        return autoencoder, fit_coefficients(autoencoder, data, settings, seed)
+
 
 def unexplained(error: Tensor, sizes: list[int]) -> Tensor:
-    """Share of each tensor's variance that is not rebuilt, averaged over the tensors.
+    """Fraction of each tensor's variance that is not rebuilt, averaged over the tensors.
 
     So a large tensor does not drown a small one.
 
     Args:
-        error: in units of each tensor's spread ``(N, features)``.
+        error: in units of each tensor's root mean square ``(N, features)``.
         sizes: features of each tensor; those without any do not count.
+
+    >>> unexplained(torch.tensor([[1.0, 1.0, 1.0, 0.0]]), [3, 1])  # all of one, none of the other
+    tensor(0.5000)
 
     """
     parts = error.square().split([s for s in sizes if s], 1)
@@ -94,12 +151,19 @@ def fit_coefficients(
     autoencoder: CoefficientAutoencoder,
     data: AutoencoderData,
     settings: AutoencoderSettings,
-    weight: float,
     seed: int,
 ) -> pd.DataFrame:
-    """Fit an autoencoder of coefficients on train members; stop by the loss on val members."""
+    """Fit an autoencoder of coefficients on train members; stop by the loss on val members.
+
+    Args:
+        autoencoder: fitted in place.
+        data: members and images.
+        settings: section ``autoencoder`` of params.yaml.
+        seed: root seed.
+
+    """
     scaled = {split: autoencoder.scaled(weights) for split, weights in data.weights.items()}
-    combine = FitLoss(data, settings, weight, seed)
+    combine = FitLoss(data, settings, autoencoder.settings.behaviour_weight, seed)
 
     def loss(rows: Tensor, split: str, rng: torch.Generator) -> dict[str, Tensor]:
         if settings.augment_permutations and split == "train":

@@ -32,10 +32,43 @@ class FeaturePcaAutoencoder(Autoencoder):
 
     encoder: nn.Module
     pool: FeaturePca
+    centre: Tensor
+    scale: Tensor
+    one_centre = False  # True where the entries of a group share their centre, too
 
     def __init__(self, spec: Spec, latent: int, settings: BehaviouralSettings) -> None:
         super().__init__()
         self.spec, self.latent, self.settings = spec, latent, settings
+        self.register_buffer("centre", torch.zeros(spec.numel))
+        self.register_buffer("scale", torch.ones(spec.numel))  # 0 where nothing varies
+
+    @abstractmethod
+    def groups(self) -> Tensor:
+        """Group of each entry ``(numel,)``: the entries of a group share their scale."""
+
+    @torch.no_grad()
+    def fit_scale(self, weights: Weights) -> None:
+        """Measure what entries are centred and scaled by, from N networks, in float64."""
+        free, groups = self.spec.unconstrain(weights), self.groups()
+        moments = [
+            torch.var_mean(free[name].flatten(1).double(), 0, correction=0)
+            for name in self.spec.names
+        ]
+        variance, mean = (torch.cat(parts) for parts in zip(*moments, strict=True))
+        if self.one_centre:
+            common = group_means(mean, groups)[groups]
+            mean, variance = common, variance + (mean - common).square()
+        self.centre.copy_(mean)
+        self.scale.copy_(group_means(variance, groups)[groups].sqrt())
+
+    def standardise(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """Entries ``(N, numel)``, centred and scaled; zero where nothing varies."""
+        factor = self.scale.reciprocal().nan_to_num(posinf=0.0)
+        return (self.spec.flatten(self.spec.unconstrain(weights)) - self.centre) * factor
+
+    def weights(self, x: Tensor) -> Weights:
+        """Inverse of :meth:`standardise`."""
+        return self.spec.constrain(self.spec.unflatten(x * self.scale + self.centre))
 
     @abstractmethod
     def features(self, weights: Mapping[str, Tensor]) -> Tensor:
@@ -63,7 +96,18 @@ class FeaturePcaAutoencoder(Autoencoder):
         self.pool.fit(torch.cat([self.features(block) for block in blocks(weights, BLOCK)]))
 
 
-# loss(rows, split, generator, latents of the rows once the PCA is fitted) -> named losses
+def group_means(values: Tensor, groups: Tensor) -> Tensor:
+    """Mean in each group of values ``(n,)`` whose groups are ``(n,)``, 0 to the largest.
+
+    >>> group_means(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 0, 1]))
+    tensor([2., 5.], dtype=torch.float64)
+    """
+    count = groups.bincount()
+    total = torch.zeros(len(count), dtype=torch.float64).index_add_(0, groups, values.double())
+    return total / count
+
+
+# loss(rows, split, rng, latents of the rows once the PCA is fitted) -> named losses
 FeaturePcaLoss = Callable[[Tensor, str, torch.Generator, Tensor | None], dict[str, Tensor]]
 
 
@@ -82,7 +126,7 @@ def fit_feature_pca(
         loss: of some rows of a split, through the whole autoencoder.
         data: members.
         settings: section ``autoencoder`` of params.yaml.
-        refit: share of the epochs, the last, for the decoder.
+        refit: fraction of the epochs, the last ones, for the decoder.
         seed: root seed.
 
     """

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from weightspace.artifacts import load_tensors, rebuilding, save_tensors
+from weightspace.artifacts import AUTOENCODER_FILE, load_tensors, rebuilding, save_tensors
 from weightspace.autoencoders import AUTOENCODERS
 from weightspace.data.dataset import Dataset
 from weightspace.errors import problem
@@ -185,7 +185,7 @@ def load_trained(data: Path, params: Params) -> tuple[TaskRunner, Autoencoder]:
 
     """
     runner = load_runner(data, params)
-    return runner, load_autoencoder(data / "autoencoder" / "autoencoder.safetensors")
+    return runner, load_autoencoder(data / AUTOENCODER_FILE)
 
 
 @torch.no_grad()

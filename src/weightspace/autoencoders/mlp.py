@@ -1,4 +1,4 @@
-"""The deck's autoencoder: PCA coefficients -> MLP autoencoder -> latent.
+"""The original study's autoencoder: PCA coefficients -> MLP autoencoder -> latent.
 
 DatasetEncoder and decoder have a linear path beside the MLP, so that a plain linear compression is within
 reach and the MLP learns the rest (on a shared-initialisation zoo this raises agreement on val from
@@ -7,19 +7,12 @@ reach and the MLP learns the rest (on a shared-initialisation zoo this raises ag
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-import pandas as pd
 import torch
 from torch import Tensor
 
-from weightspace.autoencoders._coefficients import CoefficientAutoencoder, fit_coefficients
-from weightspace.autoencoders.base import AutoencoderData
+from weightspace.autoencoders._coefficients import CoefficientAutoencoder
 from weightspace.learning.mlp import SkipMlp
-from weightspace.params import AutoencoderSettings, MlpAutoencoderSettings
-from weightspace.rng import torch_stream
-from weightspace.weights.pca import TensorPca
+from weightspace.params import MlpAutoencoderSettings
 
 
 class MlpAutoencoder(CoefficientAutoencoder):
@@ -29,24 +22,19 @@ class MlpAutoencoder(CoefficientAutoencoder):
         pca: first compression, kept inside the autoencoder.
         latent: features of z.
         settings: section ``autoencoders.mlp`` of params.yaml; the decoder mirrors the hidden layers.
-        generator: source of the initial weights.
+        rng: source of the initial weights.
 
     """
 
     name = "mlp"
+    Options = MlpAutoencoderSettings
     settings: MlpAutoencoderSettings
 
-    def __init__(
-        self,
-        pca: TensorPca,
-        latent: int,
-        settings: MlpAutoencoderSettings,
-        generator: torch.Generator,
-    ) -> None:
-        super().__init__(pca, latent, settings)
-        hidden = settings.hidden
-        self.encoder = SkipMlp([pca.features, *hidden, latent], generator)
-        self.decoder = SkipMlp([latent, *reversed(hidden), pca.features], generator)
+    def build(self, rng: torch.Generator) -> None:
+        """Make encoder and decoder."""
+        hidden = self.settings.hidden
+        self.encoder = SkipMlp([self.pca.features, *hidden, self.latent], rng)
+        self.decoder = SkipMlp([self.latent, *reversed(hidden), self.pca.features], rng)
 
     def compress(self, scaled: Tensor) -> Tensor:
         """Latents ``(N, latent)`` of scaled coefficients ``(N, features)``."""
@@ -59,23 +47,4 @@ class MlpAutoencoder(CoefficientAutoencoder):
         return scaled
 
 
-def from_meta(meta: Mapping[str, Any]) -> MlpAutoencoder:
-    """Autoencoder of the right sizes, to be filled from a file."""
-    options = MlpAutoencoderSettings.model_validate(meta["settings"])
-    return MlpAutoencoder(
-        TensorPca.from_meta(meta["pca"]), meta["latent"], options, torch.Generator()
-    )
-
-
-def fit(
-    data: AutoencoderData,
-    settings: AutoencoderSettings,
-    options: MlpAutoencoderSettings,
-    seed: int,
-) -> tuple[MlpAutoencoder, pd.DataFrame]:
-    """Fit on train members; stop by the loss on val members."""
-    generator = torch_stream(seed, "autoencoder", "init")
-    autoencoder = MlpAutoencoder(data.pca, settings.latent, options, generator)
-    return autoencoder, fit_coefficients(
-        autoencoder, data, settings, options.behaviour_weight, seed
-    )
+from_meta, fit = MlpAutoencoder.from_meta, MlpAutoencoder.fit

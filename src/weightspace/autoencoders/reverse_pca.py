@@ -4,7 +4,7 @@
 
 F and G are first fitted as an autoencoder without the PCA; the PCA is the exact one of the features of
 the train members, fitted after it; then F stays as it is and G is fitted on behind the PCA. The stage
-reads all weights, each tensor centred and scaled by its spread, so its parameters grow with the
+reads all weights, each entry centred and the entries of a tensor scaled by their standard deviation, so its parameters grow with the
 network: it is meant for small ones.
 """
 
@@ -35,48 +35,26 @@ class ReversePcaAutoencoder(FeaturePcaAutoencoder):
         spec: the architecture.
         latent: features of z.
         settings: section ``autoencoders.reverse_pca`` of params.yaml.
-        generator: source of the initial weights.
+        rng: source of the initial weights.
 
     """
 
     name = "reverse_pca"
     settings: ReversePcaSettings
-    centre: Tensor
-    scale: Tensor
 
     def __init__(
-        self,
-        spec: Spec,
-        latent: int,
-        settings: ReversePcaSettings,
-        generator: torch.Generator,
+        self, spec: Spec, latent: int, settings: ReversePcaSettings, rng: torch.Generator
     ) -> None:
         super().__init__(spec, latent, settings)
-        self.register_buffer("centre", torch.zeros(spec.numel))
-        self.register_buffer("scale", torch.ones(spec.numel))
         hidden, features = settings.hidden, settings.features
-        self.encoder = SkipMlp([spec.numel, *hidden, features], generator)
-        self.decoder = SkipMlp([features, *reversed(hidden), spec.numel], generator)
+        self.encoder = SkipMlp([spec.numel, *hidden, features], rng)
+        self.decoder = SkipMlp([features, *reversed(hidden), spec.numel], rng)
         self.pool = FeaturePca(features, latent)
 
-    def standardise(self, weights: Mapping[str, Tensor]) -> Tensor:
-        """Deviations from the mean network in units of each tensor's spread, ``(N, numel)``."""
-        return (self.spec.flatten(self.spec.unconstrain(weights)) - self.centre) / self.scale
-
-    def weights(self, x: Tensor) -> Weights:
-        """Inverse of :meth:`standardise`."""
-        return self.spec.constrain(self.spec.unflatten(x * self.scale + self.centre))
-
-    def fit_scale(self, weights: Weights) -> list[int]:
-        """Measure mean and spread of N networks; entries of each tensor, 0 where it is constant."""
-        x = self.spec.flatten(self.spec.unconstrain(weights)).double()
-        self.centre.copy_(x.mean(0))
-        sizes = [t.numel for t in self.spec.tensors]
-        parts = (x - x.mean(0)).square().mean(0).split(sizes)
-        spreads = [float(part.mean().sqrt()) for part in parts]
-        each = [torch.full((n,), s or 1.0) for n, s in zip(sizes, spreads, strict=True)]
-        self.scale.copy_(torch.cat(each))
-        return [n if s else 0 for n, s in zip(sizes, spreads, strict=True)]
+    def groups(self) -> Tensor:
+        """Tensor of each entry ``(numel,)``."""
+        sizes = torch.tensor([t.numel for t in self.spec.tensors])
+        return torch.arange(len(sizes)).repeat_interleave(sizes)
 
     def features(self, weights: Mapping[str, Tensor]) -> Tensor:
         """Features ``(N, d)`` of weights ``(N, *shape)``."""
@@ -102,16 +80,20 @@ def fit(
     options: ReversePcaSettings,
     seed: int,
 ) -> tuple[ReversePcaAutoencoder, pd.DataFrame]:
-    """Fit on train members; stop by the loss on val members."""
-    generator = torch_stream(seed, "autoencoder", "init")
-    autoencoder = ReversePcaAutoencoder(data.net.spec, settings.latent, options, generator)
-    sizes = autoencoder.fit_scale(data.weights["train"])
-    varies = torch.cat(
-        [
-            torch.full((t.numel,), n > 0)
-            for t, n in zip(autoencoder.spec.tensors, sizes, strict=True)
-        ]
-    )
+    """Fit on train members; stop by the loss on val members.
+
+    Args:
+        data: members and images.
+        settings: section ``autoencoder`` of params.yaml.
+        options: section ``autoencoders.reverse_pca``.
+        seed: root seed.
+
+    """
+    rng = torch_stream(seed, "autoencoder", "init")
+    autoencoder = ReversePcaAutoencoder(data.net.spec, settings.latent, options, rng)
+    autoencoder.fit_scale(data.weights["train"])
+    varies = autoencoder.scale > 0
+    sizes = [int(part.sum()) for part in varies.split([t.numel for t in data.net.spec.tensors])]
     combine = FitLoss(data, settings, options.behaviour_weight, seed)
 
     def loss(rows: Tensor, split: str, rng: torch.Generator, z: Tensor | None) -> dict[str, Tensor]:

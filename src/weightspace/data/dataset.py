@@ -11,7 +11,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from weightspace.artifacts import load_tensors, read_parquet, save_tensors, write_parquet
+from weightspace.artifacts import (
+    IMAGES_FILE,
+    TASKS_FILE,
+    load_tensors,
+    read_parquet,
+    save_tensors,
+    write_parquet,
+)
 from weightspace.data.sources import SOURCES
 from weightspace.data.tasks import draw_tasks
 from weightspace.errors import problem
@@ -82,13 +89,13 @@ class Dataset:
             "mean": self.mean,
             "std": self.std,
         }
-        save_tensors(folder / "images.safetensors", "dataset", self.images, meta)
-        write_parquet(folder / "tasks.parquet", self.tasks)
+        save_tensors(folder / IMAGES_FILE.name, "dataset", self.images, meta)
+        write_parquet(folder / TASKS_FILE.name, self.tasks)
 
     @classmethod
     def load(cls, folder: Path) -> Dataset:
         """Read what :meth:`save` wrote."""
-        path = folder / "images.safetensors"
+        path = folder / IMAGES_FILE.name
         images, meta = load_tensors(path, "dataset")
         if "mean" not in meta:
             raise problem(
@@ -96,7 +103,7 @@ class Dataset:
                 where=path,
                 do="run `dvc repro`",
             )
-        tasks = read_parquet(folder / "tasks.parquet", TASK_COLUMNS)
+        tasks = read_parquet(folder / TASKS_FILE.name, TASK_COLUMNS)
         names, unseen = meta["class_names"], meta["unseen"]
         return cls(images, names, tasks, unseen, meta["mean"], meta["std"])
 

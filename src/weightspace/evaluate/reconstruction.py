@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from weightspace.artifacts import AUTOENCODER_FILE, DATASET_FOLDER, PCA_FILE, ZOO_FOLDER
 from weightspace.autoencoders.base import Autoencoder, decode_latents, encode_members, load_trained
 from weightspace.data.tasks import HELD_OUT, part_of
 from weightspace.evaluate import metrics as m
@@ -76,7 +77,10 @@ class PartJob:
 
     def inputs(self) -> dict[str, Path]:
         """All artefacts but the zoo."""
-        folders = [self.data / name for name in ("dataset", "pca", "autoencoder")]
+        folders = [
+            self.data / DATASET_FOLDER,
+            *((self.data / f).parent for f in (PCA_FILE, AUTOENCODER_FILE)),
+        ]
         return {f"{f.name}/{path.name}": path for f in folders for path in sorted(f.iterdir())}
 
     def packed(self) -> PartJob:
@@ -84,7 +88,7 @@ class PartJob:
         return replace(self, weights=self._weights())
 
     def _weights(self) -> Weights:
-        return self.weights or Zoo.open(self.data / "zoo").weights(self.members)
+        return self.weights or Zoo.open(self.data / ZOO_FOLDER).weights(self.members)
 
     def moved(self, folder: Path) -> PartJob:
         """The same job on artefacts in another folder."""
@@ -97,7 +101,7 @@ class PartJob:
     def run(self) -> tuple[tuple[str, int], list[np.ndarray]]:
         """Split and number, and the outputs ``(m, B, c)`` in the order of a Reconstruction's."""
         runner, autoencoder = load_trained(self.data, self.params)
-        pca = TensorPca.load(self.data / "pca" / "pca.safetensors")
+        pca = TensorPca.load(self.data / PCA_FILE)
         part = reconstruct(
             autoencoder, pca, runner, self.members, self._weights(), self.params, self.number
         )
@@ -112,7 +116,7 @@ def reconstruct_splits(data: Path, params: Params) -> dict[str, Reconstruction]:
         params: all settings; the executor is one of them.
 
     """
-    zoo = Zoo.open(data / "zoo")
+    zoo = Zoo.open(data / ZOO_FOLDER)
     tables = {split: table for split in HELD_OUT if len(table := zoo.select(split))}
     size = max(1, min(MEMBERS, NUMBERS // zoo.spec.numel))
     jobs = [

@@ -7,7 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from weightspace.artifacts import read_meta
+from weightspace.artifacts import (
+    AUTOENCODER_FILE,
+    DATASET_FOLDER,
+    IMAGES_FILE,
+    MEMBERS_FILE,
+    PCA_FILE,
+    SHARED_ENCODER_FILE,
+    TASKS_FILE,
+    ZOO_FOLDER,
+    read_meta,
+)
 from weightspace.data.dataset import Dataset
 from weightspace.data.images import class_sizes, read_images
 from weightspace.data.sources.base import source_of
@@ -18,7 +28,10 @@ from weightspace.zoo.store import Zoo
 Facts = dict[str, object]
 SHOWN = 12  # tensors named
 MOST_CLASSES = 100  # classes named
-STAGES = ("dataset", "zoo", "pca", "autoencoder", "shared_encoder")
+STAGES = [
+    f.parent.name
+    for f in (IMAGES_FILE, MEMBERS_FILE, PCA_FILE, AUTOENCODER_FILE, SHARED_ENCODER_FILE)
+]
 
 
 def describe(path: Path) -> Facts:
@@ -31,8 +44,8 @@ def describe(path: Path) -> Facts:
     if path.is_dir():
         kinds = {
             "params.yaml": _project,
-            "members.parquet": _zoo,
-            "tasks.parquet": _dataset,
+            MEMBERS_FILE.name: _zoo,
+            TASKS_FILE.name: _dataset,
             "samples.parquet": _networks,
             "networks.parquet": _networks,
         }
@@ -56,7 +69,7 @@ def describe(path: Path) -> Facts:
 def _project(path: Path) -> Facts:
     done = [s for s in STAGES if (path / "data" / s).is_dir()]
     facts: Facts = {"kind": "project", "finished": ", ".join(done) or "nothing; run `make repro`"}
-    parts = {"dataset": _dataset, "zoo": _zoo}
+    parts = {DATASET_FOLDER.name: _dataset, ZOO_FOLDER.name: _zoo}
     for name, read in parts.items():
         if name in done:
             found = read(path / "data" / name)

@@ -28,7 +28,17 @@ import torch
 from torch import Tensor
 
 from weightspace import __version__
-from weightspace.artifacts import check_file, load_tensors, read_meta, save_tensors
+from weightspace.artifacts import (
+    AUTOENCODER_FILE,
+    DATASET_FOLDER,
+    IMAGES_FILE,
+    SHARED_ENCODER_FILE,
+    ZOO_FOLDER,
+    check_file,
+    load_tensors,
+    read_meta,
+    save_tensors,
+)
 from weightspace.autoencoders.base import Autoencoder, decode_latents, encode_members
 from weightspace.data.dataset import Dataset
 from weightspace.data.images import GivenTask, ImageSet, check_choice, make_task, read_images
@@ -81,7 +91,7 @@ class Project:
     @cached_property
     def zoo(self) -> Zoo:
         """The population of networks that all was fitted on."""
-        return Zoo.open(self.root / "data" / "zoo")
+        return Zoo.open(self.root / "data" / ZOO_FOLDER)
 
     @property
     def result(self) -> Result:
@@ -346,9 +356,9 @@ class Project:
         """What made this pipeline: version, commit, hashes of settings and artefacts."""
         files = {
             "params": self.root / "params.yaml",
-            "dataset": self.root / "data" / "dataset" / "images.safetensors",
-            "autoencoder": self.root / "data" / "autoencoder" / "autoencoder.safetensors",
-            "shared_encoder": self.root / "data" / "shared_encoder" / "shared_encoder.safetensors",
+            "dataset": self.root / "data" / IMAGES_FILE,
+            "autoencoder": self.root / "data" / AUTOENCODER_FILE,
+            "shared_encoder": self.root / "data" / SHARED_ENCODER_FILE,
         }
         hashes = {k: hashlib.sha256(p.read_bytes()).hexdigest()[:16] for k, p in files.items()}
         return {"weightspace": __version__, "commit": _commit(self.root), "sha256": hashes}
@@ -376,7 +386,10 @@ def import_zoo(
 
     """
     root = Path(root)
-    params, dataset = load_params(root / "params.yaml"), Dataset.load(root / "data" / "dataset")
+    params, dataset = (
+        load_params(root / "params.yaml"),
+        Dataset.load(root / "data" / DATASET_FOLDER),
+    )
     net = net_for(params, dataset.shape, dataset.classes_per_task, arch)
     runner = TaskRunner(net, dataset)
     return imported.import_zoo(Path(folder), Path(results), runner, Path(out))

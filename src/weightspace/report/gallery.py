@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from weightspace.artifacts import AUTOENCODER_FILE, IMAGES_FILE, SHARED_ENCODER_FILE
 from weightspace.project.project import Project
 from weightspace.report.html import element, picture
 from weightspace.report.plots import INK, as_svg
@@ -18,11 +19,7 @@ from weightspace.rng import torch_stream
 from weightspace.sampling.sampler import Condition, Sampler
 
 TASKS, SHOWN, ZOOM = 3, 8, 96  # tasks, images of each class, least pixels of an image's side
-FILES = (  # below data/
-    "dataset/images.safetensors",
-    "autoencoder/autoencoder.safetensors",
-    "shared_encoder/shared_encoder.safetensors",
-)
+FILES = (IMAGES_FILE, AUTOENCODER_FILE, SHARED_ENCODER_FILE)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from weightspace.artifacts import SHARED_ENCODER_FILE
 from weightspace.autoencoders.base import Autoencoder, decode_latents, load_trained
 from weightspace.data.dataset import Dataset
 from weightspace.nets.base import Net
@@ -150,5 +151,5 @@ def load_sampler(data: Path, params: Params) -> tuple[Sampler, TaskRunner]:
 
     """
     runner, autoencoder = load_trained(data, params)
-    model = load_shared_encoder(data / "shared_encoder" / "shared_encoder.safetensors")
+    model = load_shared_encoder(data / SHARED_ENCODER_FILE)
     return Sampler(autoencoder, model, runner.net, params.guidance), runner

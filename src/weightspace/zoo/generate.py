@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from weightspace.artifacts import (
+    MEMBERS_FILE,
     canonical,
     lock,
     read_parquet,
@@ -126,7 +127,7 @@ def _collect(jobs: list[ShardJob], params: Params, dataset: Dataset, out: Path) 
         for job in jobs:
             _link(job.weights_path, out / job.weights_path.name)
         sync_folder(out)
-        write_parquet(out / "members.parquet", table)
+        write_parquet(out / MEMBERS_FILE.name, table)
         sync_folder(out.absolute().parent)  # the work folder, removed next, has the only other copy
     except WeightspaceError:
         _empty(out)

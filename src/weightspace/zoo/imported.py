@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from weightspace.artifacts import new_folder, read_parquet, write_parquet
+from weightspace.artifacts import MEMBERS_FILE, TASKS_FILE, new_folder, read_parquet, write_parquet
 from weightspace.data.dataset import PARTS, Dataset
 from weightspace.errors import nearest, problem
 from weightspace.progress import progress
@@ -152,7 +152,7 @@ def _tasks(table: pd.DataFrame, dataset: Dataset, path: Path) -> list[int]:
                 f"row {row}: not a task of the dataset",
                 where=path,
                 got=f"classes {text}",
-                expected=f"{dataset.classes.shape[1]} classes of a task in data/dataset/tasks.parquet",
+                expected=f"{dataset.classes_per_task} classes of a task in data/{TASKS_FILE}",
                 do="set dataset.tasks to all, or import the networks of its tasks only",
             )
         out.append(task)
@@ -207,7 +207,7 @@ def _write(folder: Path, members: pd.DataFrame, weights: Weights, spec: Spec) ->
         index = torch.tensor(rows.index.to_numpy())
         part = {name: value[index] for name, value in weights.items()}
         save_shard(folder / shard_name(int(str(shard))), part, spec, int(str(shard)))
-    write_parquet(folder / "members.parquet", members)
+    write_parquet(folder / MEMBERS_FILE.name, members)
 
 
 def _sizes(members: pd.DataFrame) -> str:

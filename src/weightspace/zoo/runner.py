@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from weightspace.artifacts import DATASET_FOLDER
 from weightspace.data.dataset import PARTS, Dataset
 from weightspace.nets.base import Net, net_for
 from weightspace.params import Params
@@ -125,6 +126,6 @@ class TaskRunner:
 
 def load_runner(data: Path, params: Params) -> TaskRunner:
     """Architecture and tasks of the dataset that the stages left in ``data``."""
-    dataset = Dataset.load(data / "dataset")
+    dataset = Dataset.load(data / DATASET_FOLDER)
     net = net_for(params, dataset.shape, dataset.classes_per_task)
     return TaskRunner(net, dataset)

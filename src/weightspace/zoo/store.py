@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from weightspace.artifacts import (
+    MEMBERS_FILE,
     load_part,
     load_tensors,
     read_meta,
@@ -146,7 +147,7 @@ class Zoo:
     def open(cls, folder: Path | str) -> Zoo:
         """Open a zoo; shards are read when their members are asked for."""
         folder = Path(folder)
-        members = read_parquet(folder / "members.parquet", COLUMNS)
+        members = read_parquet(folder / MEMBERS_FILE.name, COLUMNS)
         first = int(members["shard"].iloc[0])
         _, spec = open_shard(folder / shard_name(first), members[members["shard"] == first])
         return cls(folder, members, spec)
