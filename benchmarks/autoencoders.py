@@ -35,7 +35,7 @@ from weightspace.autoencoders import AUTOENCODERS
 from weightspace.autoencoders.base import AutoencoderData, decode_latents, encode_members
 from weightspace.data.dataset import make_dataset
 from weightspace.nets.base import net_for
-from weightspace.params import Params, PcaSettings
+from weightspace.params import PcaSettings, load_params
 from weightspace.registry import resolve
 from weightspace.runtime import prepare
 from weightspace.weights.pca import FeaturePca, fit_pca
@@ -92,7 +92,14 @@ class World:
 
     def __init__(self, init, architecture, runs, seed, folder):
         zoo = ZOO | {"init": init, "architecture": architecture, "runs": runs}
-        self.params = Params.model_validate({"seed": seed, "zoo": zoo, "autoencoder": FIT})
+        params = load_params()
+        self.params = params.model_copy(
+            update={
+                "seed": seed,
+                "zoo": params.zoo.model_copy(update=zoo),
+                "autoencoder": params.autoencoder.model_copy(update=FIT),
+            }
+        )
         self.dataset = make_dataset(self.params.dataset, self.params.sources, seed)
         if not (folder / "zoo").exists():
             self.dataset.save(folder / "dataset")
@@ -121,7 +128,7 @@ class World:
 
     def pca(self, components):
         """Per-tensor PCA with so many components each."""
-        settings = PcaSettings(components=components, identity_below=0)
+        settings = PcaSettings(components=components, identity_below=0, align="none")
         return fit_pca(self.zoo.spec, self.weights["train"], settings)
 
     def pca_agreement(self, latent):

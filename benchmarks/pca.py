@@ -48,7 +48,8 @@ SUBSET = ("layer1.0.conv1.weight", "layer3.0.conv1.weight")  # a small one, one 
 
 def make(folder, members, width, shard):
     """Zoo on disk, shard by shard. Vectors are windows of one pool of random numbers."""
-    spec = build_net("resnet18", (3, 64, 64), 3, Resnet18Settings(width=width)).spec
+    resnet18 = Resnet18Settings(width=width, stem="torchvision")
+    spec = build_net("resnet18", (3, 64, 64), 3, resnet18).spec
     pool = np.random.default_rng(0).standard_normal(POOL, np.float32)
     pool = torch.from_numpy(pool).unfold(0, max(t.numel for t in spec.tensors), 1)
     for number in range(-(-members // shard)):
@@ -84,7 +85,12 @@ def large(spec, names=()):
 
 def ours(zoo, t, k, batch):
     """The project's, as the pca stage calls it."""
-    fit = fit_tensor(t, zoo.reader(zoo.members), len(zoo.members), PcaSettings(components=k))
+    fit = fit_tensor(
+        t,
+        zoo.reader(zoo.members),
+        len(zoo.members),
+        PcaSettings(components=k, identity_below=17, align="none"),
+    )
     return fit.mean.numpy(), fit.components.numpy()
 
 

@@ -33,9 +33,9 @@ SHAPE, CLASSES, BATCH, IMAGES = (1, 8, 8), 3, 64, 270
 RUNS, STEPS, ALONE = 96, 100, 3  # at once: runs of one process; one by one: runs
 NETWORKS = 128
 NETS = {  # name -> architecture, settings
-    "mlp": ("mlp", MlpSettings()),
-    "cnn": ("cnn", CnnSettings()),
-    "cnn-batch-norm": ("cnn", CnnSettings(batch_norm=True)),
+    "mlp": ("mlp", MlpSettings(hidden=(20, 16))),
+    "cnn": ("cnn", CnnSettings(channels=(8, 16), batch_norm=False)),
+    "cnn-batch-norm": ("cnn", CnnSettings(channels=(8, 16), batch_norm=True)),
 }
 
 

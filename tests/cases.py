@@ -1,8 +1,10 @@
 """Tables of test cases."""
 
 import torch
+import yaml
 
-from weightspace.params import NetsSettings, Params
+from weightspace.params import validate_params
+from workspace import ROOT
 
 # name -> architecture, its settings, image shape, classes
 NETS = {
@@ -18,7 +20,8 @@ NETS = {
     "resnet18-small": ("resnet18", {"width": 3, "stem": "small"}, (1, 8, 8), 3),
 }
 
-TINY = {
+FILE = yaml.safe_load((ROOT / "params.yaml").read_text())
+TINY = {  # what it leaves out is as in params.yaml
     "seed": 3,
     "dataset": {"samples_per_class": {"train": 20, "val": 10, "test": 10}, "tasks": 60},
     "zoo": {
@@ -37,7 +40,7 @@ TINY = {
         "resnet18": {"width": 2, "stem": "small"},
     },
     "pca": {"components": 8, "identity_below": 5},
-    "autoencoder": {"latent": 6, "epochs": 4, "batch_size": 16},
+    "autoencoder": {"model": "mlp", "latent": 6, "epochs": 4, "batch_size": 16, "lr": 1e-3},
     "autoencoders": {
         "functional": {"width": 16, "depth": 1, "probes": 20},
         "mlp": {"hidden": [12]},
@@ -54,7 +57,15 @@ TINY = {
             "refit": 0.25,
         },
     },
-    "shared_encoder": {"width": 16, "depth": 1, "fourier": 2, "epochs": 4, "batch_size": 16},
+    "shared_encoder": {
+        "model": "point",
+        "width": 16,
+        "depth": 1,
+        "fourier": 2,
+        "epochs": 4,
+        "batch_size": 16,
+        "calibrate": False,
+    },
     "shared_encoders": {"generator": {"decoded": 4}},
     "guidance": {"sampling_steps": 2, "encoding_steps": 2, "images_per_class": 5},
     "evaluate": {
@@ -82,15 +93,15 @@ def build(case):
     """Net of a case."""
     from weightspace.nets.base import build_net
 
-    architecture, settings, shape, classes = NETS[case]
-    section = NetsSettings.model_fields[architecture].annotation
-    return build_net(architecture, shape, classes, section.model_validate(settings))
+    architecture, keys, shape, classes = NETS[case]
+    options = section("nets", **{architecture: keys}).of(architecture)
+    return build_net(architecture, shape, classes, options)
 
 
 def world_params(name):
     """Tiny settings of a world."""
-    architecture, settings = WORLDS[name]
-    nets = {architecture: TINY["nets"][architecture] | settings}
+    architecture, keys = WORLDS[name]
+    nets = {architecture: TINY["nets"][architecture] | keys}
     return tiny(zoo={"architecture": architecture}, nets=nets)
 
 
@@ -108,10 +119,20 @@ def networks(net, count, seed=0, dtype=torch.float32):
 
 def tiny(**sections):
     """Tiny settings, with some keys of some sections changed: ``tiny(zoo={"runs": 60})``."""
-    data = {k: dict(v) if isinstance(v, dict) else v for k, v in TINY.items()}
-    for section, keys in sections.items():
-        data[section] = data.get(section, {}) | keys if isinstance(keys, dict) else keys
-    return Params.model_validate(data)
+    return validate_params(merged(merged(FILE, TINY), sections), "tiny")
+
+
+def section(name, **keys):
+    """A section of params.yaml, some keys changed: ``section("zoo", runs=60)``."""
+    return getattr(validate_params(merged(FILE, {name: keys}), "test"), name)
+
+
+def merged(table, changes):
+    """A table of settings with some of them changed, section by section."""
+    return table | {
+        k: merged(table[k], v) if isinstance(v, dict) and isinstance(table.get(k), dict) else v
+        for k, v in changes.items()
+    }
 
 
 def _outputs(seed, members=3, samples=3000, classes=3):

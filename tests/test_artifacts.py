@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cases import tiny
+from cases import section, tiny
 from conftest import train_zoo
 from weightspace.artifacts import (
     ABANDONED_DAYS,
@@ -30,7 +30,6 @@ from weightspace.artifacts import (
     write_bytes,
 )
 from weightspace.errors import WeightspaceError
-from weightspace.params import PcaSettings
 from weightspace.weights.pca import stream_pca
 from weightspace.zoo import generate as generator
 
@@ -211,7 +210,7 @@ def test_a_zoo_removes_what_earlier_ones_left_and_not_its_own(world, tmp_path, m
 
 def test_pca_removes_aligned_copies_that_a_killed_one_left_and_holds_its_own(world, tmp_path):
     zoo = world().zoo
-    train, settings = zoo.select("train"), PcaSettings(components=6, align="matching")
+    train, settings = zoo.select("train"), section("pca", components=6, align="matching")
     old, young = (work_folder(tmp_path / f"aligned-{d}", d) for d in (OLD, YOUNG))
     read, seen = zoo.reader(train), set()
 

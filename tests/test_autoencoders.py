@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import cases
+from cases import section
 from weightspace.autoencoders import AUTOENCODERS
 from weightspace.autoencoders._coefficients import unexplained
 from weightspace.autoencoders._feature_pca import FeaturePcaAutoencoder
@@ -26,7 +27,7 @@ from weightspace.learning.contrastive import nt_xent
 from weightspace.learning.loop import fit
 from weightspace.learning.mlp import mlp
 from weightspace.nets.base import build_net
-from weightspace.params import CnnSettings, FitSettings, Params
+from weightspace.params import FitSettings, Params
 from weightspace.registry import resolve
 from weightspace.weights.pca import fit_pca
 from weightspace.weights.permutations import shuffled
@@ -422,6 +423,7 @@ def test_the_pca_of_pooled_autoencoders_is_exact(name, fitted):
 # tokens
 
 
+WIDE = section("nets", cnn={"channels": [5, 6]}).cnn
 TOKENS = resolve(AUTOENCODERS, "tokens", "autoencoder")
 
 
@@ -512,7 +514,7 @@ def test_places_between_learned_ones_are_interpolated():
 def test_one_autoencoder_reads_networks_of_two_widths_by_its_transformers(planted):
     """Without the linear path and without a gradient step at the second width."""
     made = planted(4)
-    wide = build_net("cnn", made.data.dataset.shape, 3, CnnSettings(channels=(5, 6)))
+    wide = build_net("cnn", made.data.dataset.shape, 3, WIDE)
     held = {True: made.held, False: _mixtures(wide, 4, 20, 3)}
     own = {"linear": False, "features": 16, "width": 32, "contrast_weight": 0.0}
     autoencoder, _ = _fit(made, "tokens", own, epochs=32, lr=1e-2)
@@ -555,7 +557,7 @@ def _weights_left(autoencoder, weights):
 
 def test_the_autoencoder_of_another_width_is_the_same_autoencoder(fitted):
     world, made = fitted("tokens", "cnn")
-    wide = build_net("cnn", world.dataset.shape, 3, CnnSettings(channels=(5, 6)))
+    wide = build_net("cnn", world.dataset.shape, 3, WIDE)
     autoencoder = made.autoencoder.at(wide.spec, cases.networks(wide, 20))
     own = dict(made.autoencoder.named_parameters())
     assert all(own[name] is p for name, p in autoencoder.named_parameters())
@@ -610,7 +612,9 @@ def _scripted(values, patience, epochs=20):
             return {"loss": torch.tensor(next(script))}
         return {"loss": module.weight.sum() + 0 * module.bias.sum()}
 
-    settings = FitSettings(epochs=epochs, batch_size=4, lr=0.1, patience=patience)
+    settings = FitSettings(
+        epochs=epochs, batch_size=4, lr=0.1, weight_decay=0.01, patience=patience
+    )
     history = fit("test", module, loss, {"train": 4, "val": 2}, settings, 0)
     return history, seen, module.weight.detach()
 
@@ -645,7 +649,7 @@ def _behind(stale):
     def loss(rows, split, generator):
         return {"loss": (module(x[rows]) - x[rows].sum(1, keepdim=True)).square().mean()}
 
-    settings = FitSettings(epochs=6, batch_size=2, lr=0.01, patience=9)
+    settings = FitSettings(epochs=6, batch_size=2, lr=0.01, weight_decay=0.01, patience=9)
     fit("test", module, loss, {"train": 8, "val": 8}, settings, 0)
     return module
 
@@ -664,7 +668,7 @@ def test_old_gradients_of_frozen_parts_do_not_count_in_the_clipped_norm():
 def test_nothing_to_madeis_one_line(empty):
     counts = {"train": 3, "val": 3} | {empty: 0}
     with pytest.raises(WeightspaceError, match="nothing to fit"):
-        fit("test", nn.Linear(1, 1), None, counts, FitSettings(), 0)
+        fit("test", nn.Linear(1, 1), None, counts, section("autoencoder"), 0)
 
 
 def test_every_row_is_visited_once_per_epoch_and_val_draws_repeat():
@@ -678,7 +682,7 @@ def test_every_row_is_visited_once_per_epoch_and_val_draws_repeat():
             rows.append(batch.tolist())
         return {"loss": module.weight.square().sum() + module.bias.square().sum()}
 
-    settings = FitSettings(epochs=3, batch_size=4, patience=9)
+    settings = FitSettings(epochs=3, batch_size=4, lr=1e-3, weight_decay=0.01, patience=9)
     fit("test", module, loss, {"train": 10, "val": 3}, settings, 0)
     assert len(rows) == 9
     epochs = [[*chain(*rows[i : i + 3])] for i in (0, 3, 6)]

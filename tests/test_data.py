@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from cases import tiny
+from cases import FILE, section, tiny
 from weightspace.data import tasks as tasks_module
 from weightspace.data.dataset import PARTS, Dataset, make_dataset
 from weightspace.data.sources import SOURCES
 from weightspace.errors import WeightspaceError
-from weightspace.params import DatasetSettings, DigitsSettings, SourcesSettings
+from weightspace.params import DigitsSettings, SourcesSettings
 
 CLASSES, COUNTS = 9, {"train": 6, "val": 3, "test": 4}
 EACH = sum(COUNTS.values())
@@ -23,14 +23,14 @@ EACH = sum(COUNTS.values())
 class Sources(SourcesSettings):
     """With a source that the package does not have."""
 
-    fake: DigitsSettings = DigitsSettings()
+    fake: DigitsSettings
 
 
-ANY = Sources()
+ANY = Sources(**FILE["sources"], fake={})
 
 
 def _settings(**keys):
-    return DatasetSettings.model_validate({"samples_per_class": COUNTS, "source": "fake"} | keys)
+    return section("dataset", **{"samples_per_class": COUNTS, "source": "fake"} | keys)
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_val_classes_occur_in_val_only(unseen, val_classes, source):
 
 def test_hundreds_of_classes():
     """54 million class sets: drawn and not listed, with tasks of never-seen classes only."""
-    settings = DatasetSettings(tasks=6000, unseen_classes=100, val_classes=50, unseen_share=0.1)
+    settings = section("dataset", tasks=6000, unseen_classes=100, val_classes=50, unseen_share=0.1)
     table, hidden = tasks_module.draw_tasks(settings, 700, 0)
     sets = table.drop_duplicates("class_set")
     assert sets["split"].value_counts().to_dict() == {
@@ -121,7 +121,7 @@ def test_hundreds_of_classes():
     assert not (used["train"] | used["test_sets"]) & set(hidden)
     tracemalloc.start()
     with pytest.raises(WeightspaceError, match=r"dataset\.tasks.*all of 57(\d){6}"):
-        tasks_module.draw_tasks(DatasetSettings(tasks="all"), 701, 0)
+        tasks_module.draw_tasks(section("dataset", tasks="all"), 701, 0)
     assert tracemalloc.get_traced_memory()[1] < 1e6
     tracemalloc.stop()
 

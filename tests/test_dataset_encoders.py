@@ -7,19 +7,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cases import section
 from weightspace.dataset_encoders import DATASET_ENCODERS
 from weightspace.dataset_encoders import distillation as distil
 from weightspace.errors import WeightspaceError
-from weightspace.params import DatasetEncodersSettings, DistillationSettings
 from weightspace.registry import resolve
 from weightspace.shared_encoders import SHARED_ENCODERS
 from weightspace.shared_encoders.base import load_shared_encoder
 
-SETTINGS = DatasetEncodersSettings.model_validate(
-    {
-        "distillation": {"images": 2, "networks": 8, "batch": 4, "steps": 15, "width": 4},
-        "deepsets": {"width": 8},
-    }
+SETTINGS = section(
+    "dataset_encoders",
+    distillation={"images": 2, "networks": 8, "batch": 4, "steps": 15, "width": 4},
+    deepsets={"width": 8},
 )
 
 
@@ -125,7 +124,9 @@ def learned(images, settings, **changes):
 def test_distilled_images_match_the_gradients_of_new_networks():
     """Far better than what they start from, as many real images, and images of another class."""
     images = pictures(count=40)
-    settings = DistillationSettings(networks=16, batch=4, steps=40, width=8)
+    settings = SETTINGS.distillation.model_copy(
+        update={"networks": 16, "batch": 4, "steps": 40, "width": 8}
+    )
     found = learned(images, settings)
     start = learned(images, settings, steps=0)
     own = mismatch(images, found)
@@ -226,8 +227,8 @@ def test_a_package_that_breaks_when_imported_is_one_line(monkeypatch):
 
 def test_weights_without_a_name_are_refused():
     """open_clip would give random ones."""
-    with pytest.raises(ValueError, match="at least 1 character"):
-        DatasetEncodersSettings.model_validate({"clip": {"pretrained": ""}})
+    with pytest.raises(WeightspaceError, match="at least 1 character"):
+        section("dataset_encoders", clip={"pretrained": ""})
 
 
 def test_weights_that_cannot_be_had_are_one_line(open_clip, monkeypatch):

@@ -8,19 +8,28 @@ import pytest
 import torch
 from scipy.stats import kendalltau
 
-from cases import build, networks
+from cases import FILE, build, merged, networks, section
 from weightspace.autoencoders.base import Autoencoder
 from weightspace.evaluate import metrics, properties, reconstruction, sampling
 from weightspace.evaluate.components import against_k
 from weightspace.evaluate.controls import TrainMembers, head_only, noised
 from weightspace.evaluate.properties import weight_statistics
-from weightspace.params import EvaluateSettings, GuidanceSettings, Params, PcaSettings
+from weightspace.params import validate_params
 from weightspace.weights.pca import fit_pca
 from weightspace.weights.spec import Spec, TensorSpec
 from weightspace.zoo.result import Result, accuracies, losses
 
-SETTINGS = EvaluateSettings(random_inputs=20, bootstrap=50)
-PARAMS = Params(evaluate=SETTINGS, guidance=GuidanceSettings(encoding_steps=0))
+PARAMS = validate_params(
+    merged(
+        FILE,
+        {
+            "evaluate": {"random_inputs": 20, "bootstrap": 50},
+            "guidance": {"encoding_steps": 0},
+            "autoencoder": {"model": "mlp"},
+        },
+    )
+)
+SETTINGS = PARAMS.evaluate
 
 
 class Identity(Autoencoder):
@@ -152,7 +161,7 @@ def test_agreement_against_k_ends_at_one_with_all_components(world):
     tiny = world()
     members = tiny.zoo.select("train")
     weights = tiny.zoo.weights(members)
-    pca = fit_pca(tiny.zoo.spec, weights, PcaSettings(components=1000, identity_below=5))
+    pca = fit_pca(tiny.zoo.spec, weights, section("pca", components=1000, identity_below=5))
     curve = against_k(pca, tiny.zoo, tiny.runner, members)
     assert curve["k"].tolist()[:4] == [1, 2, 4, 8]
     assert curve["k"].iloc[-1] == max(pca.sizes)

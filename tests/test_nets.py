@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from torch.func import functional_call, vmap
 
-from cases import NETS, WORLDS, build, networks
+from cases import NETS, WORLDS, build, networks, section
 from weightspace.nets import NETS as ARCHITECTURES
 from weightspace.nets._batch_norm import BatchNorm
 from weightspace.nets.base import Batched, build_net, net_from_meta
-from weightspace.params import PcaSettings, Resnet18Settings
+from weightspace.params import Resnet18Settings
 from weightspace.weights.pca import fit_pca
 from weightspace.weights.spec import EPSILON, stack, take
 
@@ -49,7 +49,7 @@ def test_batch_norm_is_pytorchs(case, rng):
 
 
 def test_resnet18_has_torchvisions_layout():
-    net = build_net("resnet18", (3, 224, 224), 1000, Resnet18Settings())
+    net = build_net("resnet18", (3, 224, 224), 1000, section("nets").resnet18)
     shapes = {t.name: t.shape for t in net.spec.tensors}
     assert net.spec.parameters.numel == 11_689_512  # as torchvision documents
     assert len(shapes) == 62 + 40  # parameters, running means and variances
@@ -143,7 +143,7 @@ def test_unconstrained_coordinates_reach_every_variance_and_no_other():
 def test_pca_keeps_buffers_and_never_decodes_a_negative_variance(rng):
     net = build("cnn-batch-norm")
     weights = stack([take(networks(net, 1, seed=i), 0) for i in range(30)])
-    pca = fit_pca(net.spec, weights, PcaSettings(components=50, identity_below=3))
+    pca = fit_pca(net.spec, weights, section("pca", components=50, identity_below=3))
     for name, w in pca.inverse(pca(weights)).items():
         torch.testing.assert_close(w, weights[name], rtol=1e-4, atol=1e-4)
     wild = pca.inverse(20 * torch.randn(50, pca.features, generator=rng))

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from weightspace.errors import WeightspaceError
-from weightspace.params import Params, load_params, validate_params
+from weightspace.params import Params, Settings, load_params, validate_params
 from weightspace.report.settings import reference
 
 FILE = Path(__file__).parent.parent / "params.yaml"
@@ -40,7 +40,21 @@ def test_the_committed_file_is_complete():
     assert set(_keys(yaml.safe_load(FILE.read_text()))) == set(_keys(found.model_dump()))
 
 
-@pytest.mark.parametrize("key", sorted(_keys(Params().model_dump())))
+def _fields(model):
+    for name, field in model.model_fields.items():
+        yield name, field
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
+            yield from _fields(field.annotation)
+
+
+def test_the_schema_has_no_values_of_its_own():
+    """params.yaml is the only place of a value."""
+    fields = list(_fields(Params))
+    assert len(fields) > 100
+    assert [name for name, field in fields if not field.is_required()] == []
+
+
+@pytest.mark.parametrize("key", sorted(_keys(yaml.safe_load(FILE.read_text()))))
 def test_no_key_may_be_left_out(key, tmp_path):
     def remove(data):
         *sections, last = key.split(".")
@@ -77,7 +91,7 @@ def test_no_key_may_be_left_out(key, tmp_path):
         ("zoo.momentum", 1, ["'zoo.momentum'", "less than 1"]),
         ("zoo.adam_lr", [0.1, 0.01], ["'zoo.adam_lr'", "0.1 is above the upper end 0.01"]),
         ("zoo.epochs", [5, 4], ["'zoo.epochs'", "above"]),
-        ("zoo.epochs_drawn", "normal", ["'zoo.epochs_drawn'", "mean and spread"]),
+        ("zoo.epochs_drawn", "normal", ["'zoo.epochs_drawn'", "mean and standard deviation"]),
         ("zoo.epochs_drawn", [100, 0], ["'zoo.epochs_drawn'", "found [100, 0]"]),
         ("runtime.executor", "slurm", ["'runtime.executor'", "'local' or 'ray'"]),
         ("zoo.epochs", 5, ["'zoo.epochs'", "found 5"]),
@@ -178,24 +192,26 @@ def test_a_dictionary_has_the_same_errors():
 
 def test_the_reference_is_up_to_date():
     """If not: `python -m weightspace params`."""
-    assert (FILE.parent / "docs" / "params.md").read_text() == reference()
+    assert (FILE.parent / "docs" / "params.md").read_text() == reference(FILE)
 
 
 def test_the_reference_has_every_key_with_its_meaning():
-    rows = re.findall(r"^\| `(\S+)` \| (.+?) \| (.+?) \|$", reference(), re.MULTILINE)
-    found = [name for name, _, _ in rows]
+    rows = re.findall(
+        r"^\| `(\S+)` \| `(.+?)` \| (.+?) \| (.+?) \|$", reference(FILE), re.MULTILINE
+    )
+    found = [name for name, _, _, _ in rows]
     assert sorted(found) == sorted(leaves(yaml.safe_load(FILE.read_text())))
-    kinds = {name: kind for name, kind, _ in rows}
+    kinds = {name: kind for name, _, kind, _ in rows}
     assert (
         kinds
         | {
-            "seed": "whole number, 0 or more",
+            "seed": "integer, 0 or more",
             "zoo.init": "`independent`, `shared`",
-            "dataset.tasks": "whole number, 1 or more; or `all`",
+            "dataset.tasks": "integer, 1 or more; or `all`",
             "zoo.adam_lr": "[number above 0, number above 0]",
             "zoo.momentum": "number, 0 or more, below 1",
-            "sources.idx.labels": "[whole number, 0 or more, whole number, 0 or more]; or `auto`",
-            "nets.cnn.channels": "list, each a whole number, 1 or more",
+            "sources.idx.labels": "[integer, 0 or more, integer, 0 or more]; or `auto`",
+            "nets.cnn.channels": "list, each integer, 1 or more",
             "pca.align": "`none`, `matching`",
             "shared_encoder.dropout": "number from 0 to 1",
         }

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 import reference
-from cases import build, networks
+from cases import build, networks, section
 from weightspace.errors import WeightspaceError
-from weightspace.params import PcaSettings
 from weightspace.weights.pca import TensorPca, fit_pca, fit_tensor, stream_pca
 from weightspace.weights.spec import Axis, Spec, TensorSpec
 
@@ -38,7 +37,7 @@ def _fit(x, k, shape=None, reads=None):
     """Basis of one tensor with the rows ``x``."""
     t = TensorSpec("w", shape or (x.shape[1],), "parameter")
     read = _reader({"w": x.view(len(x), *t.shape)}, reads)
-    return fit_tensor(t, read, len(x), PcaSettings(components=k, identity_below=0))
+    return fit_tensor(t, read, len(x), section("pca", components=k, identity_below=0))
 
 
 @BRANCHES
@@ -136,7 +135,7 @@ def _toy_weights(n, rng):
 
 
 def test_modes_and_counts(rng):
-    pca = fit_pca(_toy(), _toy_weights(30, rng), PcaSettings(components=6, identity_below=5))
+    pca = fit_pca(_toy(), _toy_weights(30, rng), section("pca", components=6, identity_below=5))
     assert pca.modes == {"still": "constant", "small": "identity", "large": "pca"}
     assert pca.counts == {"still": 0, "small": 4, "large": 6}
     assert pca.features == 10 == len(pca.scale())
@@ -149,14 +148,14 @@ def test_modes_and_counts(rng):
 
 def test_identity_below_is_a_strict_bound(rng):
     weights = _toy_weights(30, rng)
-    modes = [fit_pca(_toy(), weights, PcaSettings(identity_below=b)).modes for b in (4, 5)]
+    modes = [fit_pca(_toy(), weights, section("pca", identity_below=b)).modes for b in (4, 5)]
     assert [m["small"] for m in modes] == ["pca", "identity"]
 
 
 @pytest.mark.parametrize("n", [30, 12])  # covariance and Gram matrix
 def test_all_components_rebuild_the_train_members(n, rng):
     weights = _toy_weights(n, rng)
-    pca = fit_pca(_toy(), weights, PcaSettings(components=50, identity_below=5))
+    pca = fit_pca(_toy(), weights, section("pca", components=50, identity_below=5))
     back = pca.inverse(pca(weights))
     for name, w in weights.items():
         torch.testing.assert_close(back[name], w, rtol=1e-5, atol=2e-5)
@@ -164,14 +163,14 @@ def test_all_components_rebuild_the_train_members(n, rng):
 
 
 def test_constant_tensor_returns_the_constant_for_any_network(rng):
-    pca = fit_pca(_toy(), _toy_weights(30, rng), PcaSettings(components=6, identity_below=5))
+    pca = fit_pca(_toy(), _toy_weights(30, rng), section("pca", components=6, identity_below=5))
     other = _toy_weights(2, rng) | {"still": torch.ones(2, 3, 2)}
     assert torch.equal(pca.inverse(pca(other))["still"], torch.full((2, 3, 2), 0.1))
 
 
 def test_error_falls_with_k_as_explained_variance_says(rng):
     weights = _toy_weights(30, rng)
-    pca = fit_pca(_toy(), weights, PcaSettings(components=20, identity_below=5))
+    pca = fit_pca(_toy(), weights, section("pca", components=20, identity_below=5))
     flat = _toy().flatten(weights).double()
     total = (flat - flat.mean(0)).square().sum()
     shares = []
@@ -184,7 +183,7 @@ def test_error_falls_with_k_as_explained_variance_says(rng):
 
 def test_scale_is_the_root_mean_square_of_a_tensors_coefficients(rng):
     weights = _toy_weights(30, rng)
-    pca = fit_pca(_toy(), weights, PcaSettings(components=6, identity_below=5))
+    pca = fit_pca(_toy(), weights, section("pca", components=6, identity_below=5))
     coefficients = pca(weights).double()
     small, large = coefficients.square().sum(0).div(29).split([4, 6])
     expected = torch.cat([small.mean().sqrt().expand(4), large.mean().sqrt().expand(6)])
@@ -194,7 +193,7 @@ def test_scale_is_the_root_mean_square_of_a_tensors_coefficients(rng):
 def test_save_and_load_are_equal_to_the_bit(tmp_path, rng):
     net = build("cnn")
     weights = networks(net, 20)
-    pca = fit_pca(net.spec, weights, PcaSettings(components=5, identity_below=5))
+    pca = fit_pca(net.spec, weights, section("pca", components=5, identity_below=5))
     pca.save(tmp_path / "a.safetensors")
     again = TensorPca.load(tmp_path / "a.safetensors")
     assert (again.spec, again.modes, again.counts) == (pca.spec, pca.modes, pca.counts)
@@ -205,14 +204,14 @@ def test_save_and_load_are_equal_to_the_bit(tmp_path, rng):
 
 def test_one_member_is_refused(rng):
     with pytest.raises(WeightspaceError, match="too few train members"):
-        fit_pca(_toy(), _toy_weights(1, rng), PcaSettings())
+        fit_pca(_toy(), _toy_weights(1, rng), section("pca"))
 
 
 def test_aligned_coefficients_ignore_the_order_of_hidden_units(rng):
     net = build("cnn-one-layer")  # one group, for which weight matching is exact
     weights = networks(net, 12)
-    pca = fit_pca(net.spec, weights, PcaSettings(components=6, align="matching"))
-    plain = fit_pca(net.spec, weights, PcaSettings(components=6))
+    pca = fit_pca(net.spec, weights, section("pca", components=6, align="matching"))
+    plain = fit_pca(net.spec, weights, section("pca", components=6))
     order = {g: torch.randperm(n, generator=rng) for g, n in net.spec.groups.items()}
     permuted = net.spec.permute(weights, order)
     torch.testing.assert_close(pca(permuted), pca(weights), atol=1e-5, rtol=1e-4)
@@ -222,7 +221,7 @@ def test_aligned_coefficients_ignore_the_order_of_hidden_units(rng):
 @pytest.mark.parametrize("align", ["none", "matching"])
 def test_a_zoo_on_disk_gives_what_networks_in_memory_give(align, world, tmp_path, monkeypatch):
     zoo = world("cnn-batch-norm").zoo  # buffers, and variances as logarithms
-    train, settings = zoo.select("train"), PcaSettings(components=6, align=align)
+    train, settings = zoo.select("train"), section("pca", components=6, align=align)
     expected = fit_pca(zoo.spec, zoo.weights(train), settings)
     for part in (4 * 7 * zoo.spec.numel, 1 << 27):  # seven networks, all
         monkeypatch.setattr("weightspace.weights.pca.PART_BYTES", part)
@@ -237,7 +236,7 @@ def test_a_zoo_on_disk_gives_what_networks_in_memory_give(align, world, tmp_path
 def test_alignment_survives_a_file(tmp_path):
     net = build("cnn")
     weights = networks(net, 12)
-    pca = fit_pca(net.spec, weights, PcaSettings(components=6, align="matching"))
+    pca = fit_pca(net.spec, weights, section("pca", components=6, align="matching"))
     pca.save(tmp_path / "pca.safetensors")
     again = TensorPca.load(tmp_path / "pca.safetensors")
     assert torch.equal(again(weights), pca(weights))

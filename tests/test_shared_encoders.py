@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from cases import section
 from weightspace.artifacts import load_tensors, save_tensors
 from weightspace.autoencoders import AUTOENCODERS
 from weightspace.autoencoders.base import load_autoencoder
 from weightspace.errors import WeightspaceError
 from weightspace.evaluate.metrics import recall_at
-from weightspace.params import SharedEncoderSettings
 from weightspace.registry import resolve
 from weightspace.sampling.sampler import Condition, Sampler
 from weightspace.shared_encoders import SHARED_ENCODERS
@@ -231,7 +231,8 @@ def test_learns_what_can_be_learned(world, data):
     """A latent that is a function of task and result is found by the contrastive loss."""
     tiny = world()
     rng = torch.Generator().manual_seed(1)
-    settings = SharedEncoderSettings(
+    settings = section(
+        "shared_encoder",
         width=64,
         depth=1,
         fourier=2,

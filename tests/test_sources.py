@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
+from cases import section
 from weightspace.data.dataset import PARTS, make_dataset
 from weightspace.data.sources import SOURCES, glyphs
 from weightspace.data.sources.base import as_images, source_of
 from weightspace.errors import WeightspaceError
-from weightspace.params import DatasetSettings, SourcesSettings
 from weightspace.registry import resolve
 
 NEED, CLASSES = 9, 4
@@ -69,7 +69,7 @@ CASES = {
 
 
 def load(name, keys, need=NEED, seed=0):
-    sources = SourcesSettings.model_validate(keys)
+    sources = section("sources", **keys)
     return MODULES[name].load(Path(sources.path), sources.of(name), need, seed)
 
 
@@ -105,8 +105,8 @@ def test_same_every_time(name, tmp_path):
 @pytest.mark.parametrize("name", CASES)
 def test_makes_a_dataset_of_distinct_samples(name, tmp_path):
     counts = {"train": 4, "val": 2, "test": 3}
-    settings = DatasetSettings(source=name, samples_per_class=counts, tasks=24)
-    sources = SourcesSettings.model_validate(CASES[name](tmp_path))
+    settings = section("dataset", source=name, samples_per_class=counts, tasks=24)
+    sources = section("sources", **CASES[name](tmp_path))
     dataset = make_dataset(settings, sources, 0)
     images = torch.cat([dataset.images[p].flatten(0, 1).flatten(1) for p in PARTS])
     assert len(images.unique(dim=0)) == len(images) == 9 * len(dataset.class_names)

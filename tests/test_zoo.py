@@ -18,13 +18,12 @@ import torch
 import yaml
 
 import reference
-from cases import NETS, WORLDS, build, networks, tiny
+from cases import NETS, WORLDS, build, networks, section, tiny
 from conftest import _here, train_zoo
 from weightspace.artifacts import load_tensors, save_tensors, write_parquet
 from weightspace.data.dataset import PARTS, make_dataset
 from weightspace.errors import WeightspaceError, problem
 from weightspace.jobs import local
-from weightspace.params import ZooSettings
 from weightspace.zoo import generate as generator
 from weightspace.zoo import store
 from weightspace.zoo.generate import generate, summarise, work_key
@@ -88,7 +87,7 @@ def test_runs_do_not_see_each_other(case, rng):
 
 
 def test_cycles_train_every_task_once():
-    plans = [plan_run(r, ZooSettings(), 11, 8, 0) for r in range(33)]
+    plans = [plan_run(r, section("zoo"), 11, 8, 0) for r in range(33)]
     cycles = [[p.task for p in plans[i : i + 11]] for i in (0, 11, 22)]
     assert all(sorted(c) == list(range(11)) for c in cycles)
     assert cycles[0] != cycles[1] != cycles[2]
@@ -104,7 +103,7 @@ def test_cycles_train_every_task_once():
     ],
 )
 def test_snapshot_steps_rise_to_the_end_of_the_run(keys, per_epoch):
-    settings = ZooSettings.model_validate(keys)
+    settings = section("zoo", **keys)
     for number in range(300):
         run = plan_run(number, settings, 7, per_epoch, 0)
         assert len(run.steps) == settings.snapshots
@@ -114,7 +113,7 @@ def test_snapshot_steps_rise_to_the_end_of_the_run(keys, per_epoch):
 
 
 def test_plans_use_the_whole_ranges():
-    settings = ZooSettings()
+    settings = section("zoo")
     plans = [plan_run(r, settings, 50, 8, 0) for r in range(600)]
     for name, bounds in (("adam", settings.adam_lr), ("sgd", settings.sgd_lr)):
         rates = np.log([p.lr for p in plans if p.optimizer == name])
@@ -134,7 +133,7 @@ def test_run_lengths_of_the_original_study():
     study = yaml.safe_load((ROOT / "benchmarks" / "study.yaml").read_text())["base"]
     keys = {k.removeprefix("zoo."): v for k, v in study.items() if k.startswith("zoo.")}
     keys |= {k: yaml.safe_load(v) for k, v in keys.items() if isinstance(v, str)}
-    plans = [plan_run(r, ZooSettings.model_validate(keys), 50, 18, 0) for r in range(1000)]
+    plans = [plan_run(r, section("zoo", **keys), 50, 18, 0) for r in range(1000)]
     last = np.array([p.epochs for p in plans])
     assert {p.steps for p in plans} == {(p.steps[0], p.epochs * 18) for p in plans}
     assert {p.steps[0] for p in plans} == {18 * e for e in range(5, 11)}
@@ -144,13 +143,13 @@ def test_run_lengths_of_the_original_study():
     assert abs(last.std() - 15) < 1.5
     inside = np.abs(last - 100) < 15.5
     assert 0.65 < inside.mean() < 0.75  # normal: .70; uniform over the range: .31
-    narrow = ZooSettings.model_validate(keys | {"epochs": [95, 105]})
+    narrow = section("zoo", **keys | {"epochs": [95, 105]})
     ends = [plan_run(r, narrow, 50, 18, 0).epochs for r in range(200)]
     assert (ends.count(95) > 40, ends.count(105) > 40) == (True, True)  # clipped, not drawn again
 
 
 def test_more_snapshots_than_steps_is_one_line():
-    settings = ZooSettings.model_validate({"epochs": [1, 1], "snapshots": 6})
+    settings = section("zoo", epochs=[1, 1], snapshots=6)
     with pytest.raises(WeightspaceError, match=r"zoo.snapshots.*5 steps, 6 snapshots"):
         plan_run(0, settings, 7, 5, 0)
 
@@ -660,7 +659,8 @@ class Job:
         return "done"
 
 def main():
-    print(*local.run([Job()], RuntimeSettings()))
+    settings = RuntimeSettings(device="cpu", workers=1, executor="local")
+    print(*local.run([Job()], settings))
 
 """
 

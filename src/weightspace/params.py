@@ -1,6 +1,7 @@
 """params.yaml as typed settings: unknown keys refused, ranges checked, numeric text accepted.
 
-The schema is the reference for every key: its meaning and unit are the ``description`` of the field.
+The schema has no values of its own: a key that is not in the file is an error, so that DVC tracks every
+one. It is the reference for every key: meaning and unit are the ``description`` of the field.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ BRIEF.maxlevel, BRIEF.maxstring = 2, 80
 
 
 class Settings(BaseModel):
-    """Base of all sections: immutable, no unknown keys."""
+    """Base of all sections: immutable, no unknown keys, no defaults: params.yaml has every value."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class FamilySettings(Settings):
@@ -57,14 +58,14 @@ def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
 
 
 def _count_or(word: str) -> Callable[[Any], Any]:
-    """Validate a whole number above 0, also written as text, or one word."""
+    """Validate an integer above 0, also written as text, or one word."""
 
     def check(value: Any) -> Any:
         if isinstance(value, str) and value.isdecimal():
             value = int(value)
         if value == word or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
             return value
-        raise ValueError(f"expected a whole number above 0 or '{word}'")
+        raise ValueError(f"expected an integer above 0 or '{word}'")
 
     return check
 
@@ -86,7 +87,7 @@ def _moments(value: Any) -> Any:
     numbers = isinstance(value, list | tuple) and [type(v) in (int, float) for v in value]
     if numbers == [True, True] and all(0 < v < float("inf") for v in value):
         return tuple(value)
-    raise ValueError("expected mean and spread, such as [100, 15], or 'uniform'")
+    raise ValueError("expected mean and standard deviation, such as [100, 15], or 'uniform'")
 
 
 def _either(kind: dict[str, Any], word: str) -> WithJsonSchema:
@@ -104,7 +105,7 @@ MomentsOrUniform = Annotated[Any, AfterValidator(_moments), _either(MOMENTS, "un
 LabelRange = Annotated[Any, AfterValidator(_label_range), _either(LABELS, "auto")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveRange = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
 IntRange = Annotated[
     tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], AfterValidator(_ordered)
@@ -115,43 +116,41 @@ Widths = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
 class SamplesPerClass(Settings):
     """Fixed number of images per class in each part; the parts never overlap."""
 
-    train: int = Field(90, ge=2, description="images per class to train networks on")
-    val: int = Field(40, ge=1, description="images per class for choices and for the result R")
-    test: int = Field(44, ge=1, description="images per class for reported figures only")
+    train: int = Field(ge=2, description="images per class to train networks on")
+    val: int = Field(ge=1, description="images per class for choices and for the result R")
+    test: int = Field(ge=1, description="images per class for reported figures only")
 
 
 class Splits(Settings):
-    """Shares of the class sets that go to each split."""
+    """Fractions of the class sets that go to each split."""
 
-    train: Share = Field(0.7, description="share of class sets for everything that is fitted")
-    val: Share = Field(0.15, description="share for every choice")
-    test_sets: Share = Field(0.15, description="share read once, by the evaluations")
+    train: Fraction = Field(description="fraction of class sets for everything that is fitted")
+    val: Fraction = Field(description="fraction for every choice")
+    test_sets: Fraction = Field(description="fraction read once, by the evaluations")
 
     @model_validator(mode="after")
     def _sum(self) -> Self:
         total = self.train + self.val + self.test_sets
         if abs(total - 1) > 1e-6 or self.train == 0:
-            raise ValueError(f"shares must add up to 1 and train must be above 0, not {total:g}")
+            raise ValueError(f"fractions must add up to 1 and train must be above 0, not {total:g}")
         return self
 
 
 class DatasetSettings(Settings):
     """Where images come from and which tasks are made of them."""
 
-    source: str = Field(
-        "digits", description="image source, a file in src/weightspace/data/sources"
-    )
-    samples_per_class: SamplesPerClass = SamplesPerClass()
-    classes_per_task: int = Field(3, ge=2, description="classes of a task")
-    tasks: CountOrAll = Field("all", description="ordered tasks to draw, or all")
-    unseen_classes: int = Field(0, ge=0, description="classes that only test_classes may contain")
-    unseen_share: Share = Field(
-        0.15, description="class sets of test_classes, as a share of all other class sets"
+    source: str = Field(description="image source, a file in src/weightspace/data/sources")
+    samples_per_class: SamplesPerClass
+    classes_per_task: int = Field(ge=2, description="classes of a task")
+    tasks: CountOrAll = Field(description="ordered tasks to draw, or all")
+    unseen_classes: int = Field(ge=0, description="classes that only test_classes may contain")
+    unseen_share: Fraction = Field(
+        description="class sets of test_classes, as a fraction of all other class sets"
     )
     val_classes: int = Field(
-        0, ge=0, description="classes that only val may contain; 0: val has seen classes"
+        ge=0, description="classes that only val may contain; 0: val has seen classes"
     )
-    splits: Splits = Splits()
+    splits: Splits
 
 
 # image sources
@@ -164,160 +163,151 @@ class DigitsSettings(Settings):
 class GlyphsSettings(Settings):
     """Letters of the DejaVu fonts. All ranges are uniform, and drawn anew for each image."""
 
-    size: int = Field(12, ge=4, description="side of an image in pixels")
-    classes: CountOrAll = Field("all", description="letters to draw from those that differ, or all")
+    size: int = Field(ge=4, description="side of an image in pixels")
+    classes: CountOrAll = Field(description="letters to draw from those that differ, or all")
     alike: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.9, description="letters whose shapes correlate by this or more are one class"
+        description="letters whose shapes correlate by this or more are one class"
     )
-    rotation: NonNegative = Field(10.0, description="largest angle in degrees, either way")
-    scale: PositiveRange = Field((0.7, 0.95), description="longer side, as a share of the image's")
-    shear: NonNegative = Field(0.15, description="largest slant, either way")
-    shift: NonNegative = Field(0.06, description="largest shift, as a share of the image's side")
-    noise: NonNegative = Field(0.05, description="standard deviation of noise on pixels in [0, 1]")
+    rotation: NonNegative = Field(description="largest angle in degrees, either way")
+    scale: PositiveRange = Field(description="longer side, as a fraction of the image's")
+    shear: NonNegative = Field(description="largest slant, either way")
+    shift: NonNegative = Field(description="largest shift, as a fraction of the image's side")
+    noise: NonNegative = Field(description="standard deviation of noise on pixels in [0, 1]")
 
 
 class IdxSettings(Settings):
     """MNIST-family files, plain or gzip, in the folder ``path``."""
 
-    size: CountOrOriginal = Field("original", description="side in pixels, or original")
-    labels: LabelRange = Field("auto", description="first and last label, or auto")
+    size: CountOrOriginal = Field(description="side in pixels, or original")
+    labels: LabelRange = Field(description="first and last label, or auto")
 
 
 class NpzSettings(Settings):
     """A NumPy archive, the file ``path``."""
 
-    images_key: str = Field("images", description="name of the array of images")
-    labels_key: str = Field("labels", description="name of the array of labels")
-    size: CountOrOriginal = Field("original", description="side in pixels, or original")
-    labels: LabelRange = Field("auto", description="first and last label, or auto")
+    images_key: str = Field(description="name of the array of images")
+    labels_key: str = Field(description="name of the array of labels")
+    size: CountOrOriginal = Field(description="side in pixels, or original")
+    labels: LabelRange = Field(description="first and last label, or auto")
 
 
 class FolderSettings(Settings):
     """One folder of images per class in the folder ``path``."""
 
-    size: int = Field(32, ge=1, description="side in pixels")
-    colours: Literal["grey", "rgb"] = Field("rgb", description="one channel or three")
-    classes: CountOrAll = Field("all", description="classes to draw, or all")
+    size: int = Field(ge=1, description="side in pixels")
+    colours: Literal["grey", "rgb"] = Field(description="one channel or three")
+    classes: CountOrAll = Field(description="classes to draw, or all")
 
 
 class SourcesSettings(FamilySettings):
     """Settings of each image source; only the selected one's are a dependency."""
 
     path: str = Field(
-        "images", min_length=1, description="file or folder of idx, npz and folder; a dependency"
+        min_length=1, description="file or folder of idx, npz and folder; a dependency"
     )
-    digits: DigitsSettings = DigitsSettings()
-    glyphs: GlyphsSettings = GlyphsSettings()
-    idx: IdxSettings = IdxSettings()
-    npz: NpzSettings = NpzSettings()
-    folder: FolderSettings = FolderSettings()
+    digits: DigitsSettings
+    glyphs: GlyphsSettings
+    idx: IdxSettings
+    npz: NpzSettings
+    folder: FolderSettings
 
 
 class ZooSettings(Settings):
     """How the population of networks is trained."""
 
-    architecture: str = Field("cnn", description="a file in src/weightspace/nets")
-    init: Literal["independent", "shared"] = Field(
-        "independent", description="own or one common initialisation"
-    )
-    runs: int = Field(1600, ge=1, description="training runs; more never change the earlier ones")
-    runs_per_shard: int = Field(100, ge=1, description="runs trained together; the resumable unit")
-    batch_size: int = Field(32, ge=1, description="images per step")
+    architecture: str = Field(description="a file in src/weightspace/nets")
+    init: Literal["independent", "shared"] = Field(description="own or one common initialisation")
+    runs: int = Field(ge=1, description="training runs; more never change the earlier ones")
+    runs_per_shard: int = Field(ge=1, description="runs trained together; the resumable unit")
+    batch_size: int = Field(ge=1, description="images per step")
     optimizers: tuple[Literal["adam", "sgd"], ...] = Field(
-        ("adam", "sgd"), min_length=1, description="one of them is drawn for each run"
+        min_length=1, description="one of them is drawn for each run"
     )
-    adam_lr: PositiveRange = Field((1e-3, 1e-2), description="Adam learning rate, log-uniform")
-    sgd_lr: PositiveRange = Field((1e-2, 2e-1), description="SGD learning rate, log-uniform")
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="momentum of SGD")
-    weight_decay: PositiveRange = Field((1e-5, 1e-2), description="L2 penalty, log-uniform")
-    epochs: IntRange = Field((12, 24), description="fewest and most epochs of a run")
+    adam_lr: PositiveRange = Field(description="Adam learning rate, log-uniform")
+    sgd_lr: PositiveRange = Field(description="SGD learning rate, log-uniform")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(description="momentum of SGD")
+    weight_decay: PositiveRange = Field(description="L2 penalty, log-uniform")
+    epochs: IntRange = Field(description="fewest and most epochs of a run")
     epochs_drawn: MomentsOrUniform = Field(
-        "uniform", description="uniform, or mean and spread of a normal one, clipped to epochs"
+        description="uniform, or mean and standard deviation of a normal one, clipped to epochs"
     )
-    snapshots: int = Field(6, ge=2, description="members kept of each run, spread over its steps")
-    first_step: IntRange = Field((2, 8), description="step of the first snapshot, uniform")
-    first_unit: Literal["steps", "epochs"] = Field("steps", description="unit of first_step")
+    snapshots: int = Field(ge=2, description="members kept of each run, distributed over its steps")
+    first_step: IntRange = Field(description="step of the first snapshot, uniform")
+    first_unit: Literal["steps", "epochs"] = Field(description="unit of first_step")
 
 
 class CnnSettings(Settings):
     """Convolutional network: 3x3 convolutions, each with ReLU and 2x2 average pooling."""
 
-    channels: Widths = Field((8, 16), description="channels of each convolution")
-    batch_norm: bool = Field(False, description="normalise after each convolution")
+    channels: Widths = Field(description="channels of each convolution")
+    batch_norm: bool = Field(description="normalise after each convolution")
 
 
 class MlpSettings(Settings):
     """Fully connected network with ReLU."""
 
-    hidden: Widths = Field((20, 16), description="units of each hidden layer")
+    hidden: Widths = Field(description="units of each hidden layer")
 
 
 class Resnet18Settings(Settings):
     """ResNet-18 with torchvision's tensor names and, at width 64, shapes."""
 
-    width: int = Field(
-        64, ge=1, description="channels of the first stage; each further one doubles"
-    )
+    width: int = Field(ge=1, description="channels of the first stage; each further one doubles")
     stem: Literal["torchvision", "small"] = Field(
-        "torchvision", description="7x7, stride 2, max-pooling; or for small images 3x3, stride 1"
+        description="7x7, stride 2, max-pooling; or for small images 3x3, stride 1"
     )
 
 
 class NetsSettings(FamilySettings):
     """Sizes of each architecture; only the selected one is a dependency."""
 
-    cnn: CnnSettings = CnnSettings()
-    mlp: MlpSettings = MlpSettings()
-    resnet18: Resnet18Settings = Resnet18Settings()
+    cnn: CnnSettings
+    mlp: MlpSettings
+    resnet18: Resnet18Settings
 
 
 class PcaSettings(Settings):
     """First compression: one principal component basis per named tensor."""
 
-    components: int = Field(64, ge=1, description="components per tensor")
-    identity_below: int = Field(
-        17, ge=0, description="tensors with fewer entries are kept as they are"
-    )
+    components: int = Field(ge=1, description="components per tensor")
+    identity_below: int = Field(ge=0, description="tensors with fewer entries are kept as they are")
     align: Literal["none", "matching"] = Field(
-        "none", description="weight matching to one finished network before PCA, or none"
+        description="weight matching to one finished network before PCA, or none"
     )
 
 
 class FitSettings(Settings):
     """What every fit of a network in this project needs."""
 
-    epochs: int = Field(60, ge=1, description="passes over the training members at most")
-    batch_size: int = Field(256, ge=2, description="members per step")
-    lr: Positive = Field(1e-3, description="peak learning rate of AdamW, cosine to zero")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(1e-2, description="weight decay of AdamW")
-    patience: int = Field(15, ge=1, description="epochs without a better val loss before stopping")
+    epochs: int = Field(ge=1, description="passes over the training members at most")
+    batch_size: int = Field(ge=2, description="members per step")
+    lr: Positive = Field(description="peak learning rate of AdamW, cosine to zero")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(description="weight decay of AdamW")
+    patience: int = Field(ge=1, description="epochs without a better val loss before stopping")
 
 
 class AutoencoderSettings(FitSettings):
     """Second compression, the autoencoder: what all autoencoders share, images of a behavioural loss included."""
 
-    model: str = Field("mlp", description="a file in src/weightspace/autoencoders")
-    latent: int = Field(128, ge=2, description="numbers in the latent z")
+    model: str = Field(description="a file in src/weightspace/autoencoders")
+    latent: int = Field(ge=2, description="numbers in the latent z")
     augment_permutations: bool = Field(
-        False,
         description="mlp, variational, residual: a new order of hidden units for each train member "
         "in each step",
     )
     own_queries: int = Field(
-        32, ge=1, description="behavioural loss: images of the own task per step"
+        ge=1, description="behavioural loss: images of the member's task per step"
     )
-    other_queries: int = Field(16, ge=0, description="behavioural loss: other images per step")
-    kl_weight: NonNegative = Field(
-        1.0, description="behavioural loss: weight of the KL of the softmax"
-    )
-    cosine_weight: NonNegative = Field(1.0, description="behavioural loss: weight of 1 - cosine")
+    other_queries: int = Field(ge=0, description="behavioural loss: other images per step")
+    kl_weight: NonNegative = Field(description="behavioural loss: weight of the KL of the softmax")
+    cosine_weight: NonNegative = Field(description="behavioural loss: weight of 1 - cosine")
 
 
 class BehaviouralSettings(Settings):
-    """What every autoencoder has of its own."""
+    """What each autoencoder has."""
 
     behaviour_weight: NonNegative = Field(
-        0.0, description="weight of the behavioural loss; 0: loss on weights alone"
+        description="weight of the behavioural loss; 0: loss on weights alone"
     )
 
 
@@ -325,21 +315,16 @@ class FunctionalSettings(BehaviouralSettings):
     """Reads outputs on probe inputs, decodes to PCA coefficients."""
 
     reads: Literal["outputs", "coefficients", "both"] = Field(
-        "outputs", description="outputs on probe inputs, PCA coefficients, or both"
+        description="outputs on probe inputs, PCA coefficients, or both"
     )
-    width: int = Field(512, ge=1, description="features inside encoder and decoder")
-    depth: int = Field(2, ge=0, description="residual blocks of each")
-    probes: int = Field(256, ge=1, description="probe inputs")
-    learn_probes: bool = Field(
-        False, description="fit the probes too; every step then runs all originals"
-    )
-    latent_noise: NonNegative = Field(0.1, description="noise on z while fitting")
-    behaviour_weight: NonNegative = Field(
-        1.0, description="weight of the behavioural loss; 0: loss on weights alone"
-    )
-    structural_weight: NonNegative = Field(0.0, description="weight of the coefficient error")
+    width: int = Field(ge=1, description="features inside encoder and decoder")
+    depth: int = Field(ge=0, description="residual blocks of each")
+    probes: int = Field(ge=1, description="probe inputs")
+    learn_probes: bool = Field(description="fit the probes too; every step then runs all originals")
+    latent_noise: NonNegative = Field(description="noise on z while fitting")
+    structural_weight: NonNegative = Field(description="weight of the coefficient error")
     precision: Literal["float32", "bf16"] = Field(
-        "bf16", description="of the linear layers; a CPU without bf16 products takes float32"
+        description="of the linear layers; a CPU without bf16 products takes float32"
     )
 
     @model_validator(mode="after")
@@ -352,138 +337,137 @@ class FunctionalSettings(BehaviouralSettings):
 class MlpAutoencoderSettings(BehaviouralSettings):
     """Autoencoder on PCA coefficients, that of the original study."""
 
-    hidden: Widths = Field((256,), description="units of the encoder's hidden layers")
+    hidden: Widths = Field(description="units of the encoder's hidden layers")
 
 
 class VariationalSettings(BehaviouralSettings):
     """Variational autoencoder on PCA coefficients."""
 
-    hidden: Widths = Field((256,), description="units of the encoder's hidden layers")
-    prior_weight: NonNegative = Field(0.001, description="weight of the KL from the prior, nats")
-    warm_up: Share = Field(0.3, description="share of the steps in which that weight rises from 0")
+    hidden: Widths = Field(description="units of the encoder's hidden layers")
+    prior_weight: NonNegative = Field(description="weight of the KL from the prior, nats")
+    warm_up: Fraction = Field(description="fraction of the steps in which that weight rises from 0")
 
 
 class ResidualSettings(BehaviouralSettings):
     """PCA coefficients as they are, and a learned stage that predicts what PCA lost."""
 
-    hidden: Widths = Field((256,), description="units of the hidden layers of the learned stage")
-    learned: Share = Field(0.25, description="share of the latent that the learned stage fills")
+    hidden: Widths = Field(description="units of the hidden layers of the learned stage")
+    learned: Fraction = Field(description="fraction of the latent that the learned stage fills")
 
 
 class ReversePcaSettings(BehaviouralSettings):
     """Non-linear stage on weights first, PCA of its features after it."""
 
-    hidden: Widths = Field((512,), description="units of the hidden layers")
-    features: int = Field(512, ge=1, description="features of the non-linear stage")
+    hidden: Widths = Field(description="units of the hidden layers")
+    features: int = Field(ge=1, description="features of the non-linear stage")
     refit: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.5, description="share of the epochs, the last, that fit the decoder behind the PCA"
+        description="fraction of the epochs, the last, that fit the decoder behind the PCA"
     )
 
 
 class TokensSettings(BehaviouralSettings):
     """Transformer on tokens, one per output channel."""
 
-    token: int = Field(80, ge=1, description="numbers in a token; longer channels give several")
+    token: int = Field(ge=1, description="numbers in a token; longer channels give several")
     normalise: Literal["token", "layer", "none"] = Field(
-        "token", description="centre and scale per token, per layer, or raw weights"
+        description="centre and scale per token, per layer, or raw weights"
     )
-    features: int = Field(64, ge=1, description="numbers that a token is encoded to")
-    linear: bool = Field(True, description="a linear path beside each transformer")
-    width: int = Field(64, ge=1, description="features inside the transformers")
-    depth: int = Field(2, ge=0, description="blocks of each transformer")
-    heads: int = Field(4, ge=1, description="attention heads; a divisor of width")
-    window: int = Field(256, ge=1, description="tokens that attend to each other")
-    contrast_weight: NonNegative = Field(0.05, description="weight of NT-Xent of permuted views")
-    temperature: Positive = Field(0.1, description="temperature of NT-Xent")
+    features: int = Field(ge=1, description="numbers that a token is encoded to")
+    linear: bool = Field(description="a linear path in addition to each transformer")
+    width: int = Field(ge=1, description="features inside the transformers")
+    depth: int = Field(ge=0, description="blocks of each transformer")
+    heads: int = Field(ge=1, description="attention heads; a divisor of width")
+    window: int = Field(ge=1, description="tokens that attend to each other")
+    contrast_weight: NonNegative = Field(description="weight of NT-Xent of permuted views")
+    temperature: Positive = Field(description="temperature of NT-Xent")
     refit: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.5, description="share of the epochs, the last, that fit the decoder behind the PCA"
+        description="fraction of the epochs, the last, that fit the decoder behind the PCA"
     )
 
 
 class AutoencodersSettings(FamilySettings):
     """Settings of each autoencoder; only the selected one's are a dependency."""
 
-    functional: FunctionalSettings = FunctionalSettings()
-    mlp: MlpAutoencoderSettings = MlpAutoencoderSettings()
-    variational: VariationalSettings = VariationalSettings()
-    residual: ResidualSettings = ResidualSettings()
-    reverse_pca: ReversePcaSettings = ReversePcaSettings()
-    tokens: TokensSettings = TokensSettings()
+    functional: FunctionalSettings
+    mlp: MlpAutoencoderSettings
+    variational: VariationalSettings
+    residual: ResidualSettings
+    reverse_pca: ReversePcaSettings
+    tokens: TokensSettings
 
 
 class SharedEncoderSettings(FitSettings):
     """Shared encoder: dataset and result to the latent of weights."""
 
-    model: str = Field("point", description="a file in src/weightspace/shared_encoders")
-    dataset_encoder: str = Field(
-        "statistics", description="a file in src/weightspace/dataset_encoders"
-    )
+    model: str = Field(description="a file in src/weightspace/shared_encoders")
+    dataset_encoder: str = Field(description="a file in src/weightspace/dataset_encoders")
     result: Literal["accuracy", "loss"] = Field(
-        "accuracy", description="the result R, measured on train and val images together"
+        description="the result R, measured on train and val images together"
     )
-    width: int = Field(512, ge=1, description="units of each hidden layer")
-    depth: int = Field(2, ge=1, description="hidden layers (point) or residual blocks (generator)")
-    fourier: int = Field(8, ge=1, description="frequencies of the result embedding")
-    temperature: Positive = Field(0.1, description="temperature of NT-Xent")
-    dropout: Share = Field(0.1, description="share of training rows without D, and without R")
-    calibrate: bool = Field(False, description="calibrate requests on val images of val tasks")
+    width: int = Field(ge=1, description="units of each hidden layer")
+    depth: int = Field(ge=1, description="hidden layers (point) or residual blocks (generator)")
+    fourier: int = Field(ge=1, description="frequencies of the result embedding")
+    temperature: Positive = Field(description="temperature of NT-Xent")
+    dropout: Fraction = Field(description="fraction of training rows without D, and without R")
+    calibrate: bool = Field(description="calibrate requests on val images of val tasks")
 
 
 class GeneratorSettings(Settings):
     """Conditional generator of latents: many different networks for one (D, R)."""
 
-    contrast_weight: NonNegative = Field(0.6, description="weight of NT-Xent")
-    result_weight: NonNegative = Field(10.0, description="weight of result matching")
-    behaviour_weight: NonNegative = Field(2.0, description="weight of the energy score of outputs")
-    images_per_class: int = Field(24, ge=2, description="random images behind D in each step")
-    queries_per_class: int = Field(12, ge=1, description="images for result matching")
-    decoded: int = Field(64, ge=1, description="conditions decoded in each step")
+    contrast_weight: NonNegative = Field(description="weight of NT-Xent")
+    result_weight: NonNegative = Field(description="weight of result matching")
+    behaviour_weight: NonNegative = Field(description="weight of the energy score of outputs")
+    images_per_class: int = Field(ge=2, description="random images behind D in each step")
+    queries_per_class: int = Field(ge=1, description="images for result matching")
+    decoded: int = Field(ge=1, description="conditions decoded in each step")
     precision: Literal["float32", "bf16"] = Field(
-        "bf16", description="of the linear layers; a CPU without bf16 products takes float32"
+        description="of the linear layers; a CPU without bf16 products takes float32"
     )
 
 
 class PointSettings(Settings):
     """The original study's shared encoder: one latent for one (D, R)."""
 
-    length_weight: NonNegative = Field(0.1, description="weight of the length loss")
+    length_weight: NonNegative = Field(description="weight of the length loss")
 
 
 class SharedEncodersSettings(FamilySettings):
     """Settings of each shared encoder; only the selected one's are a dependency."""
 
-    generator: GeneratorSettings = GeneratorSettings()
-    point: PointSettings = PointSettings()
+    generator: GeneratorSettings
+    point: PointSettings
 
 
 class StatisticsSettings(Settings):
-    """Mean and spread of each pixel: nothing to set."""
+    """Mean and standard deviation of each pixel: nothing to set."""
 
 
 class DeepsetsSettings(Settings):
     """Learned set encoder."""
 
-    width: int = Field(256, ge=1, description="units of each hidden layer")
-    features: int = Field(128, ge=1, description="numbers in the embedding of a class")
+    width: int = Field(ge=1, description="units of each hidden layer")
+    features: int = Field(ge=1, description="numbers in the embedding of a class")
 
 
 class DistillationSettings(Settings):
     """Images learned for each class by gradient matching."""
 
-    images: int = Field(2, ge=1, description="images learned for each class")
-    networks: int = Field(64, ge=1, description="random networks whose gradients are matched")
-    batch: int = Field(8, ge=1, description="networks of a step")
-    steps: int = Field(80, ge=0, description="steps of Adam")
-    lr: Positive = Field(0.1, description="rate of the first step, in units of the images' spread")
-    width: int = Field(16, ge=1, description="channels of the random networks")
+    images: int = Field(ge=1, description="images learned for each class")
+    networks: int = Field(ge=1, description="random networks whose gradients are matched")
+    batch: int = Field(ge=1, description="networks of a step")
+    steps: int = Field(ge=0, description="steps of Adam")
+    lr: Positive = Field(
+        description="rate of the first step, in units of the images' standard deviation"
+    )
+    width: int = Field(ge=1, description="channels of the random networks")
 
 
 class ClipSettings(Settings):
     """Features of a pre-trained CLIP model; needs the extra ``clip``."""
 
-    model: str = Field("ViT-B-32", description="name of the model in open_clip")
+    model: str = Field(description="name of the model in open_clip")
     pretrained: str = Field(
-        "laion2b_s34b_b79k",
         min_length=1,  # without a name open_clip gives random weights
         description="name of its weights in open_clip, or a local file",
     )
@@ -492,76 +476,74 @@ class ClipSettings(Settings):
 class DatasetEncodersSettings(FamilySettings):
     """Settings of each dataset encoder; only the selected one's are a dependency."""
 
-    statistics: StatisticsSettings = StatisticsSettings()
-    deepsets: DeepsetsSettings = DeepsetsSettings()
-    distillation: DistillationSettings = DistillationSettings()
-    clip: ClipSettings = ClipSettings()
+    statistics: StatisticsSettings
+    deepsets: DeepsetsSettings
+    distillation: DistillationSettings
+    clip: ClipSettings
 
 
 class GuidanceSettings(Settings):
     """Gradient steps on latents through the frozen decoder, on train images; 0 steps switch it off."""
 
     sampling_steps: int = Field(
-        20, ge=0, description="steps that bring a drawn network's result to the request"
+        ge=0, description="steps that bring a drawn network's result to the request"
     )
     encoding_steps: int = Field(
-        20, ge=0, description="steps that bring a decoded network's outputs to the original's"
+        ge=0, description="steps that bring a decoded network's outputs to the original's"
     )
-    rate: Positive = Field(0.03, description="first step, in units of a latent's entries")
-    images_per_class: int = Field(24, ge=1, description="train images per class in each step")
+    rate: Positive = Field(description="first step, in units of a latent's entries")
+    images_per_class: int = Field(ge=1, description="train images per class in each step")
 
 
 class EvaluateSettings(Settings):
     """How much is drawn and resampled when measuring."""
 
-    targets: int = Field(9, ge=2, description="requested results, evenly over the trained range")
-    draws: int = Field(16, ge=1, description="networks drawn for one (D, R)")
-    val_draws: int = Field(4, ge=1, description="the same on val, where figures serve choices")
+    targets: int = Field(ge=2, description="requested results, evenly over the trained range")
+    draws: int = Field(ge=1, description="networks drawn for one (D, R)")
+    val_draws: int = Field(ge=1, description="the same on val, where figures serve choices")
     controls: bool = Field(
-        True, description="also what the figures are held against: false saves time in sweeps"
+        description="also measure what the figures are compared with: false saves time in sweeps"
     )
     random_inputs: int = Field(
-        128, ge=2, description="random images of the second comparison of outputs"
+        ge=2, description="random images of the second comparison of outputs"
     )
     novelty_networks: int = Field(
-        80, ge=2, description="samples, and train members, compared after alignment"
+        ge=2, description="samples, and train members, compared after alignment"
     )
-    finetune_tasks: int = Field(40, ge=2, description="tasks for fine-tuning and ensembles")
-    ensemble: int = Field(8, ge=2, description="networks of an ensemble")
-    bootstrap: int = Field(1000, ge=10, description="resamples of tasks for 95 % intervals")
+    finetune_tasks: int = Field(ge=2, description="tasks for fine-tuning and ensembles")
+    ensemble: int = Field(ge=2, description="networks of an ensemble")
+    bootstrap: int = Field(ge=10, description="resamples of tasks for 95 % intervals")
 
 
 class RuntimeSettings(Settings):
     """Where to compute. Never changes a result and is a dependency of no stage."""
 
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="auto takes a GPU where there is one"
+        description="auto takes a GPU where there is one"
     )
-    workers: CountOrAuto = Field(
-        "auto", description="processes of the zoo and evaluate_reconstruction"
-    )
+    workers: CountOrAuto = Field(description="processes of the zoo and evaluate_reconstruction")
     executor: Literal["local", "ray"] = Field(
-        "local", description="their work on this machine, or on Ray: RAY_ADDRESS, else started here"
+        description="their work on this machine, or on Ray: RAY_ADDRESS, else started here"
     )
 
 
 class Params(Settings):
     """All settings of the pipeline, as in params.yaml."""
 
-    seed: int = Field(0, ge=0, description="root of all random streams")
-    dataset: DatasetSettings = DatasetSettings()
-    sources: SourcesSettings = SourcesSettings()
-    zoo: ZooSettings = ZooSettings()
-    nets: NetsSettings = NetsSettings()
-    pca: PcaSettings = PcaSettings()
-    autoencoder: AutoencoderSettings = AutoencoderSettings()
-    autoencoders: AutoencodersSettings = AutoencodersSettings()
-    shared_encoder: SharedEncoderSettings = SharedEncoderSettings()
-    shared_encoders: SharedEncodersSettings = SharedEncodersSettings()
-    dataset_encoders: DatasetEncodersSettings = DatasetEncodersSettings()
-    guidance: GuidanceSettings = GuidanceSettings()
-    evaluate: EvaluateSettings = EvaluateSettings()
-    runtime: RuntimeSettings = RuntimeSettings()
+    seed: int = Field(ge=0, description="root of all random streams")
+    dataset: DatasetSettings
+    zoo: ZooSettings
+    pca: PcaSettings
+    autoencoder: AutoencoderSettings
+    shared_encoder: SharedEncoderSettings
+    guidance: GuidanceSettings
+    evaluate: EvaluateSettings
+    runtime: RuntimeSettings
+    sources: SourcesSettings
+    nets: NetsSettings
+    autoencoders: AutoencodersSettings
+    dataset_encoders: DatasetEncodersSettings
+    shared_encoders: SharedEncodersSettings
 
 
 def options_of(family: str, name: str, data: dict[str, Any]) -> Settings:
@@ -580,7 +562,7 @@ def options_of(family: str, name: str, data: dict[str, Any]) -> Settings:
 
 
 def _valid_names(location: tuple[int | str, ...]) -> list[str]:
-    """Names allowed beside the last part of a location in the schema."""
+    """Names allowed for the last part of a location in the schema."""
     model: Any = Params
     for part in location[:-1]:
         if not (isinstance(model, type) and issubclass(model, BaseModel)):
@@ -593,14 +575,27 @@ def _valid_names(location: tuple[int | str, ...]) -> list[str]:
 
 
 def _explain(path: Path, error: ValidationError) -> WeightspaceError:
-    """Turn the first validation error into the one line that a person needs."""
-    first = error.errors()[0]
+    """Turn the first validation error into the one line that a person needs.
+
+    A mistyped key is unknown and the right one is missing: the first says how to mend both.
+    """
+    order = {"extra_forbidden": 0, "missing": 2}
+    errors = sorted(error.errors(), key=lambda e: order.get(e["type"], 1))
+    first = errors[0]
     location = tuple(p for p in first["loc"])
     key = ".".join(str(p) for p in location) or "the file"
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    other = [e for e in errors[1:] if (e["type"] == "missing") <= (first["type"] == "missing")]
+    more = f" (and {len(other)} more)" if other else ""
     if first["type"] == "extra_forbidden":
         hint = nearest(str(location[-1]), _valid_names(location))
         return problem(f"unknown key '{key}'{more}", where=path, do=hint)
+    if first["type"] == "missing":
+        return problem(
+            f"key '{key}' is missing{more}",
+            where=path,
+            expected="every key, so that DVC tracks it",
+            do="add it",
+        )
     message = first["msg"][0].lower() + first["msg"][1:]
     return problem(
         f"'{key}': {message}{more}",
@@ -635,27 +630,7 @@ def load_params(path: Path | str = "params.yaml") -> Params:
             got=type(data).__name__,
             expected="keys and values",
         )
-    params = validate_params(data, path)
-    missing = _missing(Params, data, "")
-    if missing:
-        raise problem(
-            f"key '{missing[0]}' is missing",
-            where=path,
-            expected="every key, so that DVC tracks it",
-            do="add it",
-        )
-    return params
-
-
-def _missing(model: type[BaseModel], data: dict[str, Any], prefix: str) -> list[str]:
-    """Keys of the schema that the file leaves to a default, which DVC could not track."""
-    out: list[str] = []
-    for name, field in model.model_fields.items():
-        if name not in data:
-            out.append(prefix + name)
-        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            out += _missing(field.annotation, data[name], f"{prefix}{name}.")
-    return out
+    return validate_params(data, path)
 
 
 def validate_params(data: dict[str, Any], where: Path | str = "params") -> Params:

@@ -29,7 +29,7 @@ def validate(
 def params_(
     out: Annotated[Path, typer.Option(help="Markdown file to write")] = Path("docs/params.md"),
 ) -> None:
-    """Write the reference of all settings, made from their schema."""
+    """Write the reference of all settings, made from params.yaml and its schema."""
     from weightspace.artifacts import begins, check_file, write_bytes
     from weightspace.report.settings import MADE_BY, reference
 

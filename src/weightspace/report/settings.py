@@ -1,53 +1,75 @@
-"""The reference of params.yaml, made from the schema that validates it."""
+"""The reference of params.yaml, made from the schema that validates it and from the file's values."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from weightspace.params import Params
+import yaml
+
+from weightspace.params import Params, load_params
 
 MADE_BY = "python -m weightspace params"  # in the file that this command wrote
 HEAD = f"""# Settings
 
-Every key of `params.yaml`, what it may be and what it means. Made from the schema in
-`src/weightspace/params.py` by `{MADE_BY}`; do not edit. No key has
-a silent default: each must be in the file. `weightspace validate` checks a file.
+Every key of `params.yaml`, its value there, what it may be and what it means. Made from that file and
+from the schema in `src/weightspace/params.py` by `{MADE_BY}`; do not
+edit. The schema has no values of its own: each key must be in the file. `weightspace validate` checks one.
 
 Change one for a single experiment with `dvc exp run -S zoo.runs=400`.
 """
 
 
-def reference() -> str:
-    """Give the reference as Markdown: a table for each section."""
-    schema = Params.model_json_schema()
-    return "\n".join([HEAD, *_section(schema, schema, "")]) + "\n"
+def reference(path: Path = Path("params.yaml")) -> str:
+    """Give the reference of a settings file as Markdown: a table for each section, in its order."""
+    load_params(path)
+    schema, values = Params.model_json_schema(), yaml.safe_load(path.read_text(encoding="utf-8"))
+    return "\n".join([HEAD, *_section(schema, schema, values, "")]) + "\n"
 
 
-def _section(schema: dict[str, Any], root: dict[str, Any], name: str) -> Iterator[str]:
-    """Lines of a section: its own keys first, then the sections in it."""
-    keys = {k: _resolved(v, root) for k, v in schema["properties"].items()}
-    plain = {k: v for k, v in keys.items() if "properties" not in v and v.get("type") != "object"}
+def _section(
+    schema: dict[str, Any], root: dict[str, Any], values: dict[str, Any], name: str
+) -> Iterator[str]:
+    """Lines of a section: its own keys first, then the sections in it.
+
+    Args:
+        schema: of the section.
+        root: the whole schema.
+        values: the section in the file.
+        name: dotted name of the section, empty for the whole file.
+
+    """
+    known = schema["properties"]  # a member from outside has its own documentation
+    keys = {k: _resolved(known[k], root) for k in values if k in known}
     if name:
         yield f"## {name}\n"
         yield " ".join(schema["description"].split()) + "\n"
-    if plain:
-        yield "| key | values | meaning |\n|---|---|---|"
+    if plain := [k for k, v in keys.items() if not _is_section(v)]:
+        yield "| key | default | values | meaning |\n|---|---|---|---|"
         prefix = f"{name}." if name else ""
-        for key, value in plain.items():
-            yield f"| `{prefix}{key}` | {kind(value)} | {value['description']} |"
+        for key in plain:
+            default = json.dumps(values[key], ensure_ascii=False).replace('"', "")
+            row = f"`{prefix}{key}`", f"`{default}`", kind(keys[key]), keys[key]["description"]
+            yield f"| {' | '.join(row)} |"
         yield ""
     for key, value in keys.items():
-        if "properties" in value:
-            yield from _section(value, root, f"{name}.{key}" if name else key)
+        if _is_section(value):
+            yield from _section(value, root, values[key], f"{name}.{key}" if name else key)
+
+
+def _is_section(schema: dict[str, Any]) -> bool:
+    """Whether a key holds other keys, or none at all."""
+    return schema.get("type") == "object"
 
 
 def _resolved(value: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
     """A key's schema; where it refers to a section, that section's."""
     if "$ref" not in value:
         return value
-    found: dict[str, Any] = root["$defs"][value["$ref"].rpartition("/")[2]]
-    return found
+    section: dict[str, Any] = root["$defs"][value["$ref"].rpartition("/")[2]]
+    return section
 
 
 def kind(value: dict[str, Any]) -> str:
@@ -66,7 +88,7 @@ def kind(value: dict[str, Any]) -> str:
     if value["type"] == "array":
         if "prefixItems" in value:
             return "[" + ", ".join(kind(v) for v in value["prefixItems"]) + "]"
-        return f"list, each a {kind(value['items'])}"
+        return f"list, each {kind(value['items'])}"
     if value["type"] == "string":
         return "text"
     return _number(value)
@@ -74,7 +96,7 @@ def kind(value: dict[str, Any]) -> str:
 
 def _number(value: dict[str, Any]) -> str:
     """Say what a number may be."""
-    words = "whole number" if value["type"] == "integer" else "number"
+    words = "integer" if value["type"] == "integer" else "number"
     if {"minimum", "maximum"} <= set(value):
         return f"{words} from {value['minimum']:g} to {value['maximum']:g}"
     if "exclusiveMinimum" in value:

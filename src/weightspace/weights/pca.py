@@ -196,7 +196,7 @@ class FeaturePca(nn.Module):
     def fit(self, x: Tensor) -> None:
         """Set mean, components and scale from ``(N, d)``, computed in float64."""
         features = TensorSpec("features", tuple(self.mean.shape), "parameter", (None,))
-        settings = PcaSettings(components=len(self.components), identity_below=0)
+        settings = PcaSettings(components=len(self.components), identity_below=0, align="none")
         fit = fit_tensor(features, lambda who, _, rows: x[who, rows], len(x), settings)
         self.mean.copy_(fit.mean)
         self.components.zero_()[: len(fit.components)].copy_(fit.components)
