@@ -425,7 +425,7 @@ def test_other_commands_write_over_their_earlier_files_only(monkeypatch, tmp_pat
     monkeypatch.chdir(tmp_path)
     runner = CliRunner()
     commands = {
-        "params.md": ["params"],
+        "params.md": ["params", str(Path(__file__).parent.parent / "params.yaml")],
         "page.html": ["report", "--root", str(project_root)],
     }
     for name, words in commands.items():

@@ -27,14 +27,15 @@ def validate(
 
 @commands.command("params", rich_help_panel=PANEL)
 def params_(
+    path: Annotated[Path, typer.Argument(help="settings file")] = Path("params.yaml"),
     out: Annotated[Path, typer.Option(help="Markdown file to write")] = Path("docs/params.md"),
 ) -> None:
-    """Write the reference of all settings, made from params.yaml and its schema."""
+    """Write the reference of all settings: values of the file, ranges and meanings of the schema."""
     from weightspace.artifacts import begins, check_file, write_bytes
     from weightspace.report.settings import MADE_BY, reference
 
     check_file(out, begins(MADE_BY))
-    write_bytes(out, reference().encode())
+    write_bytes(out, reference(path).encode())
 
 
 @commands.command(rich_help_panel=PANEL)

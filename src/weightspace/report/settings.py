@@ -22,7 +22,7 @@ Change one for a single experiment with `dvc exp run -S zoo.runs=400`.
 """
 
 
-def reference(path: Path = Path("params.yaml")) -> str:
+def reference(path: Path) -> str:
     """Give the reference of a settings file as Markdown: a table for each section, in its order."""
     load_params(path)
     schema, values = Params.model_json_schema(), yaml.safe_load(path.read_text(encoding="utf-8"))
