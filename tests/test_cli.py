@@ -4,6 +4,7 @@ import pickle
 import shutil
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
