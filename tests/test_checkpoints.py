@@ -13,10 +13,10 @@ from torch import nn
 
 from cases import build, networks
 from weightspace.errors import WeightspaceError
-from weightspace.project.network import load_network, save_network
+from weightspace.project.network import Standardisation, load_network, save_networks
 from weightspace.weights import checkpoints
 from weightspace.weights.checkpoints import fit_state, read_networks, read_state
-from weightspace.weights.spec import take
+from weightspace.weights.spec import stack, take
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_what_a_pickle_wanted_to_run_is_named(tmp_path):
 def test_an_archive_that_unpacks_to_too_much_is_not_unpacked(tmp_path, state, monkeypatch):
     torch.save({"a": torch.zeros(100_000)}, tmp_path / "net.pt")
     assert read_state(tmp_path / "net.pt")
-    monkeypatch.setattr(checkpoints, "MOST_BYTES", 100_000)
+    monkeypatch.setattr(checkpoints, "GIVEN_BYTES", 100_000)
     with pytest.raises(WeightspaceError, match="too large"):
         read_state(tmp_path / "net.pt")
 
@@ -207,7 +207,8 @@ def test_damaged_files_are_refused_or_read(tmp_path_factory, state, data, suffix
 
 def test_own_networks_come_back(tmp_path, net, state):
     path = tmp_path / "net.safetensors"
-    save_network(path, net, state, {"mean": 0.5, "std": 2.0, "classes": ["a", "b", "c"]})
+    info = [{"classes": ["a", "b", "c"]}]
+    save_networks(tmp_path, [path.name], net, stack([state]), Standardisation(0.5, 2.0), info)
     network = load_network(path)
     assert not network.module.training
     assert same(network.module.state_dict(), state)

@@ -173,7 +173,7 @@ def test_an_archive_that_unpacks_to_too_much_is_not_unpacked(tmp_path, monkeypat
     path = tmp_path / "bomb.npz"
     np.savez_compressed(path, images=np.zeros((1000, 64, 64)), labels=np.zeros(1000, int))
     assert path.stat().st_size < 100_000
-    monkeypatch.setattr(module, "MOST_BYTES", 1_000_000)
+    monkeypatch.setattr(module, "GIVEN_BYTES", 1_000_000)
     with pytest.raises(WeightspaceError, match="too large"):
         read_images(path)
 

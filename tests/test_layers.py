@@ -160,3 +160,19 @@ def test_functions_are_short(module):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     }
     assert not {name: lines for name, lines in lengths.items() if lines > LONGEST}
+
+
+def sizes(tree):
+    """Limits in bytes that a module sets: name -> their expression."""
+    named = [(n.targets[0], n.value) for n in tree.body if isinstance(n, ast.Assign)]
+    return {t.id: ast.unparse(v) for t, v in named if getattr(t, "id", "").endswith("_BYTES")}
+
+
+def test_a_limit_in_bytes_has_one_name_and_one_value():
+    every = [(name, value) for module in MODULES for name, value in sizes(source(module)).items()]
+    assert len(every) >= 5
+    assert len({name for name, _ in every}) == len(every)
+
+
+def test_a_second_limit_of_one_name_would_be_found():
+    assert sizes(ast.parse("MOST_BYTES = 1 << 30\nrest = 2")) == {"MOST_BYTES": "1 << 30"}

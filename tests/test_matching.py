@@ -7,7 +7,7 @@ import torch
 import cases
 from weightspace.evaluate import novelty
 from weightspace.weights.matching import align, match_weights
-from weightspace.weights.permutations import permute_each, random_permutations, shuffled
+from weightspace.weights.permutations import random_permutations, shuffled
 from weightspace.weights.spec import stack, take
 
 
@@ -123,7 +123,7 @@ def test_reordering_one_tensor_alone_changes_the_outputs(net):
     """The control: a permutation that is not coupled to its other tensors."""
     weights = cases.networks(net, 3)
     orders = {g: torch.arange(n).roll(1).repeat(3, 1) for g, n in net.spec.groups.items()}
-    moved = permute_each(net.spec, weights, orders)
+    moved = net.spec.permute(weights, orders)
     first = next(t.name for t in net.spec.tensors if any(t.axes))
     images = _images(net)
     before, after = net.run(weights, images), net.run(weights | {first: moved[first]}, images)
@@ -135,7 +135,7 @@ def test_matching_recovers_another_order_for_each_network(net, rng):
     spec, one = net.spec, take(cases.networks(net, 1), slice(0, 1))
     copies = {k: w.repeat(4, *[1] * (w.ndim - 1)) for k, w in one.items()}
     orders = random_permutations(spec, 4, rng)
-    moved = permute_each(spec, copies, orders)
+    moved = spec.permute(copies, orders)
     found = match_weights(spec, one, moved)
     for group, order in orders.items():
         back = order.gather(1, found[group])
@@ -155,5 +155,5 @@ def test_networks_are_matched_as_if_each_were_alone(net):
 def test_one_order_for_all_is_that_of_the_spec(net):
     spec, weights = net.spec, cases.networks(net, 3)
     orders = _permutations(spec, 2)
-    each = permute_each(spec, weights, {g: p.expand(3, -1) for g, p in orders.items()})
+    each = spec.permute(weights, {g: p.expand(3, -1) for g, p in orders.items()})
     torch.testing.assert_close(each, spec.permute(weights, orders), rtol=0, atol=0)

@@ -11,8 +11,7 @@ from onnx.reference import ReferenceEvaluator
 from cases import WORLDS
 from weightspace.errors import WeightspaceError
 from weightspace.project import onnx as onnx_export
-from weightspace.project.network import load_network, save_network
-from weightspace.weights.spec import take
+from weightspace.project.network import Standardisation, load_network, save_networks
 
 
 @pytest.fixture
@@ -21,10 +20,12 @@ def written(world, tmp_path):
 
     def write(name):
         tiny = world(name)
-        weights = take(tiny.zoo.weights(tiny.zoo.members.tail(1)), 0)
-        info = {"mean": tiny.dataset.mean, "std": tiny.dataset.std, "classes": ["ä", "b", "c"]}
+        weights = tiny.zoo.weights(tiny.zoo.members.tail(1))
+        scale = Standardisation(tiny.dataset.mean, tiny.dataset.std)
         path = tmp_path / f"{name}.safetensors"
-        save_network(path, tiny.net, weights, info)
+        save_networks(
+            tmp_path, [path.name], tiny.net, weights, scale, [{"classes": ["ä", "b", "c"]}]
+        )
         return path, tiny.dataset
 
     return write

@@ -571,7 +571,7 @@ def test_an_idx_file_that_unpacks_to_too_much_is_not_unpacked(tmp_path, monkeypa
     folder = write_idx(tmp_path / "idx", black, pack=gzip.compress, end=".gz")
     assert (folder / "train-images-idx3-ubyte.gz").stat().st_size < 10_000
     load("idx", {"path": str(folder)})
-    monkeypatch.setattr(MODULES["idx"], "MOST_BYTES", 50_000)
+    monkeypatch.setattr(MODULES["idx"], "SOURCE_BYTES", 50_000)
     with pytest.raises(WeightspaceError, match="too large"):
         load("idx", {"path": str(folder)})
 

@@ -19,6 +19,7 @@ import os
 import shutil
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,7 @@ AUTOENCODER_FILE = Path("autoencoder") / "autoencoder.safetensors"
 SHARED_ENCODER_FILE = Path("shared_encoder") / "shared_encoder.safetensors"
 
 META_KEY = "weightspace"
+GIVEN_BYTES = 1 << 30  # that a file given by a person may unpack to; four times that in memory
 ABANDONED_DAYS = 7  # a killed run of the same code and settings may still be continued for so long
 
 
@@ -390,3 +392,26 @@ def read_parquet(path: Path, columns: tuple[str, ...] = ()) -> pd.DataFrame:
     if missing:
         raise problem("table lacks columns", where=path, got=list(table), expected=list(columns))
     return table
+
+
+def check_archive(path: Path, most: int) -> list[str]:
+    """Names in a zip archive, if it unpacks to at most ``most`` bytes; nothing is unpacked.
+
+    Raises:
+        WeightspaceError: not an archive, or too large.
+
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise problem(f"not a complete archive ({error})", where=path) from error
+    if size > most:
+        raise problem(
+            "archive is too large",
+            where=path,
+            got=f"{size} bytes unpacked",
+            expected=f"at most {most}",
+        )
+    return names

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from weightspace.artifacts import GIVEN_BYTES
 from weightspace.data.dataset import Dataset
 from weightspace.data.sources import SOURCES
 from weightspace.data.sources.base import as_images, check_pixels, read_npz, source_of
@@ -23,7 +24,6 @@ from weightspace.params import FolderSettings, IdxSettings
 from weightspace.registry import resolve
 from weightspace.rng import stream
 
-MOST_BYTES = 1 << 30  # unpacked; four times that in memory
 HOLD_OUT_FROM = 24  # images per class from which a third is held out
 MOST_IMAGES = 1000  # per class in each of two parts; more change no figure and cost time
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -94,7 +94,7 @@ def read_images(
     path = Path(path)
     kind = source_of(path)
     if kind == "npz":
-        arrays = read_npz(path, ("images", "labels"), MOST_BYTES)
+        arrays = read_npz(path, ("images", "labels"), GIVEN_BYTES)
         return ImageSet.of(arrays["images"], arrays["labels"], path.name)
     source = resolve(SOURCES, kind, "--data")
     if kind == "idx":

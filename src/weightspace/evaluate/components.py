@@ -13,7 +13,7 @@ from weightspace.zoo.runner import BLOCK, TaskRunner
 from weightspace.zoo.store import Zoo
 
 MEMBERS = 300  # val members are enough for a curve
-BLOCK_BYTES = 1 << 28  # weights of the networks that are read at once
+READ_BYTES = 1 << 28  # weights of the networks that are read at once
 
 
 def against_k(pca: TensorPca, zoo: Zoo, runner: TaskRunner, members: pd.DataFrame) -> pd.DataFrame:
@@ -30,7 +30,7 @@ def against_k(pca: TensorPca, zoo: Zoo, runner: TaskRunner, members: pd.DataFram
     """
     members, most = members.iloc[:MEMBERS], max(pca.sizes)
     ks = sorted({min(2**i, most) for i in range(most.bit_length() + 1)})
-    size = max(1, min(BLOCK, BLOCK_BYTES // (4 * zoo.spec.numel)))
+    size = max(1, min(BLOCK, READ_BYTES // (4 * zoo.spec.numel)))
     scores = torch.empty(len(ks), 2, len(members), dtype=torch.float64)
     for rows in block_slices(len(members), size):
         scores[..., rows] = _scores(pca, zoo, runner, members.iloc[rows], ks)

@@ -86,7 +86,7 @@ class Network:
 
 
 def load_network(path: Path | str) -> Network:
-    """Load a network that :func:`save_network` wrote, as an ``nn.Module`` in evaluation mode."""
+    """Load a network that :func:`save_networks` wrote, as an ``nn.Module`` in evaluation mode."""
     tensors, meta = load_tensors(Path(path), KIND)
     try:
         net = net_from_meta(meta["net"])

@@ -31,6 +31,7 @@ from weightspace import __version__
 from weightspace.artifacts import (
     AUTOENCODER_FILE,
     DATASET_FOLDER,
+    GIVEN_BYTES,
     IMAGES_FILE,
     SHARED_ENCODER_FILE,
     ZOO_FOLDER,
@@ -303,7 +304,7 @@ class Project:
         """Latents ``(N, L)`` and their names, from :meth:`save_latents` or array ``z`` of an .npz."""
         path = Path(path)
         if path.suffix == ".npz":
-            z = read_npz(path, ("z",))["z"]
+            z = read_npz(path, ("z",), GIVEN_BYTES)["z"]
             if z.dtype.kind != "f":
                 raise problem("latents of a wrong type", where=path, got=z.dtype, expected="float")
             return torch.from_numpy(z).float(), [str(i) for i in range(len(np.atleast_1d(z)))]

@@ -18,8 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from weightspace.data.images import MOST_BYTES
-from weightspace.data.sources.base import check_size
+from weightspace.artifacts import GIVEN_BYTES, check_archive
 from weightspace.errors import problem
 from weightspace.weights.spec import Spec, Weights, stack
 
@@ -57,7 +56,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 def _unpickle(path: Path) -> Any:
     """Read a file of ``torch.save`` without running anything in it."""
     if zipfile.is_zipfile(path):
-        check_size(path, MOST_BYTES)
+        check_archive(path, GIVEN_BYTES)
     try:
         with warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True)

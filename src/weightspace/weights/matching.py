@@ -12,7 +12,6 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from weightspace.weights.permutations import _permute, permute_each
 from weightspace.weights.spec import Spec, Weights, blocks, take
 
 SWEEPS = 20  # over all groups; matching stops earlier when nothing changes
@@ -33,7 +32,7 @@ def match_weights(
         weights: the networks to be reordered, tensors ``(N, *shape)``.
 
     Returns:
-        Group -> index tensor ``(N, size)``, for :func:`permute_each`.
+        Group -> index tensor ``(N, size)``, for :meth:`Spec.permute`.
 
     """
     size = max(1, BLOCK_ENTRIES // spec.numel)
@@ -43,7 +42,7 @@ def match_weights(
 
 def align(spec: Spec, reference: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Weights:
     """Reorder each of N networks ``(N, *shape)`` to match one ``(1, *shape)``; outputs stay the same."""
-    return permute_each(spec, weights, match_weights(spec, reference, weights))
+    return spec.permute(weights, match_weights(spec, reference, weights))
 
 
 def _match_block(
@@ -92,7 +91,7 @@ def _similarity(
     for t in spec.tensors:
         if not any(axis is not None and axis.group == group for axis in t.axes):
             continue
-        moved = _permute(t, b[t.name], others)
+        moved = t.permute(b[t.name], others)
         for dim, axis in enumerate(t.axes, start=1):
             if axis is not None and axis.group == group:
                 x, y = (w.movedim(dim, 1).reshape(len(w), n, -1) for w in (a[t.name], moved))

@@ -34,6 +34,12 @@ class Axis:
     group: str
     block: int = 1
 
+    def entries(self, order: Tensor) -> Tensor:
+        """Order of the entries ``(..., size * block)`` that units in order ``(..., size)`` give."""
+        if self.block == 1:
+            return order
+        return (order[..., None] * self.block + torch.arange(self.block)).flatten(-2)
+
 
 @dataclass(frozen=True)
 class TensorSpec:
@@ -56,6 +62,19 @@ class TensorSpec:
     def unconstrain(self, values: Tensor) -> Tensor:
         """Values of this tensor in the coordinates of :meth:`Spec.unconstrain`."""
         return (values + EPSILON).log() if self.role == "variance" else values
+
+    def permute(self, values: Tensor, permutations: Mapping[str, Tensor]) -> Tensor:
+        """Values ``(N, *shape)`` of this tensor alone in the orders of :meth:`Spec.permute`."""
+        for dim, axis in enumerate(self.axes, start=1):
+            if axis is None or axis.group not in permutations:
+                continue
+            index = axis.entries(permutations[axis.group])
+            if index.ndim == 1:
+                values = values.index_select(dim, index)
+            else:
+                rows = torch.arange(len(values))[:, None]
+                values = values.movedim(dim, 1)[rows, index].movedim(1, dim)
+        return values
 
 
 @dataclass(frozen=True)
@@ -176,26 +195,19 @@ class Spec:
         return [t.name for t in self.tensors if t.role == "variance"]
 
     def permute(self, weights: Mapping[str, Tensor], permutations: Mapping[str, Tensor]) -> Weights:
-        """Reorder hidden units: the outputs of the network stay the same.
-
-        Args:
-            weights: tensors ``(N, *shape)``.
-            permutations: group -> index tensor ``(size,)``, one order for all N networks; groups
-                that are not named stay as they are.
+        """Reorder hidden units: the outputs of each network stay the same.
 
         Source: Ainsworth, Hayase, Srinivasa (2022), Git Re-Basin, arXiv 2209.04836, section 2.
 
+        Args:
+            weights: tensors ``(N, *shape)``.
+            permutations: group -> index tensor, ``(size,)`` for all N networks or ``(N, size)``, an
+                order for each; groups that are not named stay as they are.
+
         """
-        out = dict(weights)
-        for tensor in self.tensors:
-            for dim, axis in enumerate(tensor.axes, start=1):
-                if axis is not None and axis.group in permutations:
-                    index = permutations[axis.group]
-                    if axis.block > 1:
-                        steps = torch.arange(axis.block)
-                        index = (index[:, None] * axis.block + steps).flatten()
-                    out[tensor.name] = out[tensor.name].index_select(dim, index)
-        return out
+        return dict(weights) | {
+            t.name: t.permute(weights[t.name], permutations) for t in self.tensors
+        }
 
 
 def stack(networks: list[Weights]) -> Weights:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,11 +9,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from weightspace.artifacts import check_archive
 from weightspace.errors import problem
 
 IDX_IMAGES = "*images*idx3-ubyte*"  # names of MNIST-family image files
 BLOCK = 4096  # images resized at once, to bound memory
-MOST_BYTES = 1 << 34  # of an unpacked file; four times that in memory
+SOURCE_BYTES = 1 << 34  # that a file of the project's source may unpack to; 4 times that in memory
 
 
 def source_of(path: Path) -> str:
@@ -47,26 +47,8 @@ def entries(folder: Path, expected: str) -> list[Path]:
         raise problem(f"cannot read ({error.strerror})", where=folder, expected=expected) from error
 
 
-def check_size(path: Path, most: int = MOST_BYTES) -> list[str]:
-    """Names in a zip archive that unpacks to at most ``most`` bytes."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-            names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise problem(f"not a complete archive ({error})", where=path) from error
-    if size > most:
-        raise problem(
-            "archive is too large",
-            where=path,
-            got=f"{size} bytes unpacked",
-            expected=f"at most {most}",
-        )
-    return names
-
-
 def read_npz(
-    path: Path, names: Sequence[str], most: int = MOST_BYTES, do: str = "rename the arrays"
+    path: Path, names: Sequence[str], most: int, do: str = "rename the arrays"
 ) -> dict[str, np.ndarray]:
     """Named arrays of an archive; nothing is unpickled and nothing is written to disk.
 
@@ -82,7 +64,7 @@ def read_npz(
     """
     if not path.is_file():
         raise problem("no such file", where=path, expected="an .npz file", do="correct the path")
-    found = sorted(name.removesuffix(".npy") for name in check_size(path, most))
+    found = sorted(name.removesuffix(".npy") for name in check_archive(path, most))
     missing = [n for n in names if n not in found]
     if missing:
         raise problem(f"no array '{missing[0]}'", where=path, got=", ".join(found), do=do)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from weightspace.data.sources.base import IDX_IMAGES, MOST_BYTES, as_classes, as_images, entries
+from weightspace.data.sources.base import IDX_IMAGES, SOURCE_BYTES, as_classes, as_images, entries
 from weightspace.errors import problem
 from weightspace.params import IdxSettings
 
@@ -80,11 +80,11 @@ def _read(path: Path, axes: int) -> np.ndarray:
     """Bytes of one idx file with so many axes."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
+            data = file.read(SOURCE_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise problem(f"cannot read ({error})", where=path, do="fetch the file again") from error
-    if len(data) > MOST_BYTES:
-        raise problem("file is too large", where=path, expected=f"at most {MOST_BYTES} bytes")
+    if len(data) > SOURCE_BYTES:
+        raise problem("file is too large", where=path, expected=f"at most {SOURCE_BYTES} bytes")
     magic = bytes([0, 0, BYTES, axes])
     if data[:4] != magic:
         raise problem(
