@@ -77,15 +77,15 @@ def draws(root: Path) -> str:
         (f"chosen among {n} drawn in one pass", "unguided_best_of_n_", costs.drawn(n)),
         (f"guided: {steps} gradient steps after the draw", "", costs.guided()),
         (f"chosen among {n} guided", "best_of_n_", costs.guided(n)),
-        ("control: guided with the D of another task", "shuffled_d_", costs.guided()),
-        ("control: network of the nearest training task", "nearest_task_", (0, None)),
+        ("control: guided with the D of another task", "control_shuffled_d_", costs.guided()),
+        ("control: network of the nearest training task", "control_nearest_task_", (0, None)),
     )
     body = [_row(name, figures, prefix, cost) for name, prefix, cost in kinds]
     last = EPOCHS[-1]
     body += [
         _trained(
             f"the same, trained {last} epochs",
-            after[f"nearest_task_epoch_{last}"],
+            after[f"control_nearest_task_epoch_{last}"],
             costs.trained(last),
         ),
         _trained("trained from scratch", after["scratch_single"], costs.trained(SCRATCH_EPOCHS)),
@@ -167,9 +167,9 @@ def _finding(figures: dict[str, Any]) -> str:
 
 
 def _reading(figures: dict[str, Any]) -> str:
-    latent, plain = (figures[f"{k}_test_accuracy_r2"] for k in ("latent", "weight_statistics"))
+    latent, plain = (figures[f"{k}_test_accuracy_r2"] for k in ("latent", "control_weight_statistics"))
     right, better = (
-        _percent(figures, f"{k}_optimizer_accuracy") for k in ("latent", "weight_statistics")
+        _percent(figures, f"{k}_optimizer_accuracy") for k in ("latent", "control_weight_statistics")
     )
     return (
         f"*Read off* a latent: test accuracy with R2 {latent:.2f} (statistics of the weights "

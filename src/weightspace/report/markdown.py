@@ -18,6 +18,8 @@ EXAMPLE = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 
+NUMBER = re.compile(r"\**[-+]?[\d.,]+(?: %| \(mean\))?\**|-")
+
 
 def table(given: Table) -> str:
     r"""Give a table that was made for the terminal as Markdown, under its title in bold.
@@ -28,7 +30,7 @@ def table(given: Table) -> str:
     **Sizes**
     <BLANKLINE>
     | name | value |
-    |---|---|
+    |---|---:|
     | a\|b | 1 |
     """
     head = [str(column.header) for column in given.columns]
@@ -40,14 +42,17 @@ def table(given: Table) -> str:
 def rows(head: list[str], body: list[list[str]]) -> str:
     """Give a table of plain cells.
 
+    Columns of numbers are aligned to the right.
+
     >>> print(rows(["", "R2"], [["draws", ".86"]]))
     | | R2 |
-    |---|---|
+    |---|---:|
     | draws | .86 |
     """
     lines = [head, *body]
+    numeric = [all(NUMBER.fullmatch(c) for c in column if c) for column in zip(*body, strict=True)]
     shown = ["| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines]
-    shown.insert(1, "|" + "---|" * len(head))
+    shown.insert(1, "|" + "".join("---:|" if right else "---|" for right in numeric))
     return "\n".join(re.sub(r" {2,}", " ", line) for line in shown)
 
 
