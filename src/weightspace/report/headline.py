@@ -167,9 +167,12 @@ def _finding(figures: dict[str, Any]) -> str:
 
 
 def _reading(figures: dict[str, Any]) -> str:
-    latent, plain = (figures[f"{k}_test_accuracy_r2"] for k in ("latent", "control_weight_statistics"))
+    latent, plain = (
+        figures[f"{k}_test_accuracy_r2"] for k in ("latent", "control_weight_statistics")
+    )
     right, better = (
-        _percent(figures, f"{k}_optimizer_accuracy") for k in ("latent", "control_weight_statistics")
+        _percent(figures, f"{k}_optimizer_accuracy")
+        for k in ("latent", "control_weight_statistics")
     )
     return (
         f"*Read off* a latent: test accuracy with R2 {latent:.2f} (statistics of the weights "

@@ -15,6 +15,7 @@ from weightspace.report.plots import ACCENT, INK, SOFT
 
 WIDTH, HEIGHT = 232, 46  # of a box, pixels
 COLUMN, ROW, MARGIN = 306, 62, 10  # from box to box, and around all
+SIDE = 26  # right of the second column, for arrows within it
 
 
 @dataclass(frozen=True)
@@ -90,17 +91,16 @@ def draw_stages(root: Path) -> None:
 
 
 def picture(root: Path) -> bytes:
-    """SVG of the stages: those that others build on below one another, the last ones beside them."""
+    """SVG of the stages: those that leave data below one another, those that measure beside them."""
     stages = load_stages(root)
     arrows = direct(stages)
-    trunk = [stage for stage in stages if any(stage.name == start for start, _ in arrows)]
+    trunk = [stage for stage in stages if any(out.startswith("data/") for out in stage.outputs)]
+    names = [stage.name for stage in trunk]
     ends = [stage for stage in stages if stage not in trunk]
-    ends.sort(key=lambda stage: [s.name for s in trunk].index(stage.needs[-1]))
-    at = {stage.name: (0, i) for i, stage in enumerate(trunk)}
-    at |= {stage.name: (1, len(trunk) - len(ends) + i) for i, stage in enumerate(ends)}
-    shift = max(0, -min(row for _, row in at.values()))
-    at = {name: (column, row + shift) for name, (column, row) in at.items()}
-    width = 2 * MARGIN + COLUMN + WIDTH
+    ends.sort(key=lambda s: max(names.index(n) if n in names else len(names) for n in s.needs))
+    at = {name: (0, i) for i, name in enumerate(names)}
+    at |= {stage.name: (1, i) for i, stage in enumerate(ends)}
+    width = 2 * MARGIN + COLUMN + WIDTH + SIDE
     height = 2 * MARGIN + max(row for _, row in at.values()) * ROW + HEIGHT
     parts = [_arrow(at[start], at[end]) for start, end in arrows]
     parts += [_box(stage, at[stage.name]) for stage in stages]
@@ -129,12 +129,14 @@ def _box(stage: Stage, at: tuple[int, int]) -> str:
 
 
 def _arrow(start: tuple[int, int], end: tuple[int, int]) -> str:
-    """Downwards within a column; to the side with a bend half way."""
+    """Down within the first column, to the second with a bend half way, within it around the side."""
     (x0, y0), (x1, y1) = _corner(start), _corner(end)
-    if start[0] == end[0]:
-        x = x0 + 40
-        path = f"M{x} {y0 + HEIGHT}V{y1 - 1}"
+    middle0, middle1 = y0 + HEIGHT // 2, y1 + HEIGHT // 2
+    if start[0] != end[0]:
+        bend = (x0 + WIDTH + x1) // 2 + (8 * start[1]) % 24 - 8
+        path = f"M{x0 + WIDTH} {middle0}H{bend}V{middle1}H{x1 - 1}"
+    elif start[0]:
+        path = f"M{x0 + WIDTH} {middle0}h{SIDE - 4}V{middle1}H{x1 + WIDTH + 1}"
     else:
-        middle = (x0 + WIDTH + x1) // 2 + (8 * start[1]) % 24 - 8
-        path = f"M{x0 + WIDTH} {y0 + HEIGHT // 2}H{middle}V{y1 + HEIGHT // 2}H{x1 - 1}"
+        path = f"M{x0 + 40} {y0 + HEIGHT}V{y1 - 1}"
     return f'<path d="{path}" fill="none" stroke="{ACCENT}" stroke-width="1.5" marker-end="url(#head)"/>\n'
