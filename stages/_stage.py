@@ -1,7 +1,7 @@
-"""What every stage script shares: the source beside it, its folders, one-line errors, its cost.
+"""What every stage script shares: the path of the source, its folders, one-line errors, its cost.
 
 The package is imported from the ``src/`` next to this file and never from an installed copy: an
-experiment in DVC's queue runs in a copy of the repository and must run its own code.
+experiment in DVC's queue runs in a copy of the repository and must run the code of this copy.
 """
 
 import json
@@ -22,7 +22,7 @@ from weightspace.params import Params, load_params  # noqa: E402
 from weightspace.runtime import prepare  # noqa: E402
 
 DATA, METRICS = ROOT / "data", ROOT / "metrics"
-# Finished shards wait here. Experiments in temporary copies share the main workspace's folder;
+# Finished shards wait in this folder. Experiments in temporary copies share the main workspace's folder;
 # its entries are named by a hash of code, settings and inputs.
 SCRATCH = Path(os.environ.get("DVC_ROOT", ROOT)) / ".work"
 
@@ -62,8 +62,8 @@ class Memory(threading.Thread):
     @property
     def peak(self) -> int:
         """Peak so far, in bytes."""
-        each = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-        return max(self.seen, *(1024 * resource.getrusage(who).ru_maxrss for who in each))
+        processes = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        return max(self.seen, *(1024 * resource.getrusage(who).ru_maxrss for who in processes))
 
 
 def resident(process: int) -> int:

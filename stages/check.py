@@ -1,8 +1,8 @@
 """Verify params.yaml before any later stage removes its outputs.
 
 DVC deletes the outputs of a stage before it runs it. All other stages depend on this one, so bad
-settings stop here and earlier results stay where they are. The output never changes: a valid edit
-of params.yaml reruns this stage and only those others whose own keys changed.
+settings stop here and earlier results are not lost. The output never changes: a valid edit
+of params.yaml reruns this stage and only those others whose keys changed.
 """
 
 from _stage import DATA, run

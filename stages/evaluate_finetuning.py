@@ -1,21 +1,16 @@
-"""Train sampled networks on, and put them together, beside other starts."""
+"""Train sampled networks further and combine them to ensembles; compare with other starts."""
 
 from _stage import DATA, METRICS, run
-from weightspace.artifacts import ZOO_FOLDER, write_json
-from weightspace.evaluate.controls import TrainMembers
+from weightspace.artifacts import write_json
+from weightspace.evaluate.evaluation import Evaluation
 from weightspace.evaluate.finetuning import evaluate_finetuning
 from weightspace.params import Params
-from weightspace.sampling.sampler import load_sampler
-from weightspace.zoo.store import Zoo
 
 
 def main(params: Params) -> None:
     """Write metrics/finetuning.json."""
-    zoo, (sampler, runner) = Zoo.open(DATA / ZOO_FOLDER), load_sampler(DATA, params)
-    donors = TrainMembers.of(zoo, sampler, runner)
-    write_json(
-        METRICS / "finetuning.json", evaluate_finetuning(zoo, sampler, runner, donors, params)
-    )
+    metrics = evaluate_finetuning(Evaluation.load(DATA, params))
+    write_json(METRICS / "finetuning.json", metrics)
 
 
 if __name__ == "__main__":

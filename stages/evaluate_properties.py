@@ -6,7 +6,13 @@ from _stage import DATA, METRICS, run
 from weightspace.artifacts import AUTOENCODER_FILE, DATASET_FOLDER, ZOO_FOLDER, write_json
 from weightspace.autoencoders.base import encode_members, load_autoencoder
 from weightspace.data.dataset import Dataset
-from weightspace.evaluate.properties import Features, evaluate, hyper_parameters, weight_statistics
+from weightspace.data.tasks import SPLITS
+from weightspace.evaluate.properties import (
+    Features,
+    evaluate_properties,
+    hyper_parameters,
+    weight_statistics,
+)
 from weightspace.params import Params
 from weightspace.zoo.store import Zoo
 
@@ -15,9 +21,7 @@ def main(params: Params) -> None:
     """Write metrics/properties.json."""
     zoo = Zoo.open(DATA / ZOO_FOLDER)
     autoencoder = load_autoencoder(DATA / AUTOENCODER_FILE)
-    members = {
-        s: t for s in ("train", "val", "test_sets", "test_classes") if len(t := zoo.select(s))
-    }
+    members = {s: t for s in SPLITS if len(t := zoo.select(s))}
     weights = {split: zoo.weights(table) for split, table in members.items()}
     readings = {"latent": {s: encode_members(autoencoder, w).numpy() for s, w in weights.items()}}
     if params.evaluate.controls:
@@ -34,8 +38,8 @@ def main(params: Params) -> None:
         s: (classes[torch.tensor(t["task"].to_numpy())][..., None] == known).any(1).numpy()
         for s, t in members.items()
     }
-    found = evaluate(Features(members, readings, present), params.seed)
-    write_json(METRICS / "properties.json", found)
+    metrics = evaluate_properties(Features(members, readings, present), params.seed)
+    write_json(METRICS / "properties.json", metrics)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,12 @@
 
 from _stage import DATA, METRICS, run
 from weightspace.artifacts import write_csv, write_json
-from weightspace.evaluate.reconstruction import figures, over_epochs, reconstruct_splits, scatter
+from weightspace.evaluate.reconstruction import (
+    over_epochs,
+    reconstruct_splits,
+    reconstruction_metrics,
+    scatter,
+)
 from weightspace.params import Params
 
 POINTS = 600  # in the scatter plot
@@ -11,13 +16,12 @@ POINTS = 600  # in the scatter plot
 def main(params: Params) -> None:
     """Write metrics/reconstruction.json and its plot data."""
     out = {}
-    for split, found in reconstruct_splits(DATA, params).items():
-        out[split] = figures(found, params.evaluate, params.seed)
+    for split, rebuilt in reconstruct_splits(DATA, params).items():
+        out[split] = reconstruction_metrics(rebuilt, params.evaluate, params.seed)
         if split == "test_sets":
-            write_csv(METRICS / "plots" / "outputs_over_epochs.csv", over_epochs(found))
-            write_csv(
-                METRICS / "plots" / "accuracy_scatter.csv", scatter(found, POINTS, params.seed)
-            )
+            write_csv(METRICS / "plots" / "outputs_over_epochs.csv", over_epochs(rebuilt))
+            points = scatter(rebuilt, POINTS, params.seed)
+            write_csv(METRICS / "plots" / "accuracy_scatter.csv", points)
     write_json(METRICS / "reconstruction.json", out)
 
 

@@ -1,24 +1,21 @@
-"""Draw networks for held-out tasks and compare what they achieve with what was asked."""
+"""Draw networks for held-out tasks and compare their results with the requested ones."""
 
 from _stage import DATA, METRICS, run
-from weightspace.artifacts import ZOO_FOLDER, write_csv, write_json
+from weightspace.artifacts import write_csv, write_json
 from weightspace.autoencoders.base import encode_members
 from weightspace.data.tasks import HELD_OUT
-from weightspace.evaluate.controls import TrainMembers
+from weightspace.evaluate.evaluation import Evaluation
 from weightspace.evaluate.retrieval import heat_map, retrieval
 from weightspace.evaluate.sampling import evaluate_split
 from weightspace.params import Params
-from weightspace.sampling.sampler import load_sampler
-from weightspace.zoo.store import Zoo
 
 
 def main(params: Params) -> None:
     """Write metrics/sampling.json and its plot data."""
-    zoo, (sampler, runner) = Zoo.open(DATA / ZOO_FOLDER), load_sampler(DATA, params)
-    donors = TrainMembers.of(zoo, sampler, runner) if params.evaluate.controls else None
-    out = {}
+    evaluation, out = Evaluation.load(DATA, params), {}
+    zoo, sampler, runner = evaluation.zoo, evaluation.sampler, evaluation.runner
     for split in HELD_OUT:
-        measured = evaluate_split(zoo, sampler, runner, donors, split, params)
+        measured = evaluate_split(evaluation, split)
         if measured is None:
             continue
         members = zoo.select(split)

@@ -349,7 +349,7 @@ def test_retrieve_the_task(run, sampled):
 def test_predict(run, sampled):
     done = run("predict", "out")
     assert done.code == 0, done.err
-    for word in ("network-00001", "test accuracy", "epoch", "optimizer", "share wrong"):
+    for word in ("network-00001", "test accuracy", "epoch", "optimizer", "fraction wrong"):
         assert word in done.out
 
 

@@ -56,7 +56,8 @@ def _reconstruct(world, shift=0, split="test_sets"):
     autoencoder = Identity(tiny.zoo.spec, shift)
     members = tiny.zoo.select(split)
     weights = tiny.zoo.weights(members)
-    return reconstruction.reconstruct(autoencoder, tiny.pca, tiny.runner, members, weights, PARAMS)
+    reconstruct = reconstruction.Reconstructor(autoencoder, tiny.pca, tiny.runner, PARAMS)
+    return reconstruct(members, weights)
 
 
 # reconstruction
@@ -64,7 +65,7 @@ def _reconstruct(world, shift=0, split="test_sets"):
 
 def test_a_perfect_autoencoder_has_perfect_figures(world):
     rebuilt = _reconstruct(world)
-    found = reconstruction.figures(rebuilt, SETTINGS, 0)
+    found = reconstruction.reconstruction_metrics(rebuilt, SETTINGS, 0)
     for score in ("cosine", "correlation", "agreement"):
         for suffix in ("", "_random", "_late"):
             for part in ("mean", "min", "max"):
@@ -86,7 +87,7 @@ def test_a_perfect_autoencoder_has_perfect_figures(world):
 
 
 def test_a_autoencoder_that_mixes_up_members_does_not(world):
-    found = reconstruction.figures(_reconstruct(world, shift=4), SETTINGS, 0)
+    found = reconstruction.reconstruction_metrics(_reconstruct(world, shift=4), SETTINGS, 0)
     assert found["agreement_mean"] == pytest.approx(found["agreement_chance"], abs=0.05)
     assert found["agreement_chance"] < 0.5
     assert abs(found["kappa"]) < 0.1
@@ -96,7 +97,7 @@ def test_a_autoencoder_that_mixes_up_members_does_not(world):
     assert found["accuracy_r2_identity"] < 0.3
     assert found["agreement_low"] < found["agreement_mean"] < found["agreement_high"]
     # the control: the next member is mostly a snapshot of the same run, with like outputs
-    siblings = reconstruction.figures(_reconstruct(world, shift=1), SETTINGS, 0)
+    siblings = reconstruction.reconstruction_metrics(_reconstruct(world, shift=1), SETTINGS, 0)
     assert siblings["cosine_mean"] > 0.3
 
 
@@ -134,7 +135,7 @@ def test_intervals_resample_tasks_and_not_members(rng):
         rows = torch.arange(12).repeat_interleave(copies)
         table = pd.DataFrame({"task": rows.numpy(), "snapshot": 0, "epoch": 1.0})
         r = reconstruction.Reconstruction(table, *[x[rows] for x in (a, b, a, b, b, b)])
-        return reconstruction.figures(r, SETTINGS, 0)
+        return reconstruction.reconstruction_metrics(r, SETTINGS, 0)
 
     one, five = intervals(1), intervals(5)
     for name in ("cosine", "correlation", "agreement", "accuracy_r2"):
@@ -204,7 +205,7 @@ def test_grid_is_task_after_task():
 
 
 def _figures(achieved, result="accuracy", **keys):
-    return sampling.figures(GRID, np.asarray(achieved, float), Result(result), **keys)
+    return sampling.request_metrics(GRID, np.asarray(achieved, float), Result(result), **keys)
 
 
 def test_figures_of_perfect_reversed_and_constant_results():
@@ -242,7 +243,9 @@ def test_the_best_requested_loss_is_the_lowest():
 
 def test_at_the_top_are_a_median_and_a_mean_over_tasks():
     grid = sampling.Grid(np.arange(3), GRID.targets)
-    found = sampling.figures(grid, np.array([0, 0, 0.9, 0, 0, 0.8, 0, 0, 0.1]), Result("accuracy"))
+    found = sampling.request_metrics(
+        grid, np.array([0, 0, 0.9, 0, 0, 0.8, 0, 0, 0.1]), Result("accuracy")
+    )
     assert found["accuracy_at_top"] == 0.8
     assert found["accuracy_at_top_mean"] == pytest.approx(0.6)
 
@@ -251,10 +254,10 @@ def test_intervals_hold_the_figure():
     rng = np.random.default_rng(0)
     grid = sampling.Grid(np.arange(30), GRID.targets)
     achieved = grid.target + rng.normal(0, 0.1, 90) + np.repeat(rng.normal(0, 0.1, 30), 3)
-    found = sampling.figures(grid, achieved, Result("accuracy"), 200, 0)
+    found = sampling.request_metrics(grid, achieved, Result("accuracy"), 200, 0)
     for name in ("r2_identity", "r2_pearson", "mae", "spearman_within_task"):
         assert found[f"{name}_low"] < found[name] < found[f"{name}_high"]
-    assert found == sampling.figures(grid, achieved, Result("accuracy"), 200, 0)
+    assert found == sampling.request_metrics(grid, achieved, Result("accuracy"), 200, 0)
 
 
 def test_best_of_chooses_on_train_images_and_reports_on_test_images():
@@ -335,7 +338,7 @@ def test_weight_statistics_ignore_the_order_of_hidden_units(rng):
 
 
 @pytest.fixture
-def donors():
+def train_members():
     """Five members of three tasks, whose weight is their row number."""
     members = pd.DataFrame({"task": [8, 2, 8, 5, 2]})
     place = {2: 0.0, 5: 10.0, 8: 20.0}
@@ -344,15 +347,15 @@ def donors():
     return TrainMembers(members, {"w": torch.arange(5.0)[:, None]}, result, embedding)
 
 
-def test_nearest_task_then_nearest_result(donors):
+def test_nearest_task_then_nearest_result(train_members):
     at = torch.tensor([[1.0, 1.0], [1.0, 1.0], [19.0, 0.0], [24.0, 1.0], [9.0, 1.0]])
-    weights, rows = donors.nearest_task(at, np.array([0.6, 0.8, 0.1, 0.9, 0.0]))
+    weights, rows = train_members.nearest_task(at, np.array([0.6, 0.8, 0.1, 0.9, 0.0]))
     assert rows.tolist() == [1, 4, 0, 2, 3]
     assert weights["w"][:, 0].tolist() == [1, 4, 0, 2, 3]
 
 
-def test_average_of_the_nearest_results(donors):
-    found = donors.average(np.array([0.85, 0.3]), count=2)["w"][:, 0]
+def test_average_of_the_nearest_results(train_members):
+    found = train_members.average(np.array([0.85, 0.3]), count=2)["w"][:, 0]
     assert found.tolist() == [(2 + 4) / 2, (0 + 1) / 2]
 
 
@@ -421,7 +424,7 @@ def _features(optimizers=("adam", "sgd")):
 
 
 def test_properties_of_an_oracle_of_noise_and_of_the_mean():
-    found = properties.evaluate(_features(), 0)
+    found = properties.evaluate_properties(_features(), 0)
     assert set(found) == {"val", "test_sets"}  # nothing is reported on train
     figures = found["test_sets"]
     for name in ("test_accuracy", "generalisation_gap", "epoch"):
@@ -438,7 +441,7 @@ def test_properties_of_an_oracle_of_noise_and_of_the_mean():
 
 
 def test_properties_of_a_zoo_with_one_optimiser():
-    figures = properties.evaluate(_features(("adam",)), 0)["test_sets"]
+    figures = properties.evaluate_properties(_features(("adam",)), 0)["test_sets"]
     assert figures["control_oracle_test_accuracy_r2"] > 0.9
 
 
@@ -478,7 +481,7 @@ def test_classes_of_a_task_are_read_where_they_are_written_and_not_elsewhere():
     clear = {s: p + 0.1 * rng.normal(size=p.shape) for s, p in present.items()}
     noise = {s: rng.normal(size=p.shape) for s, p in present.items()}
     features = properties.Features({}, {"latent": clear, "noise": noise}, present)
-    found = properties.class_set_figures(features, ["test_sets"], 0)["test_sets"]
+    found = properties.class_set_metrics(features, ["test_sets"], 0)["test_sets"]
     assert found["latent_classes_exact"] == 1
     assert found["control_chance_classes_recall"] == pytest.approx(1 / 3)
     assert found["control_chance_classes_exact"] == pytest.approx(1 / 15)

@@ -6,7 +6,7 @@ import torch
 
 from weightspace.autoencoders import AUTOENCODERS
 from weightspace.evaluate import finetuning, sampling
-from weightspace.evaluate.controls import TrainMembers
+from weightspace.evaluate.evaluation import Evaluation
 from weightspace.evaluate.finetuning import Trainer
 from weightspace.evaluate.metrics import r2_identity
 from weightspace.registry import resolve
@@ -112,13 +112,13 @@ def test_every_rate_is_chosen_where_it_is_the_best(best, tasks, monkeypatch):
 
 def test_figures_of_a_tiny_pipeline(world, sampler):
     tiny = world()
-    donors = TrainMembers.of(tiny.zoo, sampler, tiny.runner)
-    found = finetuning.evaluate_finetuning(tiny.zoo, sampler, tiny.runner, donors, tiny.params)
+    evaluation = Evaluation(tiny.zoo, sampler, tiny.runner, tiny.params)
+    found = finetuning.evaluate_finetuning(evaluation)
     assert set(found) == {"test_sets"}
     figures, settings = found["test_sets"], tiny.params.evaluate
     assert figures["tasks"] == settings.finetune_tasks
-    tasks = finetuning._some_tasks(tiny.zoo, "test_sets", settings.finetune_tasks, 3)
-    arguments = (sampler, tiny.runner, donors, tasks, settings.ensemble, 3)
+    tasks = finetuning._some_tasks(evaluation, "test_sets")
+    arguments = (evaluation, tasks, settings.ensemble)
     networks = finetuning.starts(*arguments)
     assert set(networks) == {"sampled", "nearest_task", "random"}
     assert {"sampled_lr", "control_nearest_task_lr", "control_random_lr"} <= figures.keys()

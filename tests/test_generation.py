@@ -45,7 +45,7 @@ def test_figures_of_a_tiny_zoo(world):
     )
     jobs = (tiny.zoo, autoencoder, tiny.runner, 6, 3)
     found = g.evaluate_generation(*jobs)
-    assert {f"{k}_{f}" for k in g.KINDS for f in g.FIGURES} <= set(found)
+    assert {f"{k}_{f}" for k in g.KINDS for f in g.METRICS} <= set(found)
     assert found == g.evaluate_generation(*jobs)
     assert found["members_weight_distance"] > 0.01  # leave-one-out: a member is not its own
     good = g.good_members(tiny.zoo, tiny.runner, "train", 6, 3)["test_accuracy"].mean()

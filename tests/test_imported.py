@@ -12,7 +12,7 @@ from weightspace.autoencoders import AUTOENCODERS
 from weightspace.autoencoders.base import AutoencoderData
 from weightspace.data.dataset import Dataset
 from weightspace.errors import WeightspaceError
-from weightspace.evaluate.properties import Features, evaluate
+from weightspace.evaluate.properties import Features, evaluate_properties
 from weightspace.project.project import import_zoo
 from weightspace.registry import resolve
 from weightspace.weights.pca import fit_pca
@@ -93,7 +93,7 @@ def test_later_stages_accept_it(folder, world, project_root):
         )
         assert autoencoder.latent == tiny.params.autoencoder.latent
     readings = {"raw_weights": {s: zoo.spec.flatten(w).numpy() for s, w in weights.items()}}
-    assert evaluate(Features(members, readings), 0)["test_sets"]["members"] == len(
+    assert evaluate_properties(Features(members, readings), 0)["test_sets"]["members"] == len(
         members["test_sets"]
     )
 

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from weightspace.cli import app as cli
 from weightspace.errors import WeightspaceError
-from weightspace.evaluate.generation import FIGURES, KINDS
+from weightspace.evaluate.generation import KINDS, METRICS
 from weightspace.evaluate.properties import key
 from weightspace.report import gallery
 from weightspace.report import html as page
@@ -115,7 +115,7 @@ def test_figures_are_those_of_the_files(finished, tmp_path):
 
 
 # a value of its own for every figure
-GENERATION = {f"{k}_{f}": 0.1 + i / 1000 for i, (k, f) in enumerate(product(KINDS, FIGURES))}
+GENERATION = {f"{k}_{f}": 0.1 + i / 1000 for i, (k, f) in enumerate(product(KINDS, METRICS))}
 CLASSES = {
     key(reading, f"classes_{figure}"): 0.7 + i / 1000
     for i, (reading, figure) in enumerate(

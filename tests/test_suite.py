@@ -12,12 +12,12 @@ from typer.testing import CliRunner
 from weightspace.artifacts import read_json
 from weightspace.cli.app import app
 from weightspace.errors import WeightspaceError
-from weightspace.evaluate.generation import FIGURES, KINDS
+from weightspace.evaluate.generation import KINDS, METRICS
 from weightspace.experiments import suite
 from workspace import ROOT
 
 FILES = ("reconstruction", "sampling", "properties", "novelty")
-GENERATION = {"latent", "parameters"} | {f"{k}_{f}" for k in KINDS for f in FIGURES}
+GENERATION = {"latent", "parameters"} | {f"{k}_{f}" for k in KINDS for f in METRICS}
 DEFINITION = {
     "title": "A table",
     "seeds": [0, 1, 2],

@@ -1,1 +1,16 @@
-"""Evaluations: one question each, read artefacts only, report every figure beside its controls."""
+"""Evaluations: one question each; they read artefacts only and measure controls in the same way."""
+
+__all__ = [
+    "components",
+    "controls",
+    "evaluation",
+    "finetuning",
+    "generation",
+    "metrics",
+    "novelty",
+    "properties",
+    "reconstruction",
+    "retrieval",
+    "sampling",
+    "summary",
+]

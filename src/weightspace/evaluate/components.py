@@ -44,7 +44,7 @@ def against_k(pca: TensorPca, zoo: Zoo, runner: TaskRunner, members: pd.DataFram
 def _scores(
     pca: TensorPca, zoo: Zoo, runner: TaskRunner, members: pd.DataFrame, ks: list[int]
 ) -> Tensor:
-    """Agreement and cosine ``(len(ks), 2, M)`` of M members with their truncations."""
+    """Agreement and cosine of M members with their truncations, ``(len(ks), 2, M)``."""
     weights, tasks = zoo.weights(members), members["task"].to_numpy()
     original, coefficients = runner.outputs(weights, tasks, "val"), pca(weights)
     rows = []

@@ -24,8 +24,8 @@ class TrainMembers:
     Attributes:
         members: their table.
         weights: ``(N, *shape)``.
-        result: R of each ``(N,)``.
-        embedding: dataset embedding of each member's task ``(N, E)``.
+        result: R of every member ``(N,)``, accuracy or loss in nats.
+        embedding: dataset embedding of every member's task ``(N, E)``.
 
     """
 
@@ -78,19 +78,19 @@ class TrainMembers:
         return {name: w[index].mean(1) for name, w in self.weights.items()}
 
 
-def noised(spec: Spec, weights: Weights, fraction: float, generator: torch.Generator) -> Weights:
+def noised(spec: Spec, weights: Weights, fraction: float, rng: torch.Generator) -> Weights:
     """Add normal noise of a fraction of each tensor's standard deviation over the batch.
 
     Args:
         spec: the architecture.
         weights: networks ``(N, *shape)``.
-        fraction: of the standard deviation.
-        generator: source of the noise.
+        fraction: of the standard deviation, 0 or more.
+        rng: random stream of the noise.
 
     """
     out = {}
     for name, w in spec.unconstrain(weights).items():
-        noise = torch.randn(w.shape, generator=generator)
+        noise = torch.randn(w.shape, generator=rng)
         out[name] = w + fraction * w.std() * noise
     return spec.constrain(out)
 
@@ -106,15 +106,15 @@ def head_only(spec: Spec, weights: Weights) -> Weights:
 def at_distance(
     spec: Spec, weights: Weights, distance: np.ndarray, rng: torch.Generator
 ) -> Weights:
-    """Networks with noise, each moved by a relative distance of its own norm.
+    """Networks with noise, each moved by a distance relative to its norm.
 
     Buffers stay as they are: noise would make variances negative.
 
     Args:
         spec: the architecture.
         weights: networks ``(N, *shape)``.
-        distance: of each, relative to its norm ``(N,)``.
-        rng: source of the noise.
+        distance: of every network, relative to its norm ``(N,)``, 0 or more.
+        rng: random stream of the noise.
 
     """
     learned = spec.parameters
@@ -125,7 +125,14 @@ def at_distance(
 
 
 def midpoints(spec: Spec, a: Weights, b: Weights) -> Weights:
-    """Average of pairs of networks after alignment of the second to the first."""
+    """Average of pairs of networks after alignment of the second to the first.
+
+    Args:
+        spec: the architecture.
+        a: networks ``(N, *shape)``.
+        b: partner of each ``(N, *shape)``.
+
+    """
     out = []
     for i in range(len(next(iter(a.values())))):
         one = take(a, slice(i, i + 1))

@@ -14,16 +14,14 @@ import torch
 
 from weightspace.data.tasks import TEST_SPLITS
 from weightspace.evaluate import metrics as m
-from weightspace.evaluate.controls import TrainMembers
+from weightspace.evaluate.evaluation import Evaluation
 from weightspace.params import Params
 from weightspace.progress import progress
 from weightspace.rng import stream, torch_stream
-from weightspace.sampling.sampler import Condition, Sampler
 from weightspace.weights.spec import Weights, stack, take
 from weightspace.zoo.plan import Run
 from weightspace.zoo.result import accuracies
 from weightspace.zoo.runner import TaskRunner
-from weightspace.zoo.store import Zoo
 from weightspace.zoo.train import train_runs
 
 EPOCHS = (1, 5)  # measured, besides 0
@@ -34,7 +32,14 @@ SCRATCH_EPOCHS = 24  # of the networks in an ensemble trained from scratch
 
 @dataclass(frozen=True)
 class Trainer:
-    """Trains networks side by side on the train images of their tasks."""
+    """Trains networks side by side on the train images of their tasks.
+
+    Attributes:
+        runner: the tasks.
+        batch_size: images of a step.
+        seed: root seed; the order of the images depends on it alone.
+
+    """
 
     runner: TaskRunner
     batch_size: int
@@ -48,8 +53,8 @@ class Trainer:
         Args:
             tasks: task of each network ``(N,)``.
             start: weights ``(N, *shape)``.
-            rate: learning rate of Adam.
-            epochs: rising numbers of epochs after which a copy is kept.
+            rate: learning rate of Adam, above 0.
+            epochs: after which a copy is taken, in rising order.
 
         """
         images, labels = self.runner.dataset.task_batch(torch.from_numpy(tasks), "train")
@@ -64,91 +69,81 @@ class Trainer:
         return [take(snapshots, (slice(None), i)) for i in range(len(epochs))]
 
 
-def starts(
-    sampler: Sampler,
-    runner: TaskRunner,
-    donors: TrainMembers,
-    tasks: np.ndarray,
-    draws: int,
-    seed: int,
-) -> dict[str, Weights]:
+def starts(evaluation: Evaluation, tasks: np.ndarray, draws: int) -> dict[str, Weights]:
     """Networks ``(T * draws, *shape)`` of each kind of start, those of a task side by side.
 
     All are asked for the best trained result; ``nearest_task`` has one network for a task.
 
     Args:
-        sampler: what draws.
-        runner: the tasks.
-        donors: train members.
+        evaluation: what draws, and the train members.
         tasks: T tasks.
-        draws: networks of each.
-        seed: root seed.
+        draws: networks of a task.
 
     """
-    model = sampler.shared_encoder
-    target = torch.full((len(tasks),), model.result.best(model.bounds))
-    condition = Condition.of_tasks(runner.dataset, torch.from_numpy(tasks), target)
+    sampler, seed = evaluation.sampler, evaluation.params.seed
+    condition = evaluation.best_condition(tasks)
     drawn = sampler.draw(condition, draws, torch_stream(seed, "finetune", "draws", len(tasks)))
-    generator = torch_stream(seed, "finetune", "init")
-    fresh = stack([sampler.net.init(generator) for _ in range(len(tasks) * draws)])
-    copies, _ = donors.nearest_task(sampler.embed(condition), target.numpy())
+    rng = torch_stream(seed, "finetune", "init")
+    fresh = stack([sampler.net.init(rng) for _ in range(len(tasks) * draws)])
+    copies, _ = evaluation.train_members.nearest_task(
+        sampler.embed(condition), condition.target.numpy()
+    )
     return {"sampled": drawn, "random": fresh, "nearest_task": copies}
 
 
-def evaluate_finetuning(
-    zoo: Zoo, sampler: Sampler, runner: TaskRunner, donors: TrainMembers, params: Params
-) -> dict[str, dict[str, float]]:
-    """Figures of each test split: mean accuracy on test images, 95 % intervals over tasks.
-
-    Args:
-        zoo: the population.
-        sampler: what draws.
-        runner: the tasks.
-        donors: train members.
-        params: all settings.
-
-    """
-    trainer = Trainer(runner, params.zoo.batch_size, params.seed)
-    count, draws = params.evaluate.finetune_tasks, params.evaluate.ensemble
-    splits = {s: _some_tasks(zoo, s, count, params.seed) for s in TEST_SPLITS}
-    val = _some_tasks(zoo, "val", count, params.seed)
+def evaluate_finetuning(evaluation: Evaluation) -> dict[str, dict[str, float]]:
+    """Metrics of each test split: mean accuracy on test images, 95 % intervals over tasks."""
+    params = evaluation.params
+    trainer = Trainer(evaluation.runner, params.zoo.batch_size, params.seed)
+    draws = params.evaluate.ensemble
+    splits = {split: _some_tasks(evaluation, split) for split in TEST_SPLITS}
+    val = _some_tasks(evaluation, "val")
     out: dict[str, dict[str, float]] = {}
     with progress("fine-tuning", 1 + len(splits)) as bar:
-        rates = choose_rates(trainer, val, starts(sampler, runner, donors, val, 1, params.seed))
+        rates = choose_rates(trainer, val, starts(evaluation, val, 1))
         bar.advance(note="learning rates chosen")
         for split, tasks in splits.items():
             if len(tasks):
-                networks = starts(sampler, runner, donors, tasks, draws, params.seed)
+                networks = starts(evaluation, tasks, draws)
                 values = curves(trainer, tasks, networks, rates, draws)
                 values |= ensembles(trainer, tasks, networks, rates["random"])
-                figures = _summary(values, params) | {f"{k}_lr": r for k, r in rates.items()}
-                out[split] = {_key(name): value for name, value in figures.items()}
+                metrics = _summary(values, params) | {f"{k}_lr": r for k, r in rates.items()}
+                out[split] = {_key(name): value for name, value in metrics.items()}
                 out[split] |= {"tasks": len(tasks), "ensemble": draws}
             bar.advance(note=split)
     return out
 
 
 def _key(name: str) -> str:
-    """Name of a figure in the file of metrics, where other starts are controls."""
+    """Name of a metric in the file, where starts that nobody sampled are controls."""
     return f"control_{name}" if name.startswith(CONTROLS) else name
 
 
-def _some_tasks(zoo: Zoo, split: str, count: int, seed: int) -> np.ndarray:
-    tasks = np.unique(zoo.select(split)["task"])
-    return np.sort(stream(seed, "finetune", split).permutation(tasks)[:count])
+def _some_tasks(evaluation: Evaluation, split: str) -> np.ndarray:
+    """At most ``evaluate.finetune_tasks`` tasks of a split, drawn at random."""
+    params = evaluation.params
+    tasks = stream(params.seed, "finetune", split).permutation(evaluation.tasks(split))
+    return np.sort(tasks[: params.evaluate.finetune_tasks])
 
 
 def choose_rates(
     trainer: Trainer, tasks: np.ndarray, networks: Mapping[str, Weights]
 ) -> dict[str, float]:
-    """Learning rate of each kind of start with the best mean accuracy on val images."""
+    """Learning rate of each kind of start with the best mean accuracy on val images.
+
+    Args:
+        trainer: trains.
+        tasks: val tasks ``(T,)``.
+        networks: kind of start -> one network per task ``(T, *shape)``.
+
+    """
     best = {}
     for name, start in networks.items():
-        found = {}
+        accuracy = {}
         for rate in RATES:
-            after = trainer(tasks, start, rate, EPOCHS)
-            found[rate] = sum(float(_accuracy(trainer, tasks, w, "val").mean()) for w in after)
-        best[name] = max(found, key=lambda rate: found[rate])
+            trained = trainer(tasks, start, rate, EPOCHS)
+            accuracy[rate] = sum(float(_accuracy(trainer, tasks, w, "val").mean()) for w in trained)
+        best[name] = max(accuracy, key=lambda rate: accuracy[rate])
     return best
 
 
@@ -159,7 +154,16 @@ def curves(
     rates: Mapping[str, float],
     draws: int,
 ) -> dict[str, np.ndarray]:
-    """Test accuracy ``(T,)`` of the first network of each kind after 0, 1 and 5 epochs."""
+    """Test accuracy ``(T,)`` of the first network of each kind after 0, 1 and 5 epochs.
+
+    Args:
+        trainer: trains.
+        tasks: T tasks.
+        networks: from :func:`starts`, kind of start -> ``(T * draws, *shape)``.
+        rates: kind of start -> learning rate.
+        draws: networks of a task.
+
+    """
     out = {}
     for name, start in networks.items():
         one = start if name == "nearest_task" else take(start, slice(None, None, draws))
@@ -175,10 +179,17 @@ def ensembles(
     """Test accuracy ``(T,)`` of ensembles (mean softmax), of single members and of the best one.
 
     The best member is the one with the highest accuracy on train and val images together.
+
+    Args:
+        trainer: trains the networks from scratch.
+        tasks: T tasks.
+        networks: ``sampled`` and ``random`` of :func:`starts`, ``(T * n, *shape)``.
+        rate: learning rate from scratch.
+
     """
     sampled, fresh = networks["sampled"], networks["random"]
-    task_of_each = np.repeat(tasks, len(next(iter(fresh.values()))) // len(tasks))
-    (scratch,) = trainer(task_of_each, fresh, rate, (SCRATCH_EPOCHS,))
+    trained_on = np.repeat(tasks, len(next(iter(fresh.values()))) // len(tasks))
+    (scratch,) = trainer(trained_on, fresh, rate, (SCRATCH_EPOCHS,))
     out = {}
     for name, weights in {"sampled": sampled, "scratch": scratch}.items():
         outputs = trainer.runner.outputs_by_task(weights, tasks, "test")

@@ -4,11 +4,11 @@
 * ``kde``: every entry from its own kernel density over good members, independent of the others;
 * ``neighbourhood``: a good member's latent plus noise in every entry, which is a kernel density too.
 
-Good members are finished ones in the upper 30 % by their result. The bandwidth, as a share of an
-entry's spread, is the one of the highest likelihood of good val members. All latents are projected by
-``autoencoder.valid``. A network is judged on the test images of one task: that of the member it came from,
+Good members are finished ones in the upper 30 % by their result. The bandwidth, as a fraction
+of an entry's standard deviation, is the one of the highest likelihood of good val members. All latents are projected by
+``autoencoder.nearest_valid``. A network is measured on the test images of one task: that of the member it came from,
 or else the train task of the lowest loss on train images. The same choice is made for the control
-``control_random`` (untrained networks), so that the figure shows what the choice alone gives.
+``control_random`` (untrained networks), so that the metric shows what the choice alone gives.
 
 Source: Schuerholt et al. (2022), Hyper-Representations as Generative Models, arXiv 2209.14733.
 """
@@ -36,32 +36,65 @@ GOOD = 0.7  # quantile of the result from which a member is good
 BANDWIDTHS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 CONTROLS = ("control_noised", "control_average", "control_random")
 KINDS = ("prior", "kde", "neighbourhood", "members", *CONTROLS)
-FIGURES = ("accuracy", "agreement", "weight_distance", "function_distance")
+METRICS = ("accuracy", "agreement", "weight_distance", "function_distance")
 
 
 def gaussian(z: Tensor, count: int, rng: torch.Generator) -> Tensor:
-    """Draws ``(count, L)`` of the normal with the mean and covariance of latents ``(N, L)``."""
+    """Draws ``(count, L)`` of the normal with the mean and covariance of latents.
+
+    Args:
+        z: latents ``(N, L)``, N at least 2.
+        count: how many to draw.
+        rng: random stream.
+
+    """
     noise = torch.randn(count, len(z), generator=rng) / math.sqrt(len(z) - 1)
     return z.mean(0) + noise @ (z - z.mean(0))
 
 
 def independent(z: Tensor, count: int, width: Tensor, rng: torch.Generator) -> Tensor:
-    """Draws ``(count, L)`` whose entries come from own kernel densities of width ``(L,)``."""
+    """Draws ``(count, L)`` whose entries come from one kernel density each.
+
+    Args:
+        z: latents ``(N, L)``.
+        count: how many to draw.
+        width: of the kernel of each entry ``(L,)``; 0 draws entries of ``z``.
+        rng: random stream.
+
+    >>> drawn = independent(torch.eye(3), 5, torch.zeros(3), torch.Generator().manual_seed(0))
+    >>> drawn.shape, drawn.unique()
+    (torch.Size([5, 3]), tensor([0., 1.]))
+
+    """
     rows = torch.randint(len(z), (count, z.shape[1]), generator=rng)
     return z.gather(0, rows) + width * torch.randn(rows.shape, generator=rng)
 
 
 def bandwidth(z: Tensor, val: Tensor, *, jointly: bool) -> float:
-    """Share of the spread, of those tried, with the highest likelihood of val latents ``(M, L)``."""
+    """Width of a kernel with the highest likelihood of val latents, of those tried.
+
+    Args:
+        z: latents that carry a kernel each ``(N, L)``.
+        val: latents whose likelihood counts ``(M, L)``.
+        jointly: one kernel over all entries; False: one over each entry.
+
+    Returns:
+        A fraction of the standard deviation of an entry.
+
+    >>> z = torch.arange(10.0)[:, None]
+    >>> bandwidth(z, z + 0.01, jointly=True)  # each val latent is next to a train latent
+    0.05
+
+    """
     scale = z.std(0).clamp_min(1e-6)
     square = ((val[:, None] - z[None]) / scale).square()  # (M, N, L)
     square = square.sum(2, keepdim=True) if jointly else square
     size = z.shape[1] if jointly else 1
-    found = [
+    likelihood = [
         ((-square / (2 * h * h)).logsumexp(1) - size * math.log(h)).mean().item()
         for h in BANDWIDTHS
     ]
-    return BANDWIDTHS[int(np.argmax(found))]
+    return BANDWIDTHS[int(np.argmax(likelihood))]
 
 
 def good_members(zoo: Zoo, runner: TaskRunner, split: str, limit: int, seed: int) -> pd.DataFrame:
@@ -86,7 +119,7 @@ def good_members(zoo: Zoo, runner: TaskRunner, split: str, limit: int, seed: int
 def evaluate_generation(
     zoo: Zoo, autoencoder: Autoencoder, runner: TaskRunner, limit: int, seed: int
 ) -> dict[str, float]:
-    """Figures ``<kind>_<figure>`` of generated networks and of the controls.
+    """Metrics ``<kind>_<metric>`` of generated networks and of the controls.
 
     ``accuracy``: mean over networks. ``agreement``: of predictions between networks; low is diverse.
     ``weight_distance`` and ``function_distance``: median distance to the nearest good train member;
@@ -142,12 +175,19 @@ def evaluate_generation(
             np.median(distance.weight),
             np.median(distance.function),
         )
-        out |= {f"{kind}_{k}": float(v) for k, v in zip(FIGURES, values, strict=True)}
+        out |= {f"{kind}_{k}": float(v) for k, v in zip(METRICS, values, strict=True)}
     sizes = [p.numel() for p in autoencoder.parameters()]
     return out | {"latent": autoencoder.latent, "parameters": sum(sizes)}
 
 
 def best_tasks(zoo: Zoo, runner: TaskRunner, weights: Weights) -> np.ndarray:
-    """Train task ``(N,)`` of the lowest loss of each network on train images."""
+    """Train task ``(N,)`` of the lowest loss of each network on train images.
+
+    Args:
+        zoo: whose train tasks count.
+        runner: the tasks.
+        weights: networks ``(N, *shape)``.
+
+    """
     tasks = torch.from_numpy(np.unique(zoo.select("train")["task"]))
     return tasks[runner.losses_on_all_tasks(weights, tasks).argmin(1)].numpy()

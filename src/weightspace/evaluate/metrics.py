@@ -16,14 +16,26 @@ from torch import Tensor
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
-    """Cosine over the outputs of each sample, mean over samples: ``(M,)``."""
+    """Cosine over the outputs of each sample, mean over samples: ``(M,)``.
+
+    >>> a = torch.tensor([[[1.0, 0.0], [0.0, 2.0]]])  # one member, two samples, two classes
+    >>> cosine(a, 3 * a), cosine(a, -a), cosine(a, a.flip(-1))
+    (tensor([1.], dtype=torch.float64), tensor([-1.], dtype=torch.float64), tensor([0.], dtype=torch.float64))
+    """
     a, b = a.double(), b.double()
     product = a.norm(dim=-1) * b.norm(dim=-1)
     return _ratio((a * b).sum(-1), product).mean(-1)
 
 
 def correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Pearson correlation of each output over the samples, mean over outputs: ``(M,)``."""
+    """Pearson correlation of each output over the samples, mean over outputs: ``(M,)``.
+
+    >>> a = torch.tensor([[[1.0, 0.0], [0.0, 2.0]]])
+    >>> correlation(a, 3 * a + 1)  # scale and offset do not count
+    tensor([1.], dtype=torch.float64)
+    >>> correlation(a, torch.ones_like(a))  # a constant
+    tensor([0.], dtype=torch.float64)
+    """
     a, b = a.double(), b.double()
     a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
     product = a.norm(dim=1) * b.norm(dim=1)
@@ -31,23 +43,37 @@ def correlation(a: Tensor, b: Tensor) -> Tensor:
 
 
 def agreement(a: Tensor, b: Tensor) -> Tensor:
-    """Share of samples for which both predict the same class: ``(M,)``."""
+    """Fraction of samples for which both predict the same class: ``(M,)``.
+
+    >>> a, b = torch.eye(2)[None], torch.eye(2)[[0, 0]][None]  # classes 0, 1 and 0, 0
+    >>> agreement(a, b)
+    tensor([0.5000], dtype=torch.float64)
+    """
     return (a.argmax(-1) == b.argmax(-1)).double().mean(-1)
 
 
 def chance_agreement(a: Tensor, b: Tensor) -> Tensor:
-    """Agreement of independent predictions with the same class frequencies: ``(M,)``."""
+    """Agreement of independent predictions with the same class frequencies: ``(M,)``.
+
+    >>> a, b = torch.eye(2)[[0, 0, 0, 1]][None], torch.eye(2)[None].repeat(1, 2, 1)
+    >>> chance_agreement(a, b)  # 3/4 x 1/2 + 1/4 x 1/2
+    tensor([0.5000], dtype=torch.float64)
+    """
     classes = a.shape[-1]
-    share_a, share_b = (
+    frequency_a, frequency_b = (
         torch.nn.functional.one_hot(x.argmax(-1), classes).double().mean(1) for x in (a, b)
     )
-    return (share_a * share_b).sum(-1)
+    return (frequency_a * frequency_b).sum(-1)
 
 
 def kappa(a: Tensor, b: Tensor) -> Tensor:
     """Cohen's kappa, agreement beyond chance: ``(M,)``; 0 where both only ever predict one same class.
 
     Source: Cohen (1960), A coefficient of agreement for nominal scales.
+
+    >>> a, constant = torch.eye(2)[None], torch.eye(2)[[0, 0]][None]
+    >>> kappa(a, a), kappa(a, a.flip(1)), kappa(a, constant)
+    (tensor([1.], dtype=torch.float64), tensor([-1.], dtype=torch.float64), tensor([0.], dtype=torch.float64))
     """
     observed, chance = agreement(a, b), chance_agreement(a, b)
     return _ratio(observed - chance, 1 - chance)
@@ -58,20 +84,37 @@ def _ratio(top: Tensor, bottom: Tensor) -> Tensor:
 
 
 def r2_identity(target: np.ndarray, achieved: np.ndarray) -> float:
-    """Coefficient of determination of ``achieved = target``: 1 is perfect, it may be negative."""
+    """Coefficient of determination of ``achieved = target``: 1 is perfect, it may be negative.
+
+    >>> target = np.array([0.2, 0.4, 0.6])
+    >>> r2_identity(target, target), r2_identity(target, np.full(3, target.mean()))
+    (1.0, 0.0)
+    >>> r2_identity(target, target[::-1])
+    -3.0
+    """
     total = np.square(target - target.mean()).sum()
     return float(1 - np.square(achieved - target).sum() / total) if total > 0 else float("nan")
 
 
 def r2_pearson(a: np.ndarray, b: np.ndarray) -> float:
-    """Squared Pearson correlation, the R2 of a fitted line; 0 if either is constant."""
+    """Squared Pearson correlation, the R2 of a fitted line; 0 if either is constant.
+
+    >>> x = np.arange(4.0)
+    >>> r2_pearson(x, 1 - 2 * x), r2_pearson(x, np.ones(4))
+    (1.0, 0.0)
+    """
     a, b = a - a.mean(), b - b.mean()
     scale = float(np.square(a).sum() * np.square(b).sum())
     return float((a * b).sum() ** 2 / scale) if scale > 1e-24 else 0.0
 
 
 def spearman_rows(target: np.ndarray, achieved: np.ndarray) -> np.ndarray:
-    """Rank correlation within each row: ``(T, K), (T, K) -> (T,)``; ties get mean ranks."""
+    """Rank correlation within each row: ``(T, K), (T, K) -> (T,)``; ties get mean ranks.
+
+    >>> target = np.tile([0.2, 0.4, 0.6], (3, 1))
+    >>> spearman_rows(target, np.array([[1, 2, 9], [9, 2, 1], [5, 5, 5]])).round(6)
+    array([ 1., -1.,  0.])
+    """
     a, b = rankdata(target, axis=1), rankdata(achieved, axis=1)
     a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
     scale = np.sqrt(np.square(a).sum(1) * np.square(b).sum(1))
@@ -86,7 +129,7 @@ def pairwise_agreement(labels: Tensor) -> float:
         labels: predicted classes ``(N, Q)``.
 
     Returns:
-        Mean over all pairs; NaN where there is none.
+        Mean over all pairs, from 0 to 1; NaN where there is none.
 
     >>> pairwise_agreement(torch.tensor([[0, 1], [0, 2], [0, 1]]))
     0.6666666666666666
@@ -111,9 +154,12 @@ def with_interval(
     Args:
         name: of the metric.
         statistic: value for an index array of units, with repetitions.
-        units: number of units.
-        resamples: number of resamples; 0 gives no bounds.
+        units: how many units there are.
+        resamples: how often units are drawn; 0 gives no bounds.
         rng: random stream.
+
+    >>> with_interval("mean", lambda index: 1.0, 5, 20, np.random.default_rng(0))
+    {'mean_low': 1.0, 'mean_high': 1.0}
 
     """
     if not resamples:
@@ -129,11 +175,19 @@ def bootstrap(
 
     Args:
         statistic: value for an index array of units, with repetitions.
-        units: number of units.
-        resamples: number of resamples.
+        units: how many units there are.
+        resamples: how often units are drawn.
         rng: random stream.
 
+    Returns:
+        The 2.5 and the 97.5 % quantile.
+
     Source: Efron (1979), Bootstrap methods.
+
+    >>> x = np.random.default_rng(0).normal(size=400)
+    >>> low, high = bootstrap(lambda index: x[index].mean(), 400, 500, np.random.default_rng(1))
+    >>> bool(low < x.mean() < high), bool(abs(high - low - 2 * 1.96 / 20) < 0.02)  # the normal interval
+    (True, True)
 
     """
     values = [statistic(rng.integers(units, size=units)) for _ in range(resamples)]
@@ -142,7 +196,7 @@ def bootstrap(
 
 
 def recall_at(similarity: Tensor, queries: Tensor, items: Tensor, k: int) -> tuple[float, float]:
-    """Share of queries with an item of their own label among the k most similar, and its chance.
+    """Fraction of queries with an item of the same label among the k most similar, and its chance.
 
     Args:
         similarity: ``(Q, M)``.
@@ -152,6 +206,12 @@ def recall_at(similarity: Tensor, queries: Tensor, items: Tensor, k: int) -> tup
 
     Returns:
         Recall, and the recall of k items drawn at random without replacement.
+
+    >>> labels = torch.arange(4)
+    >>> recall_at(torch.eye(4), labels, labels, 1)
+    (1.0, 0.25)
+    >>> recall_at(-torch.eye(4), labels, labels, 3)  # of four items the right one comes last
+    (0.0, 0.75)
 
     """
     k = min(k, len(items))

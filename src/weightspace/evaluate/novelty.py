@@ -1,7 +1,7 @@
 """Are sampled networks new, or copies of training members?
 
 Distances are to the nearest train member, in weights after alignment of hidden units and in
-predictions; the yardstick is leave-one-out: a train member's distance to the nearest member of
+predictions; the reference is leave-one-out: a train member's distance to the nearest member of
 another run. Networks at the same distance made by noise or by interpolation show that distance
 alone is no merit.
 
@@ -20,9 +20,9 @@ from torch import Tensor
 
 from weightspace.data.tasks import part_of
 from weightspace.evaluate.controls import TrainMembers, at_distance, midpoints
+from weightspace.evaluate.evaluation import Evaluation
 from weightspace.progress import progress
 from weightspace.rng import stream, torch_stream
-from weightspace.sampling.sampler import Condition, Sampler
 from weightspace.weights.matching import align
 from weightspace.weights.spec import Spec, Weights, take
 from weightspace.zoo.result import accuracies, labels_of
@@ -35,10 +35,13 @@ QUERIES = 25  # images of each seen class on which predictions are compared
 
 @dataclass(frozen=True)
 class Nearest:
-    """Nearest train member of each network: row and distance ``(N,)`` by weights and by function.
+    """Nearest train member of each of N networks.
 
-    The weight distance is relative to the network's own norm; the function distance is the share
-    of images on which the predictions differ.
+    Attributes:
+        row: of the member nearest in weights ``(N,)``.
+        weight: distance in weights after alignment, relative to the network's norm ``(N,)``.
+        function: fraction of images on which the predictions differ ``(N,)``, from 0 to 1.
+
     """
 
     row: np.ndarray
@@ -47,7 +50,14 @@ class Nearest:
 
 
 def weight_distances(spec: Spec, one: Weights, others: Weights) -> np.ndarray:
-    """Relative distances ``(N,)`` of a network ``(1, *shape)`` to N others, which are aligned to it."""
+    """Distances ``(N,)`` of a network to N others, which are aligned to it, relative to its norm.
+
+    Args:
+        spec: the architecture.
+        one: the network ``(1, *shape)``.
+        others: ``(N, *shape)``.
+
+    """
     x, y = spec.flatten(one), spec.flatten(align(spec, one, others))
     return np.asarray((x - y).norm(dim=1) / x.norm(), dtype=float)
 
@@ -88,39 +98,23 @@ def nearest(
     return Nearest(weight.argmin(1), weight.min(1), function.min(1))
 
 
-def evaluate_novelty(
-    zoo: Zoo,
-    sampler: Sampler,
-    runner: TaskRunner,
-    donors: TrainMembers,
-    split: str,
-    limit: int,
-    seed: int,
-) -> dict[str, float] | None:
-    """Figures of one split, for networks drawn at the best trained result.
+def evaluate_novelty(evaluation: Evaluation, split: str) -> dict[str, float] | None:
+    """Metrics of one split, for networks drawn at the best trained result; None where it is empty.
 
-    Args:
-        zoo: the population.
-        sampler: what draws.
-        runner: the tasks.
-        donors: train members.
-        split: split whose tasks are sampled for.
-        limit: networks and finished train members compared at most, in each role.
-        seed: root seed.
-
+    At most ``evaluate.novelty_networks`` networks are compared with as many finished train members.
     """
-    tasks = np.unique(zoo.select(split)["task"])
+    sampler, runner, spec = evaluation.sampler, evaluation.runner, evaluation.zoo.spec
+    limit, seed = evaluation.params.evaluate.novelty_networks, evaluation.params.seed
+    tasks = evaluation.tasks(split)
     if not len(tasks):
         return None
-    rng = stream(seed, "novelty", split)
-    tasks = np.sort(rng.permutation(tasks)[:limit])
-    spec, model = zoo.spec, sampler.shared_encoder
-    target = torch.full((len(tasks),), model.result.best(model.bounds))
-    condition = Condition.of_tasks(runner.dataset, torch.from_numpy(tasks), target)
-    generator = torch_stream(seed, "novelty", "draws", split)
-    drawn = sampler.draw(condition, DRAWS, generator)
+    choice = stream(seed, "novelty", split)
+    tasks = np.sort(choice.permutation(tasks)[:limit])
+    condition = evaluation.best_condition(tasks)
+    rng = torch_stream(seed, "novelty", "draws", split)
+    drawn = sampler.draw(condition, DRAWS, rng)
     first = take(drawn, slice(None, None, DRAWS))
-    table, finished = _finished(donors, limit, rng)
+    table, finished = _finished(evaluation.train_members, limit, choice)
     known = (finished, predictions(runner, finished))
     of_draws = nearest(spec, (first, predictions(runner, first)), known)
     runs = table["run"].to_numpy()
@@ -130,8 +124,9 @@ def evaluate_novelty(
         outputs = runner.outputs_by_task(weights, tasks, part_of(split))
         return float(accuracies(outputs).median())
 
+    embedding, target = sampler.embed(condition), condition.target.numpy()
     base, second = (
-        donors.nearest_task(sampler.embed(condition), target.numpy(), rank)[0] for rank in (0, 1)
+        evaluation.train_members.nearest_task(embedding, target, rank)[0] for rank in (0, 1)
     )
     outputs = runner.outputs_by_task(drawn, tasks, part_of(split))
     return {
@@ -139,12 +134,12 @@ def evaluate_novelty(
         **_distances("function_distance", of_draws.function, left_out.function),
         "accuracy": accuracy(first),
         "control_accuracy_noise_same_distance": accuracy(
-            at_distance(spec, base, of_draws.weight, generator)
+            at_distance(spec, base, of_draws.weight, rng)
         ),
         "control_accuracy_interpolation": accuracy(midpoints(spec, base, second)),
         "control_accuracy_nearest_task": accuracy(base),
         "error_overlap_draws": error_overlap(outputs, len(tasks)),
-        "error_overlap_members": _member_overlap(zoo, runner, split),
+        "error_overlap_members": _member_overlap(evaluation.zoo, runner, split),
         "networks": len(tasks),
         "members": len(table),
     }
@@ -160,16 +155,16 @@ def _distances(name: str, of_draws: np.ndarray, left_out: np.ndarray) -> dict[st
 
 
 def _finished(
-    donors: TrainMembers, limit: int, rng: np.random.Generator
+    train_members: TrainMembers, limit: int, rng: np.random.Generator
 ) -> tuple[pd.DataFrame, Weights]:
     """At most ``limit`` finished train members."""
-    last = donors.members["snapshot"] == donors.members["snapshot"].max()
+    last = train_members.members["snapshot"] == train_members.members["snapshot"].max()
     rows = np.sort(rng.permutation(np.flatnonzero(last.to_numpy()))[:limit])
-    return donors.members.iloc[rows], take(donors.weights, torch.from_numpy(rows))
+    return train_members.members.iloc[rows], take(train_members.weights, torch.from_numpy(rows))
 
 
 def _member_overlap(zoo: Zoo, runner: TaskRunner, split: str) -> float:
-    """The yardstick of :func:`error_overlap`: finished runs of one task, mean over tasks."""
+    """The reference of :func:`error_overlap`: finished runs of one task, mean over tasks."""
     members = zoo.select(split, last_only=True)
     tasks, weights = members["task"].to_numpy(), zoo.weights(members)
     outputs = runner.outputs(weights, tasks, part_of(split))
@@ -183,7 +178,7 @@ def error_overlap(outputs: Tensor, tasks: int) -> float:
 
     Args:
         outputs: ``(tasks * n, B, c)``, the draws of a task side by side, images class after class.
-        tasks: number of tasks. Pairs without any error are left out.
+        tasks: how many tasks there are. Pairs without any error are left out.
 
     >>> wrong, right = torch.tensor([[0.0, 1.0], [0.0, 1.0]]), torch.eye(2)  # first image wrong
     >>> error_overlap(torch.stack([wrong, wrong]), 1), error_overlap(torch.stack([wrong, right]), 1)

@@ -1,6 +1,6 @@
 """Does a decoded latent behave like the network it came from?
 
-Each figure stands for one split, with chance and the per-tensor PCA alone beside it.
+Every metric is of one split; chance and the PCA per tensor alone are measured in addition.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from weightspace.progress import progress
 from weightspace.rng import stream, torch_stream
 from weightspace.sampling.latent_steps import LatentSteps
 from weightspace.weights.pca import TensorPca
-from weightspace.weights.spec import Weights, fill_blocks, take
+from weightspace.weights.spec import Weights, block_slices, fill_blocks, take
 from weightspace.zoo.result import accuracies
 from weightspace.zoo.runner import BLOCK, TaskRunner
 from weightspace.zoo.store import Zoo
@@ -35,10 +35,17 @@ MEMBERS, NUMBERS = 500, 2**28  # of one job at most; fixed, so that no executor 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Original and reconstructed outputs ``(M, B, c)`` of the members of one split.
+    """Original and reconstructed outputs ``(M, B, c)`` of the M members of one split.
 
-    ``rebuilt`` are decoded latents after the autoencoder's own steps of refinement, ``encoder_only``
-    those that the encoder gives in one pass.
+    Attributes:
+        members: their table.
+        original: outputs on images of their tasks.
+        rebuilt: the same of their decoded latents, after the steps of refinement.
+        original_random: outputs on random inputs.
+        rebuilt_random: the same of their decoded latents, after the steps of refinement.
+        encoder_only: outputs of the latents that the encoder gives in one pass.
+        pca_only: outputs after the PCA alone.
+
     """
 
     members: pd.DataFrame
@@ -56,10 +63,88 @@ class Reconstruction:
 
 
 @dataclass(frozen=True)
-class PartJob:
-    """Some members of a split, to be reconstructed: a job of zoo/executors/base.py.
+class Reconstructor:
+    """Encodes, refines, decodes and runs networks, on val images for val members, else on test images.
 
-    ``weights`` are read from the zoo by the process that runs it, unless the job holds them.
+    Attributes:
+        autoencoder: weights <-> latent.
+        pca: the first compression, measured alone too.
+        runner: the tasks.
+        params: all settings.
+
+    """
+
+    autoencoder: Autoencoder
+    pca: TensorPca
+    runner: TaskRunner
+    params: Params
+
+    def __call__(self, members: pd.DataFrame, weights: Weights, number: int = 0) -> Reconstruction:
+        """Reconstruct the members of one part of a split.
+
+        Args:
+            members: table of M members of one split.
+            weights: tensors ``(M, *shape)``.
+            number: index of the part in its split; names the random stream.
+
+        """
+        tasks, split = members["task"].to_numpy(), members["split"].iloc[0]
+        settings, seed = self.params.evaluate, self.params.seed
+
+        def real(w: Weights) -> Tensor:
+            return self.runner.outputs(w, tasks, part_of(split))
+
+        def noise(w: Weights) -> Tensor:
+            return self.runner.random_outputs(w, settings.random_inputs, seed)
+
+        z = encode_members(self.autoencoder, weights)
+        rng = torch_stream(seed, "evaluate", "refine", split, number)
+        rebuilt = decode_latents(self.autoencoder, self.refined(tasks, weights, z, rng))
+        return Reconstruction(
+            members,
+            real(weights),
+            real(rebuilt),
+            noise(weights),
+            noise(rebuilt),
+            real(decode_latents(self.autoencoder, z)),
+            real(self.pca.inverse(self.pca(weights))),
+        )
+
+    def refined(
+        self, tasks: np.ndarray, weights: Weights, z: Tensor, rng: torch.Generator
+    ) -> Tensor:
+        """Latents of members, refined on the train images of their tasks, in blocks.
+
+        Args:
+            tasks: task of each member ``(M,)``.
+            weights: the originals ``(M, *shape)``.
+            z: their latents ``(M, L)``.
+            rng: chooses images.
+
+        """
+        steps = LatentSteps(self.autoencoder, self.runner.net, self.params.guidance)
+
+        def compute(rows: slice) -> Tensor:
+            images, _ = self.runner.dataset.task_batch(torch.tensor(tasks[rows]), "train")
+            outputs = self.runner.net.run(take(weights, rows), images)
+            return steps.refine(z[rows], images, outputs, rng)
+
+        return fill_blocks(torch.empty_like(z), BLOCK, compute)
+
+
+@dataclass(frozen=True)
+class PartJob:
+    """Some members of a split, to be reconstructed: a :class:`weightspace.jobs.base.Job`.
+
+    Attributes:
+        data: folder of the artefacts.
+        params: all settings.
+        split: of the members.
+        number: index of the part in the split.
+        members: their table.
+        weights: tensors ``(m, *shape)``; None: the process that runs the job reads them from the zoo.
+        device: where it runs.
+
     """
 
     data: Path
@@ -72,7 +157,7 @@ class PartJob:
 
     @property
     def name(self) -> str:
-        """Split and number."""
+        """Index and split."""
         return f"part {self.number} of {self.split}"
 
     def inputs(self) -> dict[str, Path]:
@@ -99,12 +184,11 @@ class PartJob:
         return ()
 
     def run(self) -> tuple[tuple[str, int], list[np.ndarray]]:
-        """Split and number, and the outputs ``(m, B, c)`` in the order of a Reconstruction's."""
+        """Split and index, and the outputs ``(m, B, c)`` in the order of a Reconstruction's."""
         runner, autoencoder = load_trained(self.data, self.params)
         pca = TensorPca.load(self.data / PCA_FILE)
-        part = reconstruct(
-            autoencoder, pca, runner, self.members, self._weights(), self.params, self.number
-        )
+        reconstruct = Reconstructor(autoencoder, pca, runner, self.params)
+        part = reconstruct(self.members, self._weights(), self.number)
         return (self.split, self.number), [x.numpy() for x in part.outputs]
 
 
@@ -120,9 +204,9 @@ def reconstruct_splits(data: Path, params: Params) -> dict[str, Reconstruction]:
     tables = {split: table for split in HELD_OUT if len(table := zoo.select(split))}
     size = max(1, min(MEMBERS, NUMBERS // zoo.spec.numel))
     jobs = [
-        PartJob(data, params, split, start // size, table[start : start + size])
+        PartJob(data, params, split, number, table[rows])
         for split, table in tables.items()
-        for start in range(0, len(table), size)
+        for number, rows in enumerate(block_slices(len(table), size))
     ]
     done = {}
     with progress("reconstruction", len(jobs)) as bar:
@@ -138,82 +222,20 @@ def reconstruct_splits(data: Path, params: Params) -> dict[str, Reconstruction]:
     }
 
 
-def reconstruct(
-    autoencoder: Autoencoder,
-    pca: TensorPca,
-    runner: TaskRunner,
-    members: pd.DataFrame,
-    weights: Weights,
-    params: Params,
-    number: int = 0,
-) -> Reconstruction:
-    """Encode, refine, decode and run the members of one part of a split.
+def reconstruction_metrics(
+    r: Reconstruction, settings: EvaluateSettings, seed: int
+) -> dict[str, float]:
+    """All metrics of one split.
 
-    Val members are run on val images, test members on test images.
+    Suffix ``_random``: on random inputs; ``_late``: members of the last snapshot only. Prefix
+    ``encoder_only_``: without refinement; ``pca_only_``: without autoencoder.
 
     Args:
-        autoencoder: weights <-> latent.
-        pca: the first compression, measured alone too.
-        runner: the tasks.
-        members: table of M members.
-        weights: tensors ``(M, *shape)``.
-        params: all settings.
-        number: of the part in its split; names the random stream.
+        r: outputs of the members of the split.
+        settings: section ``evaluate`` of params.yaml.
+        seed: root seed.
 
     """
-    tasks, split = members["task"].to_numpy(), members["split"].iloc[0]
-
-    def real(w: Weights) -> Tensor:
-        return runner.outputs(w, tasks, part_of(split))
-
-    def noise(w: Weights) -> Tensor:
-        return runner.random_outputs(w, params.evaluate.random_inputs, params.seed)
-
-    z = encode_members(autoencoder, weights)
-    generator = torch_stream(params.seed, "evaluate", "refine", split, number)
-    steps = LatentSteps(autoencoder, runner.net, params.guidance)
-    rebuilt = decode_latents(autoencoder, refine(steps, runner, tasks, weights, z, generator))
-    return Reconstruction(
-        members,
-        real(weights),
-        real(rebuilt),
-        noise(weights),
-        noise(rebuilt),
-        real(decode_latents(autoencoder, z)),
-        real(pca.inverse(pca(weights))),
-    )
-
-
-def refine(
-    steps: LatentSteps,
-    runner: TaskRunner,
-    tasks: np.ndarray,
-    weights: Weights,
-    z: Tensor,
-    generator: torch.Generator,
-) -> Tensor:
-    """Refine latents of members on the train images of their tasks, in blocks.
-
-    Args:
-        steps: how latents are moved.
-        runner: the tasks.
-        tasks: task of each member ``(M,)``.
-        weights: the originals ``(M, *shape)``.
-        z: their latents ``(M, L)``.
-        generator: chooses images.
-
-    """
-
-    def compute(rows: slice) -> Tensor:
-        images, _ = runner.dataset.task_batch(torch.tensor(tasks[rows]), "train")
-        outputs = runner.net.run(take(weights, rows), images)
-        return steps.refine(z[rows], images, outputs, generator)
-
-    return fill_blocks(torch.empty_like(z), BLOCK, compute)
-
-
-def figures(r: Reconstruction, settings: EvaluateSettings, seed: int) -> dict[str, float]:
-    """All figures of one split, as in DESIGN section 6."""
     out = _likeness(r.original, r.rebuilt, "")
     out |= _likeness(r.original_random, r.rebuilt_random, "_random")
     out |= _intervals(r, settings, seed)
@@ -230,7 +252,14 @@ def figures(r: Reconstruction, settings: EvaluateSettings, seed: int) -> dict[st
 
 
 def _likeness(a: Tensor, b: Tensor, suffix: str) -> dict[str, float]:
-    """Mean, min and max of each score over members; chance, kappa; accuracy where labels exist."""
+    """Mean, min and max of each score over members; chance, kappa; accuracy where labels exist.
+
+    Args:
+        a: outputs of the originals ``(M, B, c)``.
+        b: outputs of the reconstructions ``(M, B, c)``.
+        suffix: of the names; ``_random`` where there are no labels.
+
+    """
     out = {}
     for name, score in SCORES.items():
         values = score(a, b)
@@ -271,7 +300,7 @@ def _intervals(r: Reconstruction, settings: EvaluateSettings, seed: int) -> dict
 
 
 def over_epochs(r: Reconstruction) -> pd.DataFrame:
-    """Scores per snapshot, on real and on random inputs: the deck's figures a and b."""
+    """Scores per snapshot, on real and on random inputs: the two curves of the original study."""
     rows = []
     for snapshot, group in r.members.groupby("snapshot"):
         index = torch.tensor(group.index.to_numpy())
@@ -284,7 +313,14 @@ def over_epochs(r: Reconstruction) -> pd.DataFrame:
 
 
 def scatter(r: Reconstruction, points: int, seed: int) -> pd.DataFrame:
-    """Input against output accuracy of at most so many members."""
+    """Accuracy before and after the autoencoder, of at most so many members drawn at random.
+
+    Args:
+        r: outputs of the members.
+        points: members at most.
+        seed: root seed.
+
+    """
     table = pd.DataFrame(
         {"original": accuracies(r.original).numpy(), "reconstructed": accuracies(r.rebuilt).numpy()}
     )

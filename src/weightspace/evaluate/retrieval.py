@@ -86,6 +86,6 @@ def heat_map(
 
 
 def _results(sampler: Sampler, runner: TaskRunner, members: pd.DataFrame) -> Tensor:
-    """R of each member ``(N,)``."""
+    """R of every member ``(N,)``, in float32."""
     achieved = runner.results_of(members, sampler.shared_encoder.result)
     return torch.tensor(achieved, dtype=torch.float32)

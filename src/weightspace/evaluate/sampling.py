@@ -1,8 +1,15 @@
-"""Do networks drawn from P(W | D, R) reach what was asked, on tasks nobody trained on?
+"""Do networks drawn from P(W | D, R) reach the requested results, on tasks nobody trained on?
 
-Targets are spread evenly over the trained range of R; achieved results are measured on test
-images. A draw may be guided by, and chosen by, its result on the task's own train images, never on
-test images.
+Where is what computed?
+
+* requests, and the best of n draws: :class:`weightspace.sampling.requests.Grid`;
+* draws and guidance by train images: :class:`weightspace.sampling.sampler.Sampler`;
+* the result of a draw on test images: :meth:`weightspace.zoo.runner.TaskRunner.outputs_by_task`;
+* R2 of results against targets: :func:`request_metrics`, by :func:`weightspace.evaluate.metrics.r2_identity`;
+* the same of the controls: :func:`controls`; everything of one split: :func:`evaluate_split`.
+
+Targets lie evenly over the trained range of R. A draw may be guided by, and chosen by, its result
+on the train images of its task, never on test images.
 """
 
 from __future__ import annotations
@@ -15,13 +22,13 @@ from torch import Tensor
 from weightspace.data.dataset import Dataset
 from weightspace.data.tasks import part_of
 from weightspace.evaluate import metrics as m
-from weightspace.evaluate.controls import TrainMembers, head_only, noised
-from weightspace.params import Params
+from weightspace.evaluate.controls import head_only, noised
+from weightspace.evaluate.evaluation import Evaluation
 from weightspace.progress import progress
 from weightspace.rng import stream, torch_stream
 from weightspace.sampling.requests import Grid
-from weightspace.sampling.sampler import Condition, Sampler
-from weightspace.weights.spec import Weights
+from weightspace.sampling.sampler import Condition
+from weightspace.weights.spec import Weights, take
 from weightspace.zoo.result import Result, labels_of
 from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.store import Zoo
@@ -29,52 +36,42 @@ from weightspace.zoo.store import Zoo
 NOISE = 0.1  # fraction of a tensor's standard deviation that the noised copies get
 
 
-def controls(
-    grid: Grid,
-    sampler: Sampler,
-    runner: TaskRunner,
-    donors: TrainMembers,
-    drawn: Weights,
-    seed: int,
-) -> dict[str, Weights]:
-    """One network per request from each control.
+def controls(evaluation: Evaluation, grid: Grid, drawn: Weights) -> dict[str, Weights]:
+    """Networks of each control, one per request ``(T * K, *shape)``.
 
     Where a control withholds or shuffles D or R, it does so for the draw and for the guidance.
 
     Args:
-        grid: the requests.
-        sampler: what draws.
-        runner: the tasks.
-        donors: train members.
-        drawn: one guided draw of each request, whose output layers are kept ``(T * K, *shape)``.
-        seed: root seed.
+        evaluation: what draws, and the train members.
+        grid: T x K requests.
+        drawn: one guided draw of each request ``(T * K, *shape)``, for its output layer.
 
     """
-    rng, generator = (
-        stream(seed, "evaluate", "controls"),
-        torch_stream(seed, "evaluate", "control draws"),
-    )
-    asked = grid.condition(runner.dataset)
-    other = torch.from_numpy(np.repeat(_other_tasks(grid, runner.dataset, rng), len(grid.targets)))
-    other_d = Condition.of_tasks(runner.dataset, other, asked.target)
-    other_r = asked.with_target(asked.target[torch.from_numpy(rng.permutation(len(asked)))])
+    sampler, dataset = evaluation.sampler, evaluation.runner.dataset
+    seed = evaluation.params.seed
+    order = stream(seed, "evaluate", "controls")
+    rng = torch_stream(seed, "evaluate", "control draws")
+    request = grid.condition(dataset)
+    other = torch.from_numpy(np.repeat(_other_tasks(grid, dataset, order), len(grid.targets)))
+    other_d = Condition.of_tasks(dataset, other, request.target)
+    other_r = request.with_target(request.target[torch.from_numpy(order.permutation(len(request)))])
 
     def draw(condition: Condition, *, guided: bool, **use: bool) -> Weights:
-        z = sampler.latents(condition, 1, generator, **use)
-        return sampler.decode(sampler.guided(z, condition, generator) if guided else z)
+        z = sampler.latents(condition, 1, rng, **use)
+        return sampler.decode(sampler.guided(z, condition, rng) if guided else z)
 
-    copies, _ = donors.nearest_task(sampler.embed(asked), grid.target)
+    copies, _ = evaluation.train_members.nearest_task(sampler.embed(request), grid.target)
     spec = sampler.autoencoder.spec
     return {
         "shuffled_d": draw(other_d, guided=True),
         "shuffled_r": draw(other_r, guided=True),
-        "d_only": draw(asked, guided=False, use_result=False),
-        "r_only": draw(asked, guided=False, use_dataset=False),
-        "uncalibrated": draw(asked, guided=False, calibrated=False),
-        "guidance_only": draw(asked, guided=True, use_dataset=False, use_result=False),
+        "d_only": draw(request, guided=False, use_result=False),
+        "r_only": draw(request, guided=False, use_dataset=False),
+        "uncalibrated": draw(request, guided=False, calibrated=False),
+        "guidance_only": draw(request, guided=True, use_dataset=False, use_result=False),
         "nearest_task": copies,
-        "noised_copy": noised(spec, copies, NOISE, generator),
-        "average": donors.average(grid.target),
+        "noised_copy": noised(spec, copies, NOISE, rng),
+        "average": evaluation.train_members.average(grid.target),
         "head_only": head_only(spec, drawn),
     }
 
@@ -83,23 +80,27 @@ def _other_tasks(grid: Grid, dataset: Dataset, rng: np.random.Generator) -> np.n
     """For each task of the grid another one, of another class set wherever there is one."""
     sets = dataset.tasks.set_index("task")["class_set"].loc[grid.tasks].to_numpy()
     out = []
-    for own in sets:
-        pool = grid.tasks[sets != own]
+    for class_set in sets:
+        pool = grid.tasks[sets != class_set]
         out.append(rng.choice(pool if len(pool) else grid.tasks))
     return np.array(out)
 
 
-def figures(
+def request_metrics(
     grid: Grid, achieved: np.ndarray, result: Result, resamples: int = 0, seed: int = 0
 ) -> dict[str, float]:
     """How well achieved results follow the targets; intervals over tasks on demand.
 
     Args:
         grid: the requests.
-        achieved: result of one network for each ``(T * K,)``.
+        achieved: result of one network for each ``(T * K,)``, accuracy or loss in nats.
         result: what R is.
         resamples: of tasks, for 95 % intervals; 0 for none.
         seed: root seed.
+
+    >>> grid = Grid(np.array([4, 9]), np.array([0.4, 0.6, 0.8]))
+    >>> round(request_metrics(grid, grid.target + 0.1, Result("accuracy"))["mae"], 6)
+    0.1
 
     """
     target, got = grid.by_task(grid.target), grid.by_task(achieved)
@@ -131,7 +132,7 @@ def scratch(zoo: Zoo, split: str, grid: Grid, result: Result) -> dict[str, float
     Args:
         zoo: the population.
         split: split of the tasks.
-        grid: the requests.
+        grid: the requests, of which the tasks count.
         result: what R is.
 
     """
@@ -149,7 +150,7 @@ def scratch(zoo: Zoo, split: str, grid: Grid, result: Result) -> dict[str, float
 def unguided(
     grid: Grid, runner: TaskRunner, drawn: Weights, split: str, result: Result
 ) -> dict[str, float]:
-    """Figures of draws without guidance: the first one, and the best of n on train images.
+    """Metrics of draws without guidance: the first one, and the best of n on train images.
 
     Args:
         grid: the requests.
@@ -167,7 +168,7 @@ def unguided(
     return {
         prefix + name: value
         for prefix, achieved in kinds.items()
-        for name, value in figures(grid, achieved, result).items()
+        for name, value in request_metrics(grid, achieved, result).items()
     }
 
 
@@ -191,38 +192,29 @@ def ceiling(grid: Grid, outputs: Tensor) -> float:
 
 
 def evaluate_split(
-    zoo: Zoo,
-    sampler: Sampler,
-    runner: TaskRunner,
-    donors: TrainMembers | None,
-    split: str,
-    params: Params,
+    evaluation: Evaluation, split: str
 ) -> tuple[dict[str, float], pd.DataFrame] | None:
-    """All figures of one split and the calibration curve; None where the split is empty.
+    """All metrics of one split and the calibration curve; None where the split is empty.
 
     Args:
-        zoo: the population.
-        sampler: what draws.
-        runner: the tasks.
-        donors: train members; None: no controls.
+        evaluation: what draws and measures; its settings say whether there are controls.
         split: "val" or a test split.
-        params: all settings.
 
     """
-    members = zoo.select(split)
-    if members.empty:
+    sampler, runner, params = evaluation.sampler, evaluation.runner, evaluation.params
+    tasks = evaluation.tasks(split)
+    if not len(tasks):
         return None
-    settings, result = params.evaluate, sampler.shared_encoder.result
+    settings, result = params.evaluate, evaluation.result
     draws = settings.val_draws if split == "val" else settings.draws
-    targets = np.linspace(*sampler.shared_encoder.bounds, settings.targets)
-    grid = Grid(np.unique(members["task"]), targets)
-    generator = torch_stream(params.seed, "evaluate", "draws", split)
+    grid = Grid(tasks, np.linspace(*sampler.shared_encoder.bounds, settings.targets))
+    rng = torch_stream(params.seed, "evaluate", "draws", split)
     condition = grid.condition(runner.dataset)
     with progress(f"sampling {split}", 6) as bar:
-        z = sampler.latents(condition, draws, generator)
+        z = sampler.latents(condition, draws, rng)
         out = unguided(grid, runner, sampler.decode(z), split, result)
         bar.advance(note="drawn")
-        drawn = sampler.decode(sampler.guided(z, condition, generator))
+        drawn = sampler.decode(sampler.guided(z, condition, rng))
         bar.advance(note="guided")
         outputs = runner.outputs_by_task(drawn, grid.tasks, part_of(split))
         on_test = grid.achieved(outputs, result)
@@ -230,21 +222,15 @@ def evaluate_split(
         bar.advance(note="measured")
         chosen = grid.best_of(on_train, on_test)
         for prefix, achieved in (("", on_test[:, 0]), ("best_of_n_", chosen)):
-            of_kind = figures(grid, achieved, result, settings.bootstrap, params.seed)
+            of_kind = request_metrics(grid, achieved, result, settings.bootstrap, params.seed)
             out |= {prefix + name: value for name, value in of_kind.items()}
         bar.advance(note="intervals")
-        if donors is not None:
-            first = {name: w[::draws] for name, w in drawn.items()}
-            made = controls(grid, sampler, runner, donors, first, params.seed)
-            for name, weights in made.items():
-                outputs_of_it = runner.outputs_by_task(weights, grid.tasks, part_of(split))
-                achieved = grid.achieved(outputs_of_it, result)[:, 0]
-                of_control = figures(grid, achieved, result)
-                out |= {f"control_{name}_{k}": v for k, v in of_control.items()}
+        if settings.controls:
+            out |= control_metrics(evaluation, grid, take(drawn, slice(None, None, draws)), split)
         bar.advance(note="controls")
-        out |= diversity(zoo, runner, grid, outputs, split, result)
+        out |= diversity(evaluation, grid, outputs, split)
         bar.advance(note="diversity")
-    out |= scratch(zoo, split, grid, result)
+    out |= scratch(evaluation.zoo, split, grid, result)
     if result.higher_is_better:
         out["r2_identity_ceiling"] = ceiling(grid, outputs)
     out["chance_accuracy"] = 1 / runner.classes
@@ -252,8 +238,36 @@ def evaluate_split(
     return out, calibration_curve(grid, on_test, chosen)
 
 
+def control_metrics(
+    evaluation: Evaluation, grid: Grid, drawn: Weights, split: str
+) -> dict[str, float]:
+    """Metrics ``control_<control>_<metric>`` of every control.
+
+    Args:
+        evaluation: what draws and measures.
+        grid: T x K requests.
+        drawn: one guided draw of each request ``(T * K, *shape)``.
+        split: split of the tasks.
+
+    """
+    result, out = evaluation.result, dict[str, float]()
+    for name, weights in controls(evaluation, grid, drawn).items():
+        outputs = evaluation.runner.outputs_by_task(weights, grid.tasks, part_of(split))
+        achieved = grid.achieved(outputs, result)[:, 0]
+        metrics = request_metrics(grid, achieved, result)
+        out |= {f"control_{name}_{key}": value for key, value in metrics.items()}
+    return out
+
+
 def calibration_curve(grid: Grid, on_test: np.ndarray, chosen: np.ndarray) -> pd.DataFrame:
-    """Per target: mean, 10 % and 90 % quantile of single draws, mean of the chosen draws."""
+    """Per target: mean, 10 % and 90 % quantile of single draws, mean of the chosen draws.
+
+    Args:
+        grid: T x K requests.
+        on_test: results of all draws on test images ``(T * K, draws)``.
+        chosen: result of the chosen draw of each request ``(T * K,)``.
+
+    """
     rows = []
     for i, target in enumerate(grid.targets):
         single = on_test.reshape(len(grid.tasks), len(grid.targets), -1)[:, i]
@@ -265,27 +279,25 @@ def calibration_curve(grid: Grid, on_test: np.ndarray, chosen: np.ndarray) -> pd
     return pd.DataFrame(rows)
 
 
-def diversity(
-    zoo: Zoo, runner: TaskRunner, grid: Grid, outputs: Tensor, split: str, result: Result
-) -> dict[str, float]:
+def diversity(evaluation: Evaluation, grid: Grid, outputs: Tensor, split: str) -> dict[str, float]:
     """How alike the draws of one (D, R) predict, and members of one task with like results.
 
     Both are agreements over pairs of networks, mean over the targets at which the split has two
     members of different runs; 1 would be copies of one network.
 
     Args:
-        zoo: the population.
-        runner: the tasks.
+        evaluation: the population and its tasks.
         grid: the requests.
         outputs: those of the draws ``(T * K * n, B, c)``.
         split: split of the tasks.
-        result: what R is.
 
     """
+    zoo, runner = evaluation.zoo, evaluation.runner
     predicted = outputs.argmax(-1).reshape(len(grid), -1, outputs.shape[1])  # (T * K, n, B)
     of_draws = grid.by_task(np.array([m.pairwise_agreement(p) for p in predicted])).mean(0)  # (K,)
     members = zoo.select(split)
-    nearest = np.abs(runner.results_of(members, result)[:, None] - grid.targets).argmin(1)
+    achieved = runner.results_of(members, evaluation.result)
+    nearest = np.abs(achieved[:, None] - grid.targets).argmin(1)
     tasks, weights = members["task"].to_numpy(), zoo.weights(members)
     labels = runner.outputs(weights, tasks, part_of(split)).argmax(-1)
     of_members: list[list[float]] = [[] for _ in grid.targets]

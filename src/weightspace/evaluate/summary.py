@@ -1,4 +1,4 @@
-"""The headline figures of a run, for ``dvc exp show``: tasks of unseen class sets, one file.
+"""The headline metrics of a run, for ``dvc exp show``: tasks of unseen class sets, one file.
 
 Networks are encoded in one pass and drawn without gradients, except for ``guided_r2``. Means over
 tasks are compared with means over tasks: single draws at the highest target, none of them chosen, with
@@ -31,10 +31,10 @@ SAMPLING = {
 def summarize(
     reconstruction: Mapping[str, Any], sampling: Mapping[str, Any], result: str
 ) -> dict[str, float | None]:
-    """Headline figures, each as it is in its file; None for what was not measured.
+    """Headline metrics, each as it is in its file; None for what was not measured.
 
     Args:
-        reconstruction: contents of metrics/reconstruction.json, split -> key -> figure.
+        reconstruction: contents of metrics/reconstruction.json, split -> key -> metric.
         sampling: those of metrics/sampling.json.
         result: what R is, "accuracy" or "loss".
 
@@ -42,6 +42,6 @@ def summarize(
     0.9
 
     """
-    rebuilt, drawn = (figures.get(SPLIT, {}) for figures in (reconstruction, sampling))
+    rebuilt, drawn = (metrics.get(SPLIT, {}) for metrics in (reconstruction, sampling))
     out = {name: rebuilt.get(key) for name, key in RECONSTRUCTION.items()}
     return out | {name: drawn.get(key.format(result=result)) for name, key in SAMPLING.items()}

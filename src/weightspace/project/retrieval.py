@@ -11,18 +11,25 @@ from weightspace.data.dataset import Dataset
 from weightspace.data.images import GivenTask
 from weightspace.progress import progress
 from weightspace.shared_encoders.base import SharedEncoder
-from weightspace.weights.spec import Weights, take
+from weightspace.weights.spec import Weights, blocks
 from weightspace.zoo.store import Zoo
 
 RESULTS = 17  # results tried where that of a network is not known
 
 
 def latents(zoo: Zoo, members: pd.DataFrame, autoencoder: Autoencoder) -> Tensor:
-    """Latents ``(N, L)`` of rows of the members' table, with progress."""
-    weights, out = zoo.weights(members), []
+    """Latents ``(N, L)`` of members of a zoo, with progress.
+
+    Args:
+        zoo: where they are stored.
+        members: rows of its table.
+        autoencoder: weights -> latent.
+
+    """
+    out = []
     with progress("encode zoo", len(members)) as bar:
-        for start in range(0, len(members), BLOCK):
-            out.append(encode_members(autoencoder, take(weights, slice(start, start + BLOCK))))
+        for block in blocks(zoo.weights(members), BLOCK):
+            out.append(encode_members(autoencoder, block))
             bar.advance(len(out[-1]))
     return torch.cat(out)
 
@@ -43,8 +50,8 @@ def nearest_networks(
         autoencoder: weights -> latent.
         shared_encoder: the aligned space.
         task: the dataset D.
-        target: the result R.
-        count: networks to return.
+        target: the result R, accuracy or loss in nats.
+        count: networks to return, at most.
 
     Returns:
         Their rows of the members' table with a column ``similarity``, best first; their weights.
@@ -71,7 +78,14 @@ def nearest_tasks(
 ) -> list[pd.DataFrame]:
     """Tasks that each of N networks was most likely trained on, best first.
 
-    The result of a network is not asked for: the best of 17 results over the trained range counts.
+    The result of a network is not known: the best of 17 results over the trained range counts.
+
+    Args:
+        dataset: its tasks.
+        autoencoder: weights -> latent.
+        shared_encoder: the aligned space.
+        weights: networks ``(N, *shape)``.
+        count: tasks for each network, at most.
 
     Returns:
         A table per network: classes, split of the task, similarity, and the result at which it is
@@ -87,14 +101,14 @@ def nearest_tasks(
             for r in grid
         ]
     )  # (R, N, T)
-    similarity, which = every.max(0)
+    similarity, at_result = every.max(0)
     out = []
-    for row, place in zip(similarity, which, strict=True):
+    for row, index in zip(similarity, at_result, strict=True):
         best = row.argsort(descending=True, stable=True)[:count].numpy()
         tasks = dataset.tasks.iloc[best]
         names = [",".join(dataset.class_names[c] for c in t) for t in tasks["classes"]]
         table = pd.DataFrame({"classes": names, "split": tasks["split"].to_numpy()})
         table["similarity"] = row.numpy()[best]
-        table[shared_encoder.settings.result] = grid.numpy()[place.numpy()[best]]
+        table[shared_encoder.settings.result] = grid.numpy()[index.numpy()[best]]
         out.append(table)
     return out
