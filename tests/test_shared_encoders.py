@@ -53,7 +53,7 @@ def fitted(request, world, data):
 
 @pytest.fixture(scope="module")
 def point(world, data):
-    """The deck's model, fitted."""
+    """The original study's model, fitted."""
     settings = world().params.shared_encoder.model_copy(update={"model": "point"})
     options = world().params.shared_encoders.point
     return resolve(SHARED_ENCODERS, "point", "model").fit(data, settings, options, 3)

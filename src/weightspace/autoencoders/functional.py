@@ -1,6 +1,6 @@
 """Functional autoencoder: read a network through its outputs on probe inputs, decode to PCA coefficients.
 
-DatasetEncoder: outputs of the network on K probe inputs (on demand its PCA coefficients, too or instead)
+Encoder: outputs of the network on K probe inputs (on demand its PCA coefficients, too or instead)
 -> residual MLP -> LayerNorm without affine -> z. With outputs alone it is invariant to permutations
 of hidden units by construction and reads buffers for free; z has a fixed length. Decoder: residual
 MLP -> coefficients of the ``pca`` stage around a reference.

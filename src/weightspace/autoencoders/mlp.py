@@ -1,6 +1,6 @@
 """The original study's autoencoder: PCA coefficients -> MLP autoencoder -> latent.
 
-DatasetEncoder and decoder have a linear path beside the MLP, so that a plain linear compression is within
+Encoder and decoder have a linear path beside the MLP, so that a plain linear compression is within
 reach and the MLP learns the rest (on a shared-initialisation zoo this raises agreement on val from
 .877 to .921).
 """

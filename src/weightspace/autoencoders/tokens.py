@@ -1,7 +1,7 @@
 """Token autoencoder: a network as a sequence with one token per output channel, after SANE.
 
 A token holds the channel's row of the weight tensor, its bias and its buffers (rows longer than
-``token`` give several), padded with zeros under a mask. DatasetEncoder and decoder are transformers with a
+``token`` give several), padded with zeros under a mask. Encoder and decoder are transformers with a
 learned position: the layer, and the relative position of channel and piece in theirs, interpolated
 between learned rows, so that one autoencoder reads networks of any width. Sequences longer than ``window``
 are cut into windows that are read one after the other.

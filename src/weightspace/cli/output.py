@@ -30,7 +30,7 @@ def console() -> Console:
 
 
 def warn(messages: list[str]) -> None:
-    """A line on standard error for each."""
+    """Print a line on standard error for each message."""
     for message in messages:
         print(f"warning: {message}", file=sys.stderr)
 
@@ -74,13 +74,13 @@ def show_samples(samples: Samples, out: Path) -> None:
     print(f"Written to {out}: networks, samples.parquet, report.json, MODEL_CARD.md")
 
 
-def show_import(found: Imported, out: Path) -> None:
+def show_import(imported: Imported, out: Path) -> None:
     """Show what an imported zoo holds."""
     columns = [f"{part}_accuracy" for part in PARTS]
-    table = found.members.groupby("snapshot")[columns].mean().reset_index()
-    table.insert(1, "members", found.members.groupby("snapshot").size().to_numpy())
+    table = imported.members.groupby("snapshot")[columns].mean().reset_index()
+    table.insert(1, "members", imported.members.groupby("snapshot").size().to_numpy())
     show_table(table, "Measured, mean per snapshot")
-    for note in found.notes:
+    for note in imported.notes:
         print(note)
     print(f"Written to {out}: {table['members'].sum()} networks, read again and measured again")
 
@@ -114,7 +114,15 @@ def decode_file(project: Project, path: Path, out: Path) -> None:
 
 
 def show_comparison(project: Project, a: Path, b: Path, task: GivenTask) -> None:
-    """Show how alike networks behave."""
+    """Show how alike networks behave.
+
+    Args:
+        project: the finished project.
+        a: a checkpoint or a folder of them.
+        b: another one, or as many others.
+        task: labelled images.
+
+    """
     table = project.compare(project.networks(a), project.networks(b), task)
     table.insert(0, "a", [file.stem for file in find(a)])
     table.insert(1, "b", [file.stem for file in find(b)])
@@ -133,11 +141,28 @@ def retrieve_networks(
     n: int,
     out: Path | None,
 ) -> None:
-    """Show members of the zoo that fit a dataset, and write them where that is wanted."""
+    """Show members of the zoo that fit a dataset, and write them where a folder is given.
+
+    Args:
+        project: the finished project.
+        task: the dataset.
+        accuracy: result to look for, 0 to 1; the best if None.
+        loss: the same, where R is the loss.
+        n: members to show.
+        out: new folder for their weights; None to write none.
+
+    """
     table, weights = project.retrieve(task, accuracy=accuracy, loss=loss, n=n)
     show_notes(task)
-    mine = [f"on_{part}_accuracy" for part in task.parts]
-    columns = ["member", "classes", "split", "similarity", f"test_{project.result.name}", *mine]
+    on_images = [f"on_{part}_accuracy" for part in task.parts]
+    columns = [
+        "member",
+        "classes",
+        "split",
+        "similarity",
+        f"test_{project.result.name}",
+        *on_images,
+    ]
     show_table(table[columns], "Networks of the zoo; the last columns are on your images")
     if out is None:
         return
@@ -162,11 +187,11 @@ def show_tasks(project: Project, path: Path, n: int) -> None:
 def show_predictions(project: Project, paths: list[Path]) -> None:
     """Show what weights tell, and how wrong such readings are on held-out networks."""
     files = [file for path in paths for file in find(path)]
-    found = project.predict(project.networks(*files))
-    found.table.insert(0, "file", [f.name for f in files])
-    show_table(found.table, "Read off the weights alone")
-    show_table(found.errors, "Error on held-out networks of the zoo (test_sets)")
-    for row in found.errors.to_dict("records"):
+    predicted = project.predict(project.networks(*files))
+    predicted.table.insert(0, "file", [f.name for f in files])
+    show_table(predicted.table, "Read off the weights alone")
+    show_table(predicted.errors, "Error on held-out networks of the zoo (test_sets)")
+    for row in predicted.errors.to_dict("records"):
         if row["error"] >= row["of_a_constant"]:
             print(f"{row['property']}: no better than a constant; do not use it".replace("_", " "))
 

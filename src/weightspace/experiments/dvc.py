@@ -22,13 +22,20 @@ def baseline_commit() -> str:
 
 
 def run_one(job: tuple[str, ...], stages: list[str], baseline: str) -> str | None:
-    """Run one experiment in a temporary copy, up to some stages; its commit, None if it failed."""
+    """Run one experiment in a temporary copy; its commit, None if it failed.
+
+    Args:
+        job: settings, ``key=value`` each.
+        stages: run only up to these; all if empty.
+        baseline: commit that the experiment starts from.
+
+    """
     name = experiment(job)
     if _commit(name, baseline):
-        _call("dvc", "exp", "remove", name)
+        call("dvc", "exp", "remove", name)
     command = ["dvc", "exp", "run", "--temp", "--name", name]
     command += [part for setting in job for part in ("-S", setting)] + stages
-    result = _call(*command)
+    result = call(*command)
     commit = None if result.returncode else _commit(name, baseline)
     if commit is None:
         print(f"\nexperiment failed: {' '.join(job)}\n{result.stdout}", file=sys.stderr)
@@ -36,7 +43,12 @@ def run_one(job: tuple[str, ...], stages: list[str], baseline: str) -> str | Non
 
 
 def experiment(job: tuple[str, ...]) -> str:
-    """Name of a combination's experiment: readable, and different for different settings."""
+    """Name of a combination's experiment: readable, and different for different settings.
+
+    >>> experiment(("seed=0", "pca.components=8"))
+    'sweep-seed-0-pca-components-8-76de0c'
+
+    """
     text = "".join(c if c.isalnum() else "-" for c in "-".join(job).lower()).strip("-")[:60]
     return f"sweep-{text}-{hashlib.sha256(repr(job).encode()).hexdigest()[:6]}"
 
@@ -57,13 +69,19 @@ def _commit(name: str, baseline: str) -> str | None:
 
 
 def _git(*arguments: str) -> str:
-    result = _call("git", *arguments)
+    result = call("git", *arguments)
     if result.returncode:
         raise problem(f"git {arguments[0]} failed ({result.stdout.strip()})", where="sweep")
     return result.stdout
 
 
-def _call(*command: str) -> subprocess.CompletedProcess[str]:
+def call(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command; its standard output and error together, and its exit code.
+
+    Raises:
+        WeightspaceError: the command is not installed.
+
+    """
     try:
         return subprocess.run(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False

@@ -2,7 +2,7 @@
 
 The definition is a YAML file (benchmarks/ablation.yaml explains the keys); every distinct row of
 settings runs once for each seed as a DVC experiment. The raw figures go beside the table as CSV, so
-that each mean can be checked, and so that a table which was interrupted can go on.
+that each mean can be checked, and so that a table which was interrupted can be continued.
 """
 
 from __future__ import annotations
@@ -280,7 +280,13 @@ def _figures(suite: Suite, row: Row, seed: int, commit: str, baseline: str) -> l
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
-    """Mean and half width of its 95 % interval (Student's t) over seeds; 0 for a single value."""
+    """Mean and half width of its 95 % interval (Student's t) over seeds ``(n,)``; 0 for one seed.
+
+    >>> mean, half = interval(np.array([0.7, 0.8, 0.9]))
+    >>> print(f"{mean:.3f} ± {half:.3f}")
+    0.800 ± 0.248
+
+    """
     n = len(values)
     if n < 2:
         return float(values.mean()), 0.0

@@ -1,7 +1,7 @@
 """Sweeps with DVC experiments: values in, a sorted table out, failure when any run fails.
 
 DVC's own ``dvc exp run --run-all`` ends with exit code 0 when experiments failed, and a failed
-experiment shows the figures of its baseline. Here each combination runs on its own in a temporary
+experiment shows the figures of its baseline. In this module every combination runs alone in a temporary
 copy, its exit code counts, and failed ones never reach the table. DVC is called as a command.
 
 ``dvc exp run --force`` would replace an earlier experiment of the same name, but it also reruns
@@ -17,14 +17,17 @@ from rich.console import Console
 from rich.table import Table
 
 from weightspace.errors import problem
-from weightspace.experiments.dvc import _call, baseline_commit, experiment, run_one, value
+from weightspace.experiments.dvc import baseline_commit, call, experiment, run_one, value
 from weightspace.progress import progress
 
 
 def combinations(sets: list[str]) -> list[tuple[str, ...]]:
-    """All combinations of ``key=value,value`` items, each as ``key=value`` strings.
+    """All combinations of ``key=value,value`` items, a tuple of ``key=value`` strings for each.
 
-    A comma inside brackets does not separate: ``zoo.epochs=[4,8],[12,24]`` are two values.
+    A comma inside brackets does not separate.
+
+    >>> combinations(["seed=0,1", "zoo.epochs=[4,8]"])
+    [('seed=0', 'zoo.epochs=[4,8]'), ('seed=1', 'zoo.epochs=[4,8]')]
     """
     options = []
     for item in sets:
@@ -98,7 +101,7 @@ def _check_metric(metric: str, stage: str | None) -> None:
     Without this, a sweep that stops early would show the figure of its baseline in every row.
     """
     file = metric.partition(".")[0]
-    dag = _call("dvc", "dag", "--outs", "--dot", *([stage] if stage else []))
+    dag = call("dvc", "dag", "--outs", "--dot", *([stage] if stage else []))
     if dag.returncode:
         raise problem(f"no pipeline to sweep ({dag.stdout.strip()})", where="sweep")
     if f'"metrics/{file}.json"' not in dag.stdout:

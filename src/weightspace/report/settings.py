@@ -18,6 +18,8 @@ Every key of `params.yaml`, its value there, what it may be and what it means. M
 from the schema in `src/weightspace/params.py` by `{MADE_BY}`; do not
 edit. The schema has no values of its own: each key must be in the file. `weightspace validate` checks one.
 
+*The original study* is D. J. Swanevelder, "A Contrastive Approach to Weight Space Learning", slides.
+
 Change one for a single experiment with `dvc exp run -S zoo.runs=400`.
 """
 

@@ -1,4 +1,4 @@
-"""The deck's shared encoder: one latent per (D, R), aligned by NT-Xent.
+"""The shared encoder of the original study: one latent per (D, R), aligned by NT-Xent.
 
 Direction by NT-Xent against the autoencoder's latents, length by regression of its logarithm: a
 contrastive loss fixes only the direction, and a decoder needs the length too. Draws are normal
