@@ -18,7 +18,7 @@ test: $(READY)  ## lint, types, all tests
 	ruff check .
 	ruff format --check .
 	mypy
-	pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	pytest -n 2
 
 lint: $(READY)
 	ruff check --fix . && ruff format . && mypy

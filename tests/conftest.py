@@ -1,5 +1,6 @@
 """Shared fixtures: tiny zoos, trained once per session and in this process."""
 
+import fcntl
 import os
 import shutil
 from dataclasses import dataclass
@@ -28,22 +29,44 @@ from weightspace.zoo import generate as generator
 from weightspace.zoo.result import Result
 from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.store import Zoo
-from workspace import run_once
+from workspace import Workspace, run_once
 
 prepare(threads=1)  # as in the workers that train shards
 
 
+# Files of tests that take seconds and need no fixture of their file: each is handed out alone.
+ALONE = ("test_dvc", "test_readme")
+# The rest is handed out in files, whose fixtures are made once. The longest come first: a worker
+# that ends with one would leave the other idle.
+LONGEST = ("test_autoencoders", "test_zoo", "test_docs", "test_shared_encoders", "test_ray")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Groups for `pytest -n 2 --dist loadgroup`: a file, but one for all that use the finished clone.
+    """Order of `pytest -n 2`, where one worker makes the finished clone while the other fits models."""
+    order = (LONGEST[0], *ALONE, *LONGEST[1:])
+    rank = {file: i for i, file in enumerate(order)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(order)))
+    cloned = [i for i in items if "finished_clone" in getattr(i, "fixturenames", ())]
+    if cloned:
+        items.remove(cloned[0])
+        items.insert(0, cloned[0])
 
-    So the clone, which costs a whole pipeline, is made once; its tests are the longest group and
-    come first.
-    """
-    for item in items:
-        cloned = "finished_clone" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("clone" if cloned else item.path.stem))
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args != ("clone",))
+
+def scope(nodeid):
+    """What of a test's name decides what goes to one worker."""
+    file = nodeid.partition("::")[0]
+    return nodeid if Path(file).stem in ALONE else file
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """Hand out tests by :func:`scope`, in the order of their collection."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    config.option.loadscopereorder = False
+    scheduler = LoadScopeScheduling(config, log)
+    scheduler._split_scope = scope
+    return scheduler
 
 
 @pytest.fixture(autouse=True)
@@ -163,5 +186,17 @@ def project(project_root):
 
 @pytest.fixture(scope="session")
 def finished_clone(tmp_path_factory):
-    """The clone where everything ran once; tests leave it as they found it."""
-    return run_once(tmp_path_factory.mktemp("dvc"))
+    """This worker's copy of the clone where everything ran once; tests leave it as they found it.
+
+    The clone costs a whole pipeline: the first worker that needs it makes it, others wait.
+    """
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with (base / "finished.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (base / "finished").exists():
+            run_once(base / "unfinished")
+            (base / "unfinished").rename(base / "finished")
+    copied = tmp_path_factory.mktemp("copied")
+    shutil.copytree(base / "finished", copied, symlinks=True, dirs_exist_ok=True)
+    return Workspace(copied / "clone")

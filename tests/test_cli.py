@@ -286,10 +286,21 @@ def test_bad_checkpoints_are_one_line_and_leave_nothing(run, checkpoints, case):
     assert files(checkpoints) == before  # and no file "ran"
 
 
+@pytest.fixture(scope="module")
+def drawn(project_root, mine, tmp_path_factory):
+    """The folder that `weightspace sample` writes, with two networks."""
+    words = [str(w) for w in (*SAMPLE, "--data", mine, "--root", project_root)]
+    folder = tmp_path_factory.mktemp("drawn")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert CliRunner().invoke(cli.app, words).exit_code == 0
+    return folder / "out"
+
+
 @pytest.fixture
-def sampled(run, mine, tmp_path):
+def sampled(drawn, mine, tmp_path):
     """A folder of two sampled networks and my.npz beside it."""
-    assert run(*SAMPLE, "--data", mine).code == 0
+    shutil.copytree(drawn, tmp_path / "out")
     shutil.copy(mine, tmp_path / "my.npz")
     return tmp_path
 

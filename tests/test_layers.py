@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
 from pathlib import Path
 
@@ -55,6 +56,7 @@ PUBLIC = {
     "weightspace.project.samples",
 }  # what the package itself hands out
 LONGEST = 65
+MOST_ENTRIES = 25
 
 
 def source(module):
@@ -107,6 +109,34 @@ def test_an_upward_import_would_be_found():
     tree = ast.parse("def late():\n    from weightspace.zoo import store\n")
     assert upward("weightspace.nets.cnn", tree) == {"weightspace.zoo.store"}
     assert not upward("weightspace.shared_encoders", tree)
+
+
+def circle(trees):
+    """Modules that import each other in a circle, imports for type checkers counted; none: empty.
+
+    Without the package itself, which each of its modules imports by being there.
+    """
+    graph = {module: imports(tree) & trees.keys() for module, tree in trees.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return set(error.args[1])
+    return set()
+
+
+def test_no_modules_import_each_other():
+    trees = {module: source(module) for module in MODULES if module != "weightspace"}
+    assert circle(trees) == set()
+    late = "if TYPE_CHECKING:\n    from weightspace.weights import matching\n"  # the control
+    changed = trees | {"weightspace.weights.spec": ast.parse(late)}
+    assert {"weightspace.weights.spec", "weightspace.weights.matching"} <= circle(changed)
+
+
+def test_the_top_of_the_package_can_be_read_at_a_glance():
+    names = {path.name for path in (SRC / "weightspace").iterdir()}
+    entries = names - {"__pycache__", "__init__.py", "__main__.py", "py.typed"}
+    assert len(entries) <= MOST_ENTRIES
+    assert {Path(name).stem for name in entries} == set(ORDER) - {"__main__"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

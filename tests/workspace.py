@@ -213,6 +213,7 @@ def note():
     main = Path(sys.argv[0])
     if main.parent.name == "stages":
         files = [m.__file__ for n, m in sys.modules.items() if n.startswith("weightspace")]
+        files = [os.path.relpath(f) for f in files if f]
         Path(os.environ["LOADED"], main.stem + ".json").write_text(json.dumps(files))
 
 atexit.register(note)
@@ -222,7 +223,7 @@ atexit.register(note)
 def run_once(root: Path) -> Workspace:
     """A clone below ``root`` where `dvc repro -f` ran and the results are committed.
 
-    What each stage loaded is written to ``loaded/`` beside the clone.
+    What each stage loaded is written to ``loaded/`` beside the clone, relative to the clone.
     """
     workspace = clone(root / "clone")
     for name in ("trace", "loaded"):
