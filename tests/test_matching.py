@@ -1,14 +1,18 @@
 """Alignment by weight matching, and the novelty figures built on it."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 import cases
 from weightspace.evaluate import novelty
+from weightspace.evaluate.controls import TrainMembers
 from weightspace.weights.matching import align, match_weights
 from weightspace.weights.permutations import random_permutations, shuffled
 from weightspace.weights.spec import stack, take
+from weightspace.zoo.result import Result
 
 
 @pytest.fixture(params=sorted(cases.WORLDS))
@@ -157,3 +161,32 @@ def test_one_order_for_all_is_that_of_the_spec(net):
     orders = _permutations(spec, 2)
     each = spec.permute(weights, {g: p.expand(3, -1) for g, p in orders.items()})
     torch.testing.assert_close(each, spec.permute(weights, orders), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("name", "best"), [("accuracy", 0.9), ("loss", 0.2)])
+def test_novelty_asks_for_the_best_networks_whatever_the_result_is(name, best, world, monkeypatch):
+    """The upper end of the trained range of an accuracy, the lower one of a loss."""
+    tiny, targets = world(), []
+    members = tiny.zoo.select("train")
+    result = tiny.runner.results_of(members, Result(name))
+
+    def embed(condition):
+        return condition.class_images[condition.classes].flatten(1)[:, :4]
+
+    def draw(condition, count, generator):
+        targets.extend(condition.target.tolist())
+        return {k: w[: len(condition) * count] for k, w in tiny.zoo.weights(members).items()}
+
+    model = SimpleNamespace(result=Result(name), bounds=(0.2, 0.9))
+    sampler = SimpleNamespace(shared_encoder=model, embed=embed, draw=draw)
+    donors = TrainMembers(members, tiny.zoo.weights(members), result, torch.zeros(len(members), 4))
+    asked, nearest_task = [], TrainMembers.nearest_task
+
+    def noted(self, embedding, target, rank=0):
+        asked.extend(target.tolist())
+        return nearest_task(self, embedding, target, rank)
+
+    monkeypatch.setattr(TrainMembers, "nearest_task", noted)
+    novelty.evaluate_novelty(tiny.zoo, sampler, tiny.runner, donors, "test_sets", 4, 3)
+    assert targets == pytest.approx([best] * 4)
+    assert asked == pytest.approx([best] * 8)  # the networks that draws are compared with, too
