@@ -137,6 +137,14 @@ def test_figures_of_a_tiny_pipeline(world, sampler):
             varied.add(name)
         else:
             assert low == pytest.approx(high)
+    # a draw: two steps of five images of each of three classes; from scratch: 24 epochs of 48 of 60
+    costs = {k: v for k, v in figures.items() if k.endswith("_image_gradients")}
+    assert costs == {
+        "sampled_image_gradients": 2 * 5 * 3,
+        "control_nearest_task_image_gradients": 0,
+        "control_random_image_gradients": 0,
+        "scratch_image_gradients": 24 * 48,
+    }
     # the control: an interval says something; untrained networks are at chance on every task
     assert varied
     assert "random_epoch_0" not in varied

@@ -9,6 +9,7 @@ import torch
 import cases
 from weightspace.evaluate import novelty
 from weightspace.evaluate.controls import TrainMembers
+from weightspace.evaluate.evaluation import Evaluation
 from weightspace.weights.matching import align, match_weights
 from weightspace.weights.permutations import random_permutations, shuffled
 from weightspace.weights.spec import stack, take
@@ -168,7 +169,6 @@ def test_novelty_asks_for_the_best_networks_whatever_the_result_is(name, best, w
     """The upper end of the trained range of an accuracy, the lower one of a loss."""
     tiny, targets = world(), []
     members = tiny.zoo.select("train")
-    result = tiny.runner.results_of(members, Result(name))
 
     def embed(condition):
         return condition.class_images[condition.classes].flatten(1)[:, :4]
@@ -179,7 +179,6 @@ def test_novelty_asks_for_the_best_networks_whatever_the_result_is(name, best, w
 
     model = SimpleNamespace(result=Result(name), bounds=(0.2, 0.9))
     sampler = SimpleNamespace(shared_encoder=model, embed=embed, draw=draw)
-    donors = TrainMembers(members, tiny.zoo.weights(members), result, torch.zeros(len(members), 4))
     asked, nearest_task = [], TrainMembers.nearest_task
 
     def noted(self, embedding, target, rank=0):
@@ -187,6 +186,8 @@ def test_novelty_asks_for_the_best_networks_whatever_the_result_is(name, best, w
         return nearest_task(self, embedding, target, rank)
 
     monkeypatch.setattr(TrainMembers, "nearest_task", noted)
-    novelty.evaluate_novelty(tiny.zoo, sampler, tiny.runner, donors, "test_sets", 4, 3)
+    settings = tiny.params.evaluate.model_copy(update={"novelty_networks": 4})
+    params = tiny.params.model_copy(update={"evaluate": settings})
+    novelty.evaluate_novelty(Evaluation(tiny.zoo, sampler, tiny.runner, params), "test_sets")
     assert targets == pytest.approx([best] * 4)
     assert asked == pytest.approx([best] * 8)  # the networks that draws are compared with, too

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,9 @@ from weightspace.project import finetuning as on_task
 from weightspace.project import prediction
 from weightspace.project import project as api
 from weightspace.project import retrieval as queries
+from weightspace.project.samples import Request
+from weightspace.sampling.sampler import Condition, Sampler
+from weightspace.zoo.result import Result
 
 
 @pytest.fixture(scope="module")
@@ -286,8 +290,69 @@ def test_the_report_says_what_the_table_says(saved, project):
         "shared_encoder",
     }
     card = (folder / "MODEL_CARD.md").read_text()
-    assert "none of them trained" in card
+    assert "trained" not in card.splitlines()[2]
+    steps, images = 2, 3 * 5  # guidance of the tiny settings: two steps of five images a class
+    said = (
+        f"guided by {steps} gradient steps x {images} labelled images (30 labelled image-gradients)"
+    )
+    assert said in card.splitlines()[2]
+    assert "3 networks" in card
+    assert "among 2 draws" in card
+    assert report["request"]["image_gradients"] == steps * images
     assert "* target: 0.5" in card
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "2 networks drawn from P(W | D, R), without a gradient step."),
+        ({"n": 1}, "1 network drawn from P(W | D, R), without a gradient step."),
+        (
+            {"guidance_steps": 20, "images_per_step": 72},
+            "2 networks drawn from P(W | D, R), every draw guided by 20 gradient steps x 72 labelled "
+            "images (1,440 labelled image-gradients).",
+        ),
+        (
+            {"guidance_steps": 0, "images_per_step": 72, "best_of": 16, "reestimate": True},
+            "2 networks drawn from P(W | D, R), each chosen among 16 draws by its result on the train "
+            "images, without a gradient step, with the running statistics of the train images.",
+        ),
+        (
+            {"guidance_steps": 5, "images_per_step": 6, "fine_tune_epochs": 3},
+            "2 networks drawn from P(W | D, R), every draw guided by 5 gradient steps x 6 labelled "
+            "images (30 labelled image-gradients), then fine-tuned for 3 epochs of Adam on the train "
+            "images.",
+        ),
+    ],
+)
+def test_the_card_says_what_was_done_with_labelled_images(options, said):
+    request = Request(Result("accuracy"), 0.9, (0.3, 1.0), **{"n": 2} | options)
+    assert request.history() == said
+
+
+def test_a_guided_draw_costs_as_many_labelled_images_as_its_steps_read(project, task, monkeypatch):
+    """Counted where they are read; with few train images a step reads all of them."""
+    read, outputs = [], project.net.outputs
+
+    def counted(weights, images):
+        if torch.is_grad_enabled() and any(w.requires_grad for w in weights.values()):
+            read.append(len(images))
+        return outputs(weights, images)
+
+    monkeypatch.setattr(
+        type(project.net), "outputs", lambda _, weights, images: counted(weights, images)
+    )
+    request = project.sample(task, accuracy=0.5, n=1).request
+    assert sum(read) == request.image_gradients == 2 * 3 * 5
+    sampler = Sampler(project.autoencoder, project.shared_encoder, project.net)
+    condition = Condition.of_images(task.images["train"], torch.tensor([0.5]))
+    assert sampler.image_gradients(condition) == 0
+    settings = project.params.guidance
+    for per_class, expected in ((7, 2 * 3 * 7), (10**6, 2 * 3 * 20)):
+        guided = replace(
+            sampler, guidance=settings.model_copy(update={"images_per_class": per_class})
+        )
+        assert guided.image_gradients(condition) == expected
 
 
 def test_bytes_are_the_same_every_time(saved, project, task, tmp_path):

@@ -24,6 +24,7 @@ from weightspace.report import gallery
 from weightspace.report import html as page
 from weightspace.report import tables as results
 from weightspace.report.page import CAPTIONS, TABLES, WHOLE, write
+from weightspace.report.page import answers as page_answers
 from weightspace.report.plots import PLOTS
 from workspace import ROOT
 
@@ -256,6 +257,67 @@ def test_the_diagonal_of_a_confusion_matrix_is_the_accuracy(project):
     for found in gallery.sampled(project, gallery.chosen_tasks(project)[0]):
         assert np.diag(found.confusion).mean() == pytest.approx(found.accuracy)  # equal classes
         assert np.allclose(found.confusion.sum(1), 1)
+
+
+SAMPLING = {
+    "tasks": 3,
+    "draws": 16,
+    "accuracy_at_top": 0.4,
+    "unguided_r2_identity": 0.1,
+    "unguided_best_of_n_r2_identity": 0.2,
+    "r2_identity": 0.3,
+    "best_of_n_r2_identity": 0.5,
+    "image_gradients": 1440,
+}
+
+
+def rows_of(given):
+    """Rows of a table as lists of text."""
+    return [list(row) for row in zip(*(c.cells for c in given.columns), strict=True)]
+
+
+def test_draws_without_gradients_come_first_and_guided_ones_are_named_and_apart():
+    given = results.sampling_table(SAMPLING, "test_sets")
+    found = [row[:2] for row in rows_of(given)][:4]
+    assert found == [
+        ["draws without gradients", "0.100"],
+        ["best of 16 on train images, without gradients", "0.200"],
+        ["guided draws (1,440 labelled image-gradients each)", "0.300"],
+        ["best of 16 on train images, guided", "0.500"],
+    ]
+    assert [i for i, row in enumerate(given.rows) if row.end_section][:2] == [1, 3]
+    told = next(iter(page_answers({"test_sets": SAMPLING})))
+    assert told.index("0.10") < told.index("guided") < told.index("0.30")
+
+
+@pytest.mark.parametrize(
+    ("cost", "name", "said"),
+    [
+        (1440, "guided draw", "1,440"),
+        (0, "draw without gradients", "0"),
+        (None, "guided draw", "-"),
+    ],
+)
+def test_starts_of_a_fine_tuning_stand_beside_what_they_cost(cost, name, said):
+    starts = ("sampled", "control_nearest_task", "control_random")
+    figures = {f"{s}_epoch_{e}": 0.5 for s in starts for e in (0, 1, 5)}
+    figures |= {
+        f"{s}_{k}": 0.5 for s in ("sampled", "scratch") for k in ("single", "best", "ensemble")
+    }
+    figures |= {"tasks": 3, "ensemble": 8, "scratch_image_gradients": 6336}
+    figures |= {f"{s}_image_gradients": 0 for s in starts[1:]}
+    figures |= {} if cost is None else {"sampled_image_gradients": cost}
+    given = results.finetuning_table(figures, "test_sets")
+    found = {row[0]: row[1] for row in rows_of(given)}
+    assert found.pop("") == "labelled image-gradients on the task"
+    assert found == {
+        name: said,
+        "nearest training task's network": "0",
+        "random initialisation": "0",
+        f"{name}, each": said,
+        "trained from scratch, each": "6,336",
+    }
+    assert not [c.header for c in given.columns if "0 epochs" in c.header]
 
 
 def test_the_command_writes_the_page(finished, tmp_path, monkeypatch, capsys):

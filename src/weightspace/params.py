@@ -494,6 +494,10 @@ class GuidanceSettings(Settings):
     rate: Positive = Field(description="first step, in units of a latent's entries")
     images_per_class: int = Field(ge=1, description="train images per class in each step")
 
+    def images_per_step(self, images: int, classes: int) -> int:
+        """Labelled images that a step reads, of tasks with so many train images of each class."""
+        return classes * min(self.images_per_class, images)
+
 
 class EvaluateSettings(Settings):
     """How much is drawn and resampled when measuring."""

@@ -110,8 +110,26 @@ def evaluate_finetuning(evaluation: Evaluation) -> dict[str, dict[str, float]]:
                 metrics = _summary(values, params) | {f"{k}_lr": r for k, r in rates.items()}
                 out[split] = {_key(name): value for name, value in metrics.items()}
                 out[split] |= {"tasks": len(tasks), "ensemble": draws}
+                out[split] |= image_gradients(evaluation, tasks)
             bar.advance(note=split)
     return out
+
+
+def image_gradients(evaluation: Evaluation, tasks: np.ndarray) -> dict[str, int]:
+    """Labelled image-gradients on its task that a network of each kind of start costs.
+
+    A guided draw was moved by gradients on train images. The nearest task's network was trained on
+    other tasks. What is trained from scratch here costs every image of every epoch.
+    """
+    dataset, size = evaluation.runner.dataset, evaluation.params.zoo.batch_size
+    images = dataset.classes.shape[1] * dataset.images["train"].shape[1]
+    guided = evaluation.sampler.image_gradients(evaluation.best_condition(tasks))
+    return {
+        "sampled_image_gradients": guided,
+        "control_nearest_task_image_gradients": 0,
+        "control_random_image_gradients": 0,
+        "scratch_image_gradients": SCRATCH_EPOCHS * (images // size * size),
+    }
 
 
 def _key(name: str) -> str:

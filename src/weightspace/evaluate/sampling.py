@@ -233,6 +233,7 @@ def evaluate_split(
     out |= scratch(evaluation.zoo, split, grid, result)
     if result.higher_is_better:
         out["r2_identity_ceiling"] = ceiling(grid, outputs)
+    out["image_gradients"] = sampler.image_gradients(condition)  # of a guided draw
     out["chance_accuracy"] = 1 / runner.classes
     out |= {"draws": draws, "tasks": len(grid.tasks), "targets": len(grid.targets)}
     return out, calibration_curve(grid, on_test, chosen)

@@ -187,6 +187,9 @@ class Project:
     ) -> Samples:
         """Draw networks from P(W | D, R) and measure each.
 
+        Every draw is guided: moved by ``guidance.sampling_steps`` gradient steps on labelled train
+        images of the task, of which the model card gives the number; none with 0 steps.
+
         Args:
             task: the dataset D.
             accuracy: the result R, where the pipeline was trained for accuracy.
@@ -202,6 +205,9 @@ class Project:
         """
         options = {"n": n, "best_of": best_of, "seed": seed}
         options |= {"fine_tune_epochs": fine_tune_epochs, "reestimate": reestimate}
+        guidance, images = self.params.guidance, task.images["train"]
+        options |= {"guidance_steps": guidance.sampling_steps}
+        options |= {"images_per_step": guidance.images_per_step(images.shape[1], len(images))}
         target = self._target(accuracy, loss)
         request = Request(self.result, target, self.trained_range, **options)  # type: ignore[arg-type]
         if reestimate and all(t.role == "parameter" for t in self.net.spec.tensors):

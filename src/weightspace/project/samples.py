@@ -32,6 +32,8 @@ class Request:
         seed: root seed.
         fine_tune_epochs: passes over the train images after sampling.
         reestimate: replace running statistics by those of the train images.
+        guidance_steps: gradient steps that moved every candidate; 0 for draws without gradients.
+        images_per_step: labelled train images that each of them read.
 
     """
 
@@ -43,6 +45,8 @@ class Request:
     seed: int = 0
     fine_tune_epochs: int = 0
     reestimate: bool = False
+    guidance_steps: int = 0
+    images_per_step: int = 0
 
     def __post_init__(self) -> None:
         self.result.check(self.target)
@@ -54,6 +58,35 @@ class Request:
         """True where the nearest end of the trained range is sampled instead."""
         low, high = self.trained_range
         return not low <= self.target <= high
+
+    @property
+    def image_gradients(self) -> int:
+        """Labelled image-gradients that every candidate cost before a fine-tuning."""
+        return self.guidance_steps * self.images_per_step
+
+    def history(self) -> str:
+        """What was done to the networks, in one sentence.
+
+        A network that was moved by gradients on labelled images is not called untrained.
+        """
+        out = f"{self.n} network{'s' if self.n > 1 else ''} drawn from P(W | D, R)"
+        if self.best_of > 1:
+            out += f", each chosen among {self.best_of} draws by its result on the train images"
+        if self.image_gradients:
+            out += (
+                f", every draw guided by {self.guidance_steps} gradient steps x "
+                f"{self.images_per_step} labelled images ({self.image_gradients:,} labelled "
+                "image-gradients)"
+            )
+        else:
+            out += ", without a gradient step"
+        if self.reestimate:
+            out += ", with the running statistics of the train images"
+        if self.fine_tune_epochs:
+            out += (
+                f", then fine-tuned for {self.fine_tune_epochs} epochs of Adam on the train images"
+            )
+        return f"{out}."
 
     def table(self, classes: tuple[str, ...]) -> pd.DataFrame:
         """One row per network: what was asked, the same in each row."""
@@ -77,6 +110,9 @@ class Request:
             "best_of": self.best_of,
             "fine_tune_epochs": self.fine_tune_epochs,
             "reestimate": self.reestimate,
+            "guidance_steps": self.guidance_steps,
+            "images_per_step": self.images_per_step,
+            "image_gradients": self.image_gradients,
             "seed": self.seed,
         }
 
@@ -178,13 +214,7 @@ class Samples:
     def card(self) -> str:
         """Model card of the sampled networks, Markdown."""
         report = self.report()
-        lines = ["# Sampled networks", ""]
-        lines += [f"{len(self.table)} networks drawn from P(W | D, R), none of them trained."]
-        if report["request"]["fine_tune_epochs"]:
-            epochs = report["request"]["fine_tune_epochs"]
-            lines[-1] = (
-                f"{len(self.table)} networks drawn from P(W | D, R), then {epochs} epochs of Adam."
-            )
+        lines = ["# Sampled networks", "", self.request.history()]
         for title, section in report.items():
             lines += ["", f"## {title.capitalize()}", ""]
             lines += [f"* {k.replace('_', ' ')}: {_text(v)}" for k, v in section.items()]

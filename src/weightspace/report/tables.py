@@ -100,48 +100,79 @@ def sampling_table(figures: dict[str, Any], split: str) -> Table:
         f"{result} at the highest target",
     ):
         table.add_column(column)
-    rows = {
-        "single draws, unguided": "unguided_",
-        "single draws": "",
-        f"best of {figures['draws']} on train images": "best_of_n_",
-        "D shuffled": "control_shuffled_d_",
-        "R shuffled": "control_shuffled_r_",
-        "D only": "control_d_only_",
-        "R only": "control_r_only_",
-        "guidance from an unconditional draw": "control_guidance_only_",
-        "nearest training task's network": "control_nearest_task_",
-        "the same with noise": "control_noised_copy_",
-        "average of networks": "control_average_",
-        "sampled head, average backbone": "control_head_only_",
-    }
-    for name, prefix in rows.items():
-        keys = ("r2_identity", "mae", "spearman_within_task", f"{result}_at_top")
-        table.add_row(name, *(_number(figures.get(prefix + k)) for k in keys))
+    keys = ("r2_identity", "mae", "spearman_within_task", f"{result}_at_top")
+    for rows in _sampling_rows(figures):
+        for name, prefix in rows.items():
+            table.add_row(name, *(_number(figures.get(prefix + k)) for k in keys))
+        table.add_section()
     single, best = (figures.get(f"{result}_scratch{suffix}") for suffix in ("_single", ""))
     table.add_row("trained from scratch: mean run", "", "", "", _number(single))
     table.add_row("trained from scratch: best run on val images", "", "", "", _number(best))
     return table
 
 
+def _sampling_rows(figures: dict[str, Any]) -> list[dict[str, str]]:
+    """Rows of the table, name -> prefix of their figures: draws without gradients, guided, controls."""
+    best = f"best of {figures['draws']} on train images"
+    cost = figures.get("image_gradients")  # an earlier version has none
+    each = "" if cost is None else f" ({cost:,} labelled image-gradients each)"
+    return [
+        {
+            "draws without gradients": "unguided_",
+            f"{best}, without gradients": "unguided_best_of_n_",
+        },
+        {f"guided draws{each}": "", f"{best}, guided": "best_of_n_"},
+        {
+            "D only, without gradients": "control_d_only_",
+            "R only, without gradients": "control_r_only_",
+            "D shuffled, guided": "control_shuffled_d_",
+            "R shuffled, guided": "control_shuffled_r_",
+            "unconditional draw, guided": "control_guidance_only_",
+            "guided head, average backbone": "control_head_only_",
+            "nearest training task's network": "control_nearest_task_",
+            "the same with noise": "control_noised_copy_",
+            "average of networks": "control_average_",
+        },
+    ]
+
+
 def finetuning_table(figures: dict[str, Any], split: str) -> Table:
-    """Accuracy after fine-tuning from several starts, and of ensembles."""
+    """Accuracy after fine-tuning from several starts, beside what a start cost, and of ensembles."""
     title = f"Fine-tuning and ensembles, {split}: mean test accuracy over {figures['tasks']} tasks"
     table = Table(title=title, title_justify="left")
-    for column in ("start", "0 epochs", "1 epoch", "5 epochs"):
+    cost = "labelled image-gradients on the task"
+    after = ("as it starts", "fine-tuned 1 epoch", "fine-tuned 5 epochs")
+    for column in ("start", f"{cost}, before", *after):
         table.add_column(column)
+    drawn = _drawn(figures)
     names = {
-        "sampled": "sampled network",
+        "sampled": drawn,
         "control_nearest_task": "nearest training task's network",
         "control_random": "random initialisation",
     }
     for key, name in names.items():
-        table.add_row(name, *(_number(figures[f"{key}_epoch_{epoch}"]) for epoch in (0, 1, 5)))
+        values = (_number(figures[f"{key}_epoch_{epoch}"]) for epoch in (0, 1, 5))
+        table.add_row(name, _cost(figures, key), *values)
     table.add_section()
-    table.add_row("", "single", "best on train and val", f"ensemble of {figures['ensemble']}")
-    for key, name in (("sampled", "sampled networks"), ("scratch", "trained from scratch")):
+    table.add_row("", cost, "single", "best on train and val", f"ensemble of {figures['ensemble']}")
+    for key, name in (("sampled", drawn), ("scratch", "trained from scratch")):
         kinds = ("single", "best", "ensemble")
-        table.add_row(name, *(_number(figures[f"{key}_{kind}"]) for kind in kinds))
+        values = (_number(figures[f"{key}_{kind}"]) for kind in kinds)
+        table.add_row(f"{name}, each", _cost(figures, key), *values)
     return table
+
+
+def _drawn(figures: dict[str, Any]) -> str:
+    """What sampled networks are: guided, unless the figures say that no gradient was taken."""
+    return (
+        "draw without gradients" if figures.get("sampled_image_gradients") == 0 else "guided draw"
+    )
+
+
+def _cost(figures: dict[str, Any], start: str) -> str:
+    """Labelled image-gradients of a kind of start; ``-`` where an earlier version did not count."""
+    count = figures.get(f"{start}_image_gradients")
+    return "-" if count is None else f"{count:,}"
 
 
 def properties_table(figures: dict[str, Any], split: str) -> Table:
@@ -173,7 +204,7 @@ def novelty_table(figures: dict[str, Any], split: str) -> Table:
         f"Novelty, {split}: {figures['networks']} sampled networks, {figures['members']} members"
     )
     table = Table(title=title, title_justify="left")
-    for column in ("", "sampled networks", "trained networks"):
+    for column in ("", "sampled networks", "members of the zoo"):
         table.add_column(column)
     rows = {
         "distance to the nearest train member, aligned weights": "weight_distance",
@@ -250,8 +281,9 @@ def notes(figures: dict[str, Any]) -> list[str]:
         )
     if figures.get("agreement_between_draws") is not None:
         draws, members = (figures[f"agreement_between_{k}"] for k in ("draws", "members"))
+        guided = "" if figures.get("image_gradients") == 0 else "guided "
         out.append(
-            f"Diversity: two draws of one (D, R) agree on {100 * draws:.1f} % of the images, "
+            f"Diversity: two {guided}draws of one (D, R) agree on {100 * draws:.1f} % of the images, "
             f"two trained networks of like result on {100 * members:.1f} %"
         )
     return out

@@ -105,6 +105,13 @@ class Sampler:
         embedded = model.condition(self.embed(condition), target, on & use_dataset, on & use_result)
         return model.sample(embedded, draws, generator)
 
+    def image_gradients(self, condition: Condition) -> int:
+        """Labelled image-gradients that one guided draw costs: steps x images of a step."""
+        if self.guidance is None:
+            return 0
+        size = condition.class_images.shape[1], condition.classes.shape[1]
+        return self.guidance.sampling_steps * self.guidance.images_per_step(*size)
+
     def guided(self, z: Tensor, condition: Condition, generator: torch.Generator) -> Tensor:
         """Bring the results of drawn latents on train images to the targets.
 

@@ -35,7 +35,7 @@ DIVERGED_FACTOR = 2.0  # a final train loss above this many times log(classes) c
 
 @dataclass(frozen=True)
 class ShardJob:
-    """All that a process needs to train one shard: a job of executors/base.py."""
+    """All that a process needs to train one shard: a job of jobs/base.py."""
 
     dataset: Path
     zoo: ZooSettings
