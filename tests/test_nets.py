@@ -11,6 +11,7 @@ from torch.func import functional_call, vmap
 from cases import NETS, WORLDS, build, networks, section
 from weightspace.nets import NETS as ARCHITECTURES
 from weightspace.nets._batch_norm import BatchNorm
+from weightspace.nets._layers import Conv3x3, Linear, Normalise, Relu, ReluPool
 from weightspace.nets.base import Batched, build_net, net_from_meta
 from weightspace.params import Resnet18Settings
 from weightspace.weights.pca import fit_pca
@@ -238,3 +239,27 @@ def test_batch_normalisation_takes_the_place_of_a_bias():
     assert removed == {"convs.0.bias", "convs.1.bias"}
     assert {name.split(".")[0] for name in added} == {"norms"}
     assert plain.groups == normed.groups
+
+
+LAYERS = {  # name -> layer of 4x6 images, shapes of weight and bias, whether its input is overwritten
+    "linear": (Linear(), (3, 5, 2), (3, 5), False),
+    "conv": (Conv3x3(4, 6), (3, 5, 2, 3, 3), (3, 5), False),
+    "relu": (Relu(), None, None, True),
+    "pool": (ReluPool(4, 6), None, None, True),
+    "normalise": (Normalise(torch.zeros(3, 2), torch.ones(3, 2)), (3, 2), (3, 2), True),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_overwrites_what_it_says_and_its_gradient_nothing(name, rng):
+    layer, *shapes, overwrites = LAYERS[name]
+    weight, bias = (None if s is None else torch.randn(s, generator=rng) for s in shapes)
+    x = torch.randn(3, 2, 4 * 6 * 7, generator=rng)
+    before = x.clone()
+    out, saved = layer.forward(x, weight, bias)
+    assert torch.equal(x, before) != overwrites
+    assert ("overwrites its input" in layer.__doc__.lower()) == overwrites
+    grad, tensors = torch.randn(out.shape, generator=rng), [t for t in saved if t is not None]
+    copies = [t.clone() for t in (grad, *tensors)]
+    layer.backward(grad, saved, needs_input_grad=True)
+    assert all(torch.equal(a, b) for a, b in zip((grad, *tensors), copies, strict=True))

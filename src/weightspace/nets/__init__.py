@@ -6,6 +6,8 @@ have ``batched(weights, images) -> Chain``, the layers of many networks at once
 (``weightspace.nets._chain``); without it they run by ``torch.func.vmap``.
 """
 
+__all__ = ["NETS", "base", "cnn", "mlp", "resnet18"]
+
 NETS = {
     "cnn": "weightspace.nets.cnn",
     "mlp": "weightspace.nets.mlp",

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from weightspace.weights.spec import EPSILON, Axis, TensorSpec
 
-MOMENTUM = 0.1  # share of a batch in the running statistics, PyTorch's default
+MOMENTUM = 0.1  # weight of a batch in the running statistics, PyTorch's default
 
 
 class BatchNorm(nn.Module):
@@ -22,6 +22,12 @@ class BatchNorm(nn.Module):
 
     Args:
         channels: number of channels C.
+
+    >>> norm, images = BatchNorm(2), torch.arange(16.0).reshape(2, 2, 2, 2)
+    >>> norm.train()(images).mean((0, 2, 3)).abs().max() < 1e-6
+    tensor(True)
+    >>> norm.running_mean  # 0.1 of the batch's
+    tensor([0.5500, 0.9500])
 
     """
 
@@ -50,13 +56,34 @@ def running_affine(
     """Scale and shift of batch normalisation by running statistics.
 
     Unlike torch's function it has a gradient with respect to the statistics, which are decoded.
+
+    Args:
+        mean: running mean ``(..., C)``.
+        variance: running variance ``(..., C)``.
+        weight: learned scale ``(..., C)``.
+        bias: learned shift ``(..., C)``.
+
+    >>> scale, shift = running_affine(*(torch.tensor([x]) for x in (5.0, 4.0, 6.0, 1.0)))
+    >>> round(float(scale), 4), round(float(shift), 4)  # 6 / 2, 1 - 5 * 3
+    (3.0, -14.0)
+
     """
     scale = weight * (variance + EPSILON).rsqrt()
     return scale, bias - mean * scale
 
 
 def batch_norm_tensors(name: str, channels: int, axis: Axis) -> list[TensorSpec]:
-    """Specification of the four tensors of a :class:`BatchNorm` called ``name``."""
+    """Specification of the four tensors of a :class:`BatchNorm`.
+
+    Args:
+        name: of the module.
+        channels: number of channels.
+        axis: their permutation group.
+
+    >>> [(t.name, t.role) for t in batch_norm_tensors("bn", 8, Axis("conv"))][2:]
+    [('bn.running_mean', 'buffer'), ('bn.running_var', 'variance')]
+
+    """
     shape, axes = (channels,), (axis,)
     return [
         TensorSpec(f"{name}.weight", shape, "parameter", axes),

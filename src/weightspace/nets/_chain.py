@@ -78,6 +78,16 @@ class Chain:
         steps: the layers; the last is a :class:`Linear`, which does not save its result.
         weights: name -> ``(N, ...)``.
 
+    >>> from weightspace.nets._layers import Linear, Relu
+    >>> steps = [Step(Linear(), "a"), Step(Relu()), Step(Linear(), "b")]
+    >>> weights = {"a": torch.tensor([[[1.0], [-1.0]]]), "b": torch.tensor([[[3.0, 5.0]]])}
+    >>> chain = Chain(torch.tensor([[2.0, -2.0]]), steps, weights)  # one network, two images
+    >>> chain.outputs()
+    tensor([[[ 6., 10.]]])
+    >>> chain.gradient(torch.ones_like)
+    {'a': tensor([[[  6.],
+             [-10.]]]), 'b': tensor([[[2., 2.]]])}
+
     """
 
     x: Tensor

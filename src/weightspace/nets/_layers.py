@@ -36,7 +36,10 @@ class Linear:
         return out.view(*weight.shape[:2], -1), (x, weight, bias)
 
     def backward(self, grad: Tensor, saved: Saved, *, needs_input_grad: bool) -> Gradients:
-        """By x: ``W^T g``, for all networks together where they share x; by W: ``g x^T``; by b: ``sum_M g``."""
+        """By x: ``W^T g``; by W: ``g x^T``; by b: ``sum_M g``.
+
+        Where all networks share x, the first of these is a sum over them.
+        """
         x, weight, bias = saved
         by_bias = None if bias is None else grad.sum(-1)
         flat = weight.flatten(2)
@@ -49,7 +52,7 @@ class Linear:
 
 
 def _product(weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
-    """``(N, O, I)`` times ``(N, I, M)``, and ``(N, O)`` for all columns."""
+    """``W x + b``: ``(N, O, I)`` times ``(N, I, M)``, and ``(N, O)`` for all columns or None."""
     return torch.bmm(weight, x) if bias is None else torch.baddbmm(bias[..., None], weight, x)
 
 
@@ -111,8 +114,9 @@ class Conv3x3:
     """3x3 convolution with a border of zeros, of images ``h x w`` with many channels.
 
     ``y = sum_i W_i S_i + b``: the three horizontal neighbours of a pixel are stacked to S, and S_i is
-    S moved by i = -1, 0, 1 rows. A third of the copies that a stack of all nine would be. For images of few channels, where such
-    products are too thin, ``_patches.patches`` and :class:`Linear` are faster. Overwrites nothing.
+    S moved by i = -1, 0, 1 rows. A third of the copies that a stack of all nine would be. For images
+    of few channels, where such products are too thin, ``_patches.patches`` and :class:`Linear` are
+    faster. Overwrites nothing.
 
     Args:
         h: height of an image, in pixels.
@@ -137,7 +141,10 @@ class Conv3x3:
         return out.baddbmm_(by_row[2], bottom), (stacked, by_row, bias)
 
     def backward(self, grad: Tensor, saved: Saved, *, needs_input_grad: bool) -> Gradients:
-        """By W_i: ``g S_i^T``; by b: ``sum_M g``; by x: ``sum_i W_i^T g`` moved by -i rows, unstacked."""
+        """By W_i: ``g S_i^T``; by b: ``sum_M g``; by S: the sum of ``W_i^T g`` moved by -i rows.
+
+        That by x is the middle third of the one by S, plus the outer thirds moved by a column.
+        """
         stacked, by_row, bias = saved
         by_bias = None if bias is None else grad.sum(-1)
         by_weight = torch.stack([torch.bmm(grad, rows.mT) for rows in self._rows(stacked)], 2)
@@ -192,7 +199,7 @@ class Normalise:
         return out, (centred, inverse, weight)
 
     def backward(self, grad: Tensor, saved: Saved, *, needs_input_grad: bool) -> Gradients:
-        """By w: ``sum_M g u / s``; by b: ``sum_M g``; by x: ``w / s (g - by_b / M - u / s by_w / M)``."""
+        """By w: ``G = sum_M g u / s``; by b: ``H = sum_M g``; by x: ``w / s (g - H / M - u G / (s M))``."""
         centred, inverse, weight = saved
         by_bias = grad.sum(-1)  # (N, C)
         by_weight = torch.linalg.vecdot(grad, centred) * inverse

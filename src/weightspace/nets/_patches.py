@@ -21,14 +21,20 @@ def patches(x: Tensor) -> Tensor:
     Returns:
         ``(N, 9 C, H W B)`` or ``(9 C, H W B)``, in the order of a convolution's flattened weight.
 
+    >>> patches(torch.arange(1.0, 5).reshape(1, 2, 2, 1))[:, 0].reshape(3, 3)  # of the first pixel
+    tensor([[0., 0., 0.],
+            [0., 1., 2.],
+            [0., 3., 4.]])
+
     """
     stacked: Tensor = _Patches.apply(x.reshape(-1, *x.shape[-3:]))  # (N C, 9, H W B)
     return stacked.reshape(*x.shape[:-4], -1, stacked.shape[-1])
 
 
 class _Patches(torch.autograd.Function):
-    """Neighbourhoods ``(L, 9, H W B)`` of ``(L, H, W, B)``: ``y[3 i + j, h, w] = x[h + i - 1, w + j - 1]``.
+    """Neighbourhoods ``(L, 9, H W B)`` of ``(L, H, W, B)``.
 
+    ``y[3 i + j, h, w] = x[h + i - 1, w + j - 1]``, 0 outside.
     The gradient by x is ``sum_ij g[3 i + j, h - i + 1, w - j + 1]``; autograd's is 3 times slower.
     """
 

@@ -27,7 +27,7 @@ class Batched(Protocol):
     """A module that runs many networks faster than vmap of its ``forward`` does."""
 
     def batched(self, weights: Mapping[str, Tensor], images: Tensor) -> Chain:
-        """Layers with the weights of N networks, in the mode of the module; results ``(N, classes, B)``.
+        """Layers with the weights of N networks, in the mode of the module; to ``(N, classes, B)``.
 
         Args:
             weights: tensors ``(N, *shape)``.
@@ -45,6 +45,22 @@ class Net:
         spec: names, shapes and permutation groups of its tensors.
         meta: what is needed to rebuild it, JSON-ready: see :func:`net_from_meta`.
 
+    >>> from weightspace.params import MlpSettings
+    >>> from weightspace.weights.spec import stack
+    >>> net = build_net("mlp", (1, 2, 2), 3, MlpSettings(hidden=(5,)))
+    >>> rng = torch.Generator().manual_seed(0)
+    >>> weights = stack([net.init(rng) for _ in range(4)])  # four networks
+    >>> images = torch.randn(7, 1, 2, 2, generator=rng)
+    >>> net.outputs(weights, images).shape
+    torch.Size([4, 7, 3])
+    >>> torch.allclose(net.forward(take(weights, 1), images), net.outputs(weights, images)[1])
+    True
+    >>> gradient = net.gradient(weights, images, torch.ones_like)  # of the sum of the outputs
+    >>> moved = {name: w - 0.01 * gradient[name] for name, w in weights.items()}
+    >>> before, after = (net.outputs(w, images).sum((1, 2)) for w in (weights, moved))
+    >>> after < before
+    tensor([True, True, True, True])
+
     """
 
     module: nn.Module
@@ -53,7 +69,12 @@ class Net:
 
     @cached_property
     def activations(self) -> int:
-        """Numbers that one image is on its way through one network: input and layers' outputs."""
+        """Numbers that one image is on its way through one network: input and layers' outputs.
+
+        >>> from weightspace.params import MlpSettings
+        >>> build_net("mlp", (1, 2, 2), 3, MlpSettings(hidden=(5,))).activations  # 4 + 5 + 3
+        12
+        """
         shape = torch.Size(self.meta["shape"])
         sizes = [shape.numel()]
         layers = [m for m in self.module.modules() if not list(m.children())]
@@ -171,7 +192,7 @@ class Net:
         images_axis = 0 if images.ndim == 5 else None
         return vmap(self._call, in_dims=(0, images_axis))(dict(weights), images)
 
-    def init(self, generator: torch.Generator) -> Weights:
+    def init(self, rng: torch.Generator) -> Weights:
         """Draw one network as PyTorch initialises linear, convolutional and batch norm layers.
 
         Every entry of the first two is uniform in ``±1/sqrt(fan_in)``; source:
@@ -182,7 +203,7 @@ class Net:
             if isinstance(layer, nn.Linear | nn.Conv2d):
                 bound = 1 / math.sqrt(layer.weight[0].numel())
                 for part, value in layer.named_parameters(recurse=False):
-                    uniform = torch.rand(value.shape, generator=generator)
+                    uniform = torch.rand(value.shape, generator=rng)
                     weights[f"{name}.{part}"] = (2 * uniform - 1) * bound
             elif isinstance(layer, BatchNorm):
                 for part, value in layer.state_dict().items():
@@ -200,6 +221,11 @@ def build_net(
         shape: channels, height, width of an image.
         classes: number of outputs.
         settings: the section of this architecture under ``nets`` in params.yaml.
+
+    >>> from weightspace.params import CnnSettings
+    >>> net = build_net("cnn", (1, 8, 8), 3, CnnSettings(channels=(8, 16), batch_norm=False))
+    >>> net.spec.numel, net.spec.groups
+    (1443, {'convs.0': 8, 'convs.1': 16})
 
     """
     family = resolve(NETS, architecture, "zoo.architecture")
@@ -231,7 +257,13 @@ def net_for(
 
 
 def net_from_meta(meta: Mapping[str, Any]) -> Net:
-    """Rebuild a net from its ``meta``, as autoencoders and checkpoints carry it."""
+    """Rebuild a net from its ``meta``, as autoencoders and checkpoints carry it.
+
+    >>> from weightspace.params import MlpSettings
+    >>> net = build_net("mlp", (1, 2, 2), 3, MlpSettings(hidden=(5,)))
+    >>> net_from_meta(net.meta).spec == net.spec
+    True
+    """
     section = cast("type[Settings]", NetsSettings.model_fields[meta["architecture"]].annotation)
     settings = section.model_validate(meta["settings"])
     return build_net(meta["architecture"], tuple(meta["shape"]), meta["classes"], settings)

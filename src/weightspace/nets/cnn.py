@@ -28,6 +28,13 @@ class Cnn(nn.Module):
         channels: channels of each convolution.
         batch_norm: normalise after each convolution.
 
+    >>> import torch
+    >>> module = Cnn((1, 8, 8), 3, (8, 16))
+    >>> module(torch.zeros(5, 1, 8, 8)).shape
+    torch.Size([5, 3])
+    >>> list(module.state_dict())[:3]
+    ['convs.0.weight', 'convs.0.bias', 'convs.1.weight']
+
     """
 
     def __init__(
@@ -103,7 +110,14 @@ class Cnn(nn.Module):
 
 
 def build(shape: tuple[int, int, int], classes: int, settings: CnnSettings) -> Cnn:
-    """Network for images of ``shape`` (C, H, W) with ``classes`` outputs."""
+    """Build the network.
+
+    Args:
+        shape: channels, height, width of an image.
+        classes: number of outputs.
+        settings: section of this architecture under ``nets`` in params.yaml.
+
+    """
     return Cnn(shape, classes, settings.channels, batch_norm=settings.batch_norm)
 
 

@@ -23,6 +23,10 @@ class Mlp(nn.Module):
         classes: number of outputs.
         hidden: units of each hidden layer.
 
+    >>> import torch
+    >>> Mlp((1, 8, 8), 3, (20, 16))(torch.zeros(5, 1, 8, 8)).shape
+    torch.Size([5, 3])
+
     """
 
     def __init__(self, shape: tuple[int, int, int], classes: int, hidden: tuple[int, ...]) -> None:
@@ -50,7 +54,14 @@ class Mlp(nn.Module):
 
 
 def build(shape: tuple[int, int, int], classes: int, settings: MlpSettings) -> Mlp:
-    """Network for images of ``shape`` (C, H, W) with ``classes`` outputs."""
+    """Build the network.
+
+    Args:
+        shape: channels, height, width of an image.
+        classes: number of outputs.
+        settings: section of this architecture under ``nets`` in params.yaml.
+
+    """
     return Mlp(shape, classes, settings.hidden)
 
 

@@ -46,6 +46,11 @@ class Resnet18(nn.Module):
         classes: number of outputs.
         settings: width of the first stage, doubled in each further one, and stem.
 
+    >>> import torch
+    >>> module = Resnet18(3, 10, Resnet18Settings(width=2, stem="small")).eval()
+    >>> module(torch.zeros(5, 3, 8, 8)).shape
+    torch.Size([5, 10])
+
     """
 
     def __init__(self, channels: int, classes: int, settings: Resnet18Settings) -> None:
@@ -74,7 +79,14 @@ class Resnet18(nn.Module):
 
 
 def build(shape: tuple[int, int, int], classes: int, settings: Resnet18Settings) -> Resnet18:
-    """Network for images of ``shape`` (C, H, W) with ``classes`` outputs."""
+    """Build the network.
+
+    Args:
+        shape: channels, height, width of an image.
+        classes: number of outputs.
+        settings: section of this architecture under ``nets`` in params.yaml.
+
+    """
     return Resnet18(shape[0], classes, settings)
 
 
@@ -87,6 +99,7 @@ def spec(module: Resnet18) -> Spec:
     tensors: list[TensorSpec] = []
 
     def add(conv: str, norm: str, inputs: Axis | None, outputs: Axis) -> None:
+        """A convolution from one group of channels to another, and its normalisation."""
         shape = tuple(module.get_submodule(conv).weight.shape)  # type: ignore[union-attr, arg-type]
         axes = (outputs, inputs, None, None)
         tensors.append(TensorSpec(f"{conv}.weight", shape, "parameter", axes))

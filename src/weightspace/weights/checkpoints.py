@@ -37,6 +37,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
     Raises:
         WeightspaceError: no such file, damaged, carries code, or holds no one table of tensors.
 
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     torch.save({"model": {"bias": torch.ones(2)}, "epoch": 3}, f"{folder}/net.pt")
+    ...     read_state(Path(folder) / "net.pt")
+    {'bias': tensor([1., 1.])}
+
     """
     if not path.is_file():
         raise problem("no such file", where=path, expected="a checkpoint")
@@ -79,8 +85,8 @@ def _unwrap(data: Any, path: Path) -> dict[str, Tensor]:
     if _is_state(data):
         return dict(data)
     if not isinstance(data, Mapping):
-        found = type(data).__name__
-        raise problem("holds no table of tensors", where=path, got=found, expected="a state_dict")
+        got = type(data).__name__
+        raise problem("holds no table of tensors", where=path, got=got, expected="a state_dict")
     inside = [name for name in WRAPPERS if _is_state(data.get(name))]
     if len(inside) != 1:
         raise problem(
@@ -106,8 +112,22 @@ def fit_state(state: Mapping[str, Tensor], spec: Spec, where: object) -> Weights
     The prefixes ``model.``, ``module.`` and ``_orig_mod.`` are removed where all names carry them
     and all names match after that, and in no other case.
 
+    Args:
+        state: name -> tensor ``(*shape)``, of any floating or integer type.
+        spec: the architecture.
+        where: what it is, for messages.
+
     Raises:
         WeightspaceError: a tensor is missing, unknown, of another shape or not made of numbers.
+
+    >>> from weightspace.weights.spec import TensorSpec
+    >>> spec = Spec("example", (TensorSpec("bias", (2,), "parameter", (None,)),))
+    >>> fit_state({"module.bias": torch.ones(2, dtype=torch.float64)}, spec, "net.pt")
+    {'bias': tensor([1., 1.])}
+    >>> fit_state({"module.bias": torch.ones(2), "gain": torch.ones(2)}, spec, "net.pt")
+    Traceback (most recent call last):
+        ...
+    weightspace.errors.WeightspaceError: net.pt: tensors do not match architecture 'example'; ...
 
     """
     tries = [dict(state)]
@@ -130,7 +150,15 @@ def fit_state(state: Mapping[str, Tensor], spec: Spec, where: object) -> Weights
 
 
 def _tensor(value: Tensor, name: str, shape: tuple[int, ...], where: object) -> Tensor:
-    """A tensor of the right shape; float32 whatever the precision it was stored in."""
+    """A tensor of the right shape; float32 whatever the precision it was stored in.
+
+    Args:
+        value: as it was stored.
+        name: of the tensor, for messages.
+        shape: that it must have.
+        where: file, for messages.
+
+    """
     if tuple(value.shape) != shape:
         raise problem(
             f"tensor '{name}' has another shape",
@@ -155,13 +183,21 @@ def _some(names: Sequence[str]) -> str:
 
 
 def find(path: Path) -> list[Path]:
-    """Checkpoints at a path: the file itself, or all below a folder, sorted."""
+    """Checkpoints at a path: the file itself, or all below a folder, sorted.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     for name in ("b.pt", "a.safetensors", "notes.txt"):
+    ...         (Path(folder) / name).touch()
+    ...     [path.name for path in find(Path(folder))]
+    ['a.safetensors', 'b.pt']
+    """
     if not path.is_dir():
         return [path]
-    found = sorted(p for p in path.rglob("*") if p.suffix in SAFE + PICKLED)
-    if not found:
+    checkpoints = sorted(p for p in path.rglob("*") if p.suffix in SAFE + PICKLED)
+    if not checkpoints:
         raise problem("folder has no checkpoints", where=path, expected=", ".join(SAFE + PICKLED))
-    return found
+    return checkpoints
 
 
 def read_networks(paths: Sequence[Path], spec: Spec, *, finite: bool = True) -> Weights:
@@ -171,6 +207,17 @@ def read_networks(paths: Sequence[Path], spec: Spec, *, finite: bool = True) -> 
         paths: one checkpoint each.
         spec: the architecture.
         finite: refuse NaN and infinity.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from weightspace.weights.spec import TensorSpec
+    >>> spec = Spec("example", (TensorSpec("bias", (2,), "parameter", (None,)),))
+    >>> with TemporaryDirectory() as folder:
+    ...     for i in range(3):
+    ...         torch.save({"bias": torch.full((2,), float(i))}, f"{folder}/{i}.pt")
+    ...     read_networks(find(Path(folder)), spec)
+    {'bias': tensor([[0., 0.],
+            [1., 1.],
+            [2., 2.]])}
 
     """
     if not paths:

@@ -34,21 +34,46 @@ def match_weights(
     Returns:
         Group -> index tensor ``(N, size)``, for :meth:`Spec.permute`.
 
+    >>> from weightspace.weights.spec import Axis, TensorSpec
+    >>> spec = Spec("example", (TensorSpec("bias", (3,), "parameter", (Axis("units"),)),))
+    >>> reference = {"bias": torch.tensor([[1.0, 2, 3]])}
+    >>> match_weights(spec, reference, {"bias": torch.tensor([[3.1, 0.9, 2]])})
+    {'units': tensor([[1, 2, 0]])}
+
     """
     size = max(1, BLOCK_ENTRIES // spec.numel)
-    found = [_match_block(spec, reference, part) for part in blocks(weights, size)]
-    return {group: torch.cat([f[group] for f in found]) for group in spec.groups}
+    orders = [_match_block(spec, reference, part) for part in blocks(weights, size)]
+    return {group: torch.cat([order[group] for order in orders]) for group in spec.groups}
 
 
 def align(spec: Spec, reference: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Weights:
-    """Reorder each of N networks ``(N, *shape)`` to match one ``(1, *shape)``; outputs stay the same."""
+    """Reorder each of N networks to match a reference; outputs stay the same.
+
+    Args:
+        spec: the architecture.
+        reference: one network, tensors ``(1, *shape)``.
+        weights: the networks to be reordered, tensors ``(N, *shape)``.
+
+    >>> from weightspace.weights.spec import Axis, TensorSpec
+    >>> spec = Spec("example", (TensorSpec("bias", (3,), "parameter", (Axis("units"),)),))
+    >>> align(spec, {"bias": torch.tensor([[1.0, 2, 3]])}, {"bias": torch.tensor([[3.5, 0.5, 2]])})
+    {'bias': tensor([[0.5000, 2.0000, 3.5000]])}
+
+    """
     return spec.permute(weights, match_weights(spec, reference, weights))
 
 
 def _match_block(
     spec: Spec, reference: Mapping[str, Tensor], weights: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Match some networks at once; those where a sweep changes nothing are finished."""
+    """Match some networks at once; those where a sweep changes nothing are finished.
+
+    Args:
+        spec: the architecture.
+        reference: tensors ``(1, *shape)``.
+        weights: tensors ``(N, *shape)``.
+
+    """
     a, b = ({k: w[k].double() for k in spec.names} for w in (reference, weights))
     count = len(b[spec.names[0]])
     chosen = {g: torch.arange(n).repeat(count, 1) for g, n in spec.groups.items()}
@@ -70,8 +95,8 @@ def _match_block(
 
 def _assign(gain: Tensor) -> Tensor:
     """Best assignment ``(N, n)`` of gains ``(N, n, n)``."""
-    found = [torch.from_numpy(linear_sum_assignment(g, maximize=True)[1]) for g in gain.numpy()]
-    return torch.stack(found)
+    orders = [torch.from_numpy(linear_sum_assignment(g, maximize=True)[1]) for g in gain.numpy()]
+    return torch.stack(orders)
 
 
 def _similarity(
@@ -83,8 +108,14 @@ def _similarity(
 ) -> Tensor:
     """Inner products of the units of a group, reference by candidate: ``(N, n, n)``.
 
-    The other groups of the candidates ``b`` are reordered by ``others`` first, in the tensors that
-    count.
+    Args:
+        spec: the architecture.
+        a: the reference, tensors ``(1, *shape)``.
+        b: the candidates, tensors ``(N, *shape)``.
+        others: orders ``(N, size)`` of the other groups, in which the candidates are put first, in the
+            tensors that count.
+        group: the group whose n units are compared.
+
     """
     n, count = spec.groups[group], len(b[spec.names[0]])
     gain = torch.zeros(count, n, n, dtype=torch.float64)

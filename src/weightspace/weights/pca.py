@@ -56,6 +56,15 @@ class TensorPca(nn.Module):
         counts: tensor name -> number of coefficients.
         align: reorder hidden units to match the reference before anything else.
 
+    >>> spec = Spec("example", (TensorSpec("weight", (3,), "parameter", (None,)),))
+    >>> line = torch.linspace(-1, 1, 5)[:, None] * torch.tensor([1.0, 2.0, 2.0])  # one direction
+    >>> settings = PcaSettings(components=2, identity_below=0, align="none")
+    >>> pca = fit_pca(spec, {"weight": line + 7}, settings)
+    >>> pca.modes, pca.counts, round(pca.explained(1), 6)
+    ({'weight': 'pca'}, {'weight': 1}, 1.0)
+    >>> torch.allclose(pca.inverse(pca({"weight": line + 7}))["weight"], line + 7)
+    True
+
     """
 
     reference: Tensor
@@ -118,31 +127,30 @@ class TensorPca(nn.Module):
         return torch.cat([self._part("variance", i) for i in range(len(self.spec.tensors))])
 
     def table(self) -> pd.DataFrame:
-        """One row per tensor: mode, entries, coefficients, share of variance explained."""
+        """One row per tensor: mode, entries, coefficients, fraction of the variance explained."""
         rows = []
         for i, t in enumerate(self.spec.tensors):
             total = float(self._part("total", i))
-            kept = float(self._part("variance", i).sum())
-            share = kept / total if total > 0 else 1.0
+            covered = float(self._part("variance", i).sum())
             rows.append(
                 {
                     "tensor": t.name,
                     "mode": self.modes[t.name],
                     "entries": t.numel,
                     "coefficients": self.counts[t.name],
-                    "explained": share,
+                    "explained": covered / total if total > 0 else 1.0,
                 }
             )
         return pd.DataFrame(rows)
 
     def explained(self, k: int) -> float:
-        """Share of the variance of all tensors that k components per tensor explain."""
-        kept = total = 0.0
+        """Fraction of the variance of all tensors that k components per tensor explain."""
+        covered = total = 0.0
         for i, name in enumerate(self.spec.names):
             used = slice(0, k if self.modes[name] == PCA else None)
-            kept += float(self._part("variance", i)[used].sum())
+            covered += float(self._part("variance", i)[used].sum())
             total += float(self._part("total", i))
-        return kept / total if total > 0 else 1.0
+        return covered / total if total > 0 else 1.0
 
     def _part(self, name: str, i: int) -> Tensor:
         out: Tensor = getattr(self, f"{name}{i}")
@@ -180,6 +188,12 @@ class FeaturePca(nn.Module):
         features: d.
         latent: components; those beyond the rank of the features stay zero.
 
+    >>> pca = FeaturePca(features=3, latent=2)
+    >>> line = torch.linspace(-1, 1, 5)[:, None] * torch.tensor([1.0, 2.0, 2.0])
+    >>> pca.fit(line)
+    >>> pca(line).shape, torch.allclose(pca.inverse(pca(line)), line, atol=1e-6)
+    (torch.Size([5, 2]), True)
+
     """
 
     mean: Tensor
@@ -212,7 +226,20 @@ class FeaturePca(nn.Module):
 
 
 def fit_pca(spec: Spec, weights: Weights, settings: PcaSettings) -> TensorPca:
-    """Fit a basis per tensor to networks in memory ``(N, *shape)``: see :func:`stream_pca`."""
+    """Fit a basis per tensor to networks in memory: see :func:`stream_pca`.
+
+    Args:
+        spec: the architecture.
+        weights: train members, tensors ``(N, *shape)``.
+        settings: section ``pca`` of params.yaml.
+
+    >>> spec = Spec("example", (TensorSpec("bias", (2,), "parameter", (None,)),))
+    >>> weights = {"bias": torch.tensor([[1.0, 5.0], [3.0, 5.0]])}
+    >>> pca = fit_pca(spec, weights, PcaSettings(components=1, identity_below=0, align="none"))
+    >>> pca(weights).flatten().tolist(), pca.variances().tolist()
+    ([-1.0, 1.0], [2.0])
+
+    """
     return stream_pca(
         spec, lambda who, name, rows: weights[name][who, rows], spec.check(weights), settings
     )
@@ -237,6 +264,14 @@ def stream_pca(
 
     Raises:
         WeightspaceError: fewer than two members.
+
+    >>> spec = Spec("example", (TensorSpec("bias", (2,), "parameter", (None,)),))
+    >>> weights = {"bias": torch.tensor([[1.0, 5.0], [3.0, 5.0]])}
+    >>> read = lambda who, name, rows: weights[name][who, rows]  # or from a file
+    >>> pca = stream_pca(spec, read, 2, PcaSettings(components=1, identity_below=0, align="none"))
+    >>> pca.inverse(torch.tensor([[0.0], [2.0]]))
+    {'bias': tensor([[2., 5.],
+            [4., 5.]])}
 
     """
     if members < 2:
@@ -269,11 +304,23 @@ def stream_pca(
 
 
 def _align_copies(spec: Spec, reference: Weights, read: Read, members: int, folder: Path) -> Read:
-    """Align block after block of whole networks; reads the copies, one file per block."""
+    """Align block after block of entire networks; reads the copies, one file per block.
+
+    Args:
+        spec: the architecture.
+        reference: one network, tensors ``(1, *shape)``.
+        read: reads the originals.
+        members: their number N.
+        folder: where the copies go.
+
+    Returns:
+        As ``read``, of the copies.
+
+    """
     size = max(1, PART_BYTES // (4 * spec.numel))
     for start in range(0, members, size):
-        here = slice(start, min(start + size, members))
-        block = {name: read(here, name, slice(None)) for name in spec.names}
+        who = slice(start, min(start + size, members))
+        block = {name: read(who, name, slice(None)) for name in spec.names}
         save_tensors(folder / f"{start}.safetensors", "aligned", align(spec, reference, block), {})
 
     def read_copies(who: slice, name: str, rows: slice) -> Tensor:
@@ -300,6 +347,9 @@ class Fit:
         variance: ``(k,)``, of each coefficient; falling where the mode is pca.
         total: variance of all entries together.
 
+    >>> Fit(CONSTANT, torch.ones(3), torch.zeros(0, 3), torch.zeros(0), torch.zeros(())).mode
+    'constant'
+
     """
 
     mode: str
@@ -310,16 +360,31 @@ class Fit:
 
 
 def fit_tensor(t: TensorSpec, read: Read, members: int, settings: PcaSettings) -> Fit:
-    """Fit one tensor; reads it twice, or once where it has no more entries than there are members."""
+    """Fit one tensor; reads it twice, or once where it has no more entries than there are members.
+
+    Args:
+        t: the tensor, of d entries.
+        read: reads any part of the members.
+        members: their number N.
+        settings: section ``pca`` of params.yaml.
+
+    >>> values = torch.tensor([[0.0, 0.0], [3.0, 4.0], [6.0, 8.0]])
+    >>> bias = TensorSpec("bias", (2,), "parameter", (None,))
+    >>> settings = PcaSettings(components=1, identity_below=0, align="none")
+    >>> fit = fit_tensor(bias, lambda who, name, rows: values[who, rows], 3, settings)
+    >>> fit.mode, fit.mean.tolist(), [round(x, 6) for x in fit.components[0].tolist()]
+    ('pca', [3.0, 4.0], [0.6, 0.8])
+
+    """
     if t.numel > members and t.numel >= settings.identity_below:
         return _fit_gram(t, read, members, settings.components)
     mean, scatter = _scatter(t, read, members)
     covariance = scatter / (members - 1)
-    total, own = covariance.trace(), covariance.diagonal()
+    total, variance = covariance.trace(), covariance.diagonal()
     if total == 0:
-        return Fit(CONSTANT, mean, mean.new_zeros(0, t.numel), own[:0], total)
+        return Fit(CONSTANT, mean, mean.new_zeros(0, t.numel), variance[:0], total)
     if t.numel < settings.identity_below:
-        return Fit(IDENTITY, mean, torch.eye(t.numel, dtype=mean.dtype), own, total)
+        return Fit(IDENTITY, mean, torch.eye(t.numel, dtype=mean.dtype), variance, total)
     values, vectors = _eigen(covariance, min(settings.components, members - 1))
     components = vectors.T
     return Fit(PCA, mean, _signs(components)[:, None] * components, values, total)
@@ -329,7 +394,7 @@ def _scatter(t: TensorSpec, read: Read, members: int) -> tuple[Tensor, Tensor]:
     """Mean ``(d,)`` and ``sum of (x - mean)(x - mean)^T`` ``(d, d)``, from blocks of members.
 
     The first member is subtracted, exactly: what never varies gives zeros, and a large mean costs
-    no digits.
+    no digits. Arguments as those of :func:`fit_tensor`.
     """
     origin = t.unconstrain(read(slice(0, 1), t.name, slice(None))).flatten().double()
     first, second = torch.zeros_like(origin), origin.new_zeros(t.numel, t.numel)
@@ -350,6 +415,13 @@ def _fit_gram(t: TensorSpec, read: Read, members: int, k: int) -> Fit:
     again, ``V = diag(s)^-1 U^T X``. As U is orthogonal to ones, X may be centred at any member.
     Directions of small variance lose digits to the large ones; a Cholesky factor of ``V V^T``
     makes them orthonormal again.
+
+    Args:
+        t: the tensor, of d entries.
+        read: reads any part of the members.
+        members: their number N.
+        k: components at most.
+
     """
     gram = _gram(t, read, members)
     centred = gram - gram.mean(0)
@@ -364,10 +436,10 @@ def _fit_gram(t: TensorSpec, read: Read, members: int, k: int) -> Fit:
     mean, components = torch.empty(t.numel), torch.empty(len(values), t.numel)
     inner, start = gram.new_zeros(len(values), len(values)), 0
     for origin, x in _columns(t, read, members):
-        here, rows = slice(start, start + len(origin)), left @ x
-        mean[here], components[:, here] = origin + rows[-1], rows[:-1]
+        columns, rows = slice(start, start + len(origin)), left @ x  # (k + 1, b)
+        mean[columns], components[:, columns] = origin + rows[-1], rows[:-1]
         inner.addmm_(rows[:-1], rows[:-1].T)
-        start = here.stop
+        start = columns.stop
     turn = torch.linalg.inv(torch.linalg.cholesky(inner))
     turn *= _signs(components)[:, None]
     for part in components.split(_block(len(values)), 1):
@@ -380,7 +452,8 @@ def _gram(t: TensorSpec, read: Read, members: int) -> Tensor:
 
     In float64: float32 products summed in float64 were 1.3 to 3.5 times as fast on a busy machine and
     left the error of 32 components the same to 1e-12 of itself, but the product is off by 1e-8 to
-    7e-8 of its largest entry, which hides directions of less variance than that.
+    7e-8 of its largest entry, which hides directions of less variance than that. Arguments as those of
+    :func:`fit_tensor`.
     """
     gram = torch.zeros(members, members, dtype=torch.float64)
     height = -(-members // STRIPS)
@@ -394,7 +467,7 @@ def _columns(t: TensorSpec, read: Read, members: int) -> Iterator[tuple[Tensor, 
     """First member ``(b,)`` and all members minus the first ``(N, b)``, block after block, float64.
 
     A block is small enough for a processor's cache, where it is converted; it is valid until the
-    next one.
+    next one. Arguments as those of :func:`fit_tensor`.
     """
     per_row = torch.Size(t.shape[1:]).numel()
     step = max(1, PART_BYTES // (4 * members * per_row))

@@ -29,6 +29,9 @@ class Axis:
 
     ``block`` consecutive entries move together, as when an image of ``block`` pixels per channel
     is flattened into the input of a linear layer.
+
+    >>> Axis("channels", block=2).entries(torch.tensor([1, 0, 2]))
+    tensor([2, 3, 0, 1, 4, 5])
     """
 
     group: str
@@ -47,6 +50,9 @@ class TensorSpec:
 
     A ``parameter`` is trained, a ``buffer`` is measured, a ``variance`` is a buffer without negative
     entries.
+
+    >>> TensorSpec("layer.weight", (3, 4), "parameter", (Axis("units"), None)).numel
+    12
     """
 
     name: str
@@ -60,11 +66,23 @@ class TensorSpec:
         return int(torch.Size(self.shape).numel())
 
     def unconstrain(self, values: Tensor) -> Tensor:
-        """Values of this tensor in the coordinates of :meth:`Spec.unconstrain`."""
+        """Values of this tensor in the coordinates of :meth:`Spec.unconstrain`.
+
+        >>> variance = TensorSpec("norm.running_var", (2,), "variance", (None,))
+        >>> variance.unconstrain(torch.tensor([[100.0, 1000.0]]))
+        tensor([[4.6052, 6.9078]])
+        """
         return (values + EPSILON).log() if self.role == "variance" else values
 
     def permute(self, values: Tensor, permutations: Mapping[str, Tensor]) -> Tensor:
-        """Values ``(N, *shape)`` of this tensor alone in the orders of :meth:`Spec.permute`."""
+        """Values ``(N, *shape)`` of this tensor alone in the orders of :meth:`Spec.permute`.
+
+        >>> bias = TensorSpec("layer.bias", (3,), "parameter", (Axis("units"),))
+        >>> orders = {"units": torch.tensor([[2, 0, 1], [0, 1, 2]])}  # of each of two networks
+        >>> bias.permute(torch.tensor([[10, 20, 30], [40, 50, 60]]), orders)
+        tensor([[30, 10, 20],
+                [40, 50, 60]])
+        """
         for dim, axis in enumerate(self.axes, start=1):
             if axis is None or axis.group not in permutations:
                 continue
@@ -85,6 +103,30 @@ class Spec:
         architecture: registered name of the architecture.
         tensors: one entry per parameter and buffer, in ``state_dict`` order.
         head: names of the tensors of the output layer.
+
+    Example: one hidden layer of three units, whose order does not matter.
+
+    >>> units = Axis("units")
+    >>> spec = Spec(
+    ...     "example",
+    ...     (
+    ...         TensorSpec("layer.weight", (3, 4), "parameter", (units, None)),
+    ...         TensorSpec("head.weight", (2, 3), "parameter", (None, units)),
+    ...     ),
+    ...     head=("head.weight",),
+    ... )
+    >>> spec.names, spec.numel, spec.groups
+    (('layer.weight', 'head.weight'), 18, {'units': 3})
+    >>> Spec.from_json(spec.to_json()) == spec
+    True
+    >>> weights = spec.unflatten(torch.arange(36).reshape(2, 18))  # of two networks
+    >>> spec.check(weights)
+    2
+    >>> weights["head.weight"][0]
+    tensor([[12, 13, 14],
+            [15, 16, 17]])
+    >>> torch.equal(spec.flatten(weights), torch.arange(36).reshape(2, 18))
+    True
 
     """
 
@@ -144,8 +186,20 @@ class Spec:
     def check(self, weights: Mapping[str, Tensor], where: object = "weights") -> int:
         """Verify that a batch of weights fits exactly, and return the number of networks N.
 
+        Args:
+            weights: tensors ``(N, *shape)``.
+            where: what they are, for messages.
+
         Raises:
             WeightspaceError: a tensor is missing, unknown, or of another shape; named.
+
+        >>> spec = Spec("example", (TensorSpec("a", (3,), "parameter", (None,)),))
+        >>> spec.check({"a": torch.zeros(5, 3)})
+        5
+        >>> spec.check({"a": torch.zeros(5, 4)}, "net.pt")
+        Traceback (most recent call last):
+            ...
+        weightspace.errors.WeightspaceError: net.pt: tensor 'a' has another shape; ...
 
         """
         missing = [n for n in self.names if n not in weights]
@@ -182,6 +236,12 @@ class Spec:
 
         Whatever moves networks linearly, PCA or noise, works in these coordinates, so that no
         variance becomes negative. Parameters and other buffers stay as they are.
+
+        >>> spec = Spec("example", (TensorSpec("v", (2,), "variance", (None,)),))
+        >>> spec.constrain({"v": torch.tensor([[-50.0, 2.0]])})  # any real vector is a network
+        {'v': tensor([[0.0000, 7.3890]])}
+        >>> spec.unconstrain({"v": torch.tensor([[0.0, 7.3890]])})
+        {'v': tensor([[-11.5129,   2.0000]])}
         """
         return {t.name: t.unconstrain(weights[t.name]) for t in self.tensors}
 
@@ -204,6 +264,21 @@ class Spec:
             permutations: group -> index tensor, ``(size,)`` for all N networks or ``(N, size)``, an
                 order for each; groups that are not named stay as they are.
 
+        >>> units = Axis("units")
+        >>> spec = Spec(
+        ...     "example",
+        ...     (
+        ...         TensorSpec("layer.weight", (3, 1), "parameter", (units, None)),
+        ...         TensorSpec("head.weight", (1, 3), "parameter", (None, units)),
+        ...     ),
+        ... )
+        >>> weights = spec.unflatten(torch.tensor([[1.0, 2.0, 3.0, 10.0, 20.0, 30.0]]))
+        >>> moved = spec.permute(weights, {"units": torch.tensor([2, 0, 1])})
+        >>> spec.flatten(moved)
+        tensor([[ 3.,  1.,  2., 30., 10., 20.]])
+        >>> [w["head.weight"] @ w["layer.weight"] for w in (weights, moved)]  # the same outputs
+        [tensor([[[140.]]]), tensor([[[140.]]])]
+
         """
         return dict(weights) | {
             t.name: t.permute(weights[t.name], permutations) for t in self.tensors
@@ -211,22 +286,48 @@ class Spec:
 
 
 def stack(networks: list[Weights]) -> Weights:
-    """Stack single networks ``(*shape)`` to a batch ``(N, *shape)``."""
+    """Stack single networks ``(*shape)`` to a batch ``(N, *shape)``.
+
+    >>> stack([{"a": torch.tensor([1, 2])}, {"a": torch.tensor([3, 4])}])
+    {'a': tensor([[1, 2],
+            [3, 4]])}
+    """
     return {name: torch.stack([net[name] for net in networks]) for name in networks[0]}
 
 
 def take(weights: Mapping[str, Tensor], index: Any) -> Weights:
-    """Select networks along the leading axis."""
+    """Select networks along the leading axis: by a number, a slice or an index tensor.
+
+    >>> weights = {"a": torch.tensor([[1, 2], [3, 4], [5, 6]])}
+    >>> take(weights, 1), take(weights, slice(2, 3))
+    ({'a': tensor([3, 4])}, {'a': tensor([[5, 6]])})
+    """
     return {name: tensor[index] for name, tensor in weights.items()}
 
 
 def reorder_outputs(spec: Spec, weights: Mapping[str, Tensor], order: Tensor) -> Weights:
-    """Networks of the reordered task: row ``i`` of each head tensor is the old row ``order[i]``."""
+    """Networks of the reordered task: row ``i`` of each head tensor is the old row ``order[i]``.
+
+    Args:
+        spec: the architecture; it names the tensors of the head.
+        weights: tensors ``(N, *shape)``.
+        order: of the outputs ``(c,)``, the same for all networks.
+
+    >>> spec = Spec("example", (TensorSpec("bias", (3,), "parameter", (None,)),), head=("bias",))
+    >>> reorder_outputs(spec, {"bias": torch.tensor([[10, 20, 30]])}, torch.tensor([2, 0, 1]))
+    {'bias': tensor([[30, 10, 20]])}
+
+    """
     return {k: w[:, order] if k in spec.head else w for k, w in weights.items()}
 
 
 def output_orders(classes: int) -> Tensor:
-    """All orders of the outputs ``(O, c)``, the identity first."""
+    """All orders of the outputs ``(O, c)``, the identity first.
+
+    >>> output_orders(3)[:2], len(output_orders(3))
+    (tensor([[0, 1, 2],
+            [0, 2, 1]]), 6)
+    """
     return torch.tensor(list(permutations(range(classes))))
 
 
@@ -240,7 +341,11 @@ def block_slices(count: int, size: int) -> Iterator[slice]:
 
 
 def blocks(weights: Mapping[str, Tensor], size: int) -> Iterator[Weights]:
-    """Cut a batch of networks into blocks of at most ``size``, in order."""
+    """Cut a batch of networks into blocks of at most ``size``, in order.
+
+    >>> [block["a"].tolist() for block in blocks({"a": torch.arange(5)}, 2)]
+    [[0, 1], [2, 3], [4]]
+    """
     count = len(next(iter(weights.values())))
     return (take(weights, rows) for rows in block_slices(count, size))
 
