@@ -110,7 +110,7 @@ class Tiny:
 
 
 def _here(jobs, runtime):
-    return (job.run() for job in jobs)
+    return (job.execute() for job in jobs)
 
 
 def train_zoo(params, folder):
@@ -118,7 +118,7 @@ def train_zoo(params, folder):
     if not (folder / "dataset").exists():
         make_dataset(params.dataset, params.sources, params.seed).save(folder / "dataset")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generator, "run", _here)
+        patch.setattr(generator, "execute", _here)
         generator.generate(params, folder / "dataset", folder / "zoo", folder / "scratch")
     return folder / "zoo"
 

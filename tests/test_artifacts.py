@@ -199,9 +199,9 @@ def test_a_zoo_removes_what_earlier_ones_left_and_not_its_own(world, tmp_path, m
     def train(jobs, _):
         assert not old.exists()
         assert (mine / "file").exists()
-        return (job.run() for job in jobs)
+        return (job.execute() for job in jobs)
 
-    monkeypatch.setattr(generator, "run", train)
+    monkeypatch.setattr(generator, "execute", train)
     generator.generate(tiny(), world().folder / "dataset", tmp_path / "zoo", scratch)
     assert sorted(scratch.iterdir()) == sorted([young, notes])
     (line,) = capsys.readouterr().err.splitlines()

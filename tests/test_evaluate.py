@@ -113,7 +113,9 @@ def test_parts_are_put_together_in_the_order_of_members(world, project_root, mon
     monkeypatch.setattr(reconstruction, "MEMBERS", 7)
 
     def found(order):
-        monkeypatch.setattr(reconstruction, "run", lambda jobs, _: [j.run() for j in order(jobs)])
+        monkeypatch.setattr(
+            reconstruction, "execute", lambda jobs, _: [j.execute() for j in order(jobs)]
+        )
         return reconstruction.reconstruct_splits(project_root / "data", world().params)
 
     splits = found(list)

@@ -32,7 +32,7 @@ def test_without_dvclive_the_block_runs_and_one_line_says_so(monkeypatch, tmp_pa
     monkeypatch.setattr(_live, "ROOT", tmp_path)
     ran = []
     with _live.live("autoencoder"), progress("x", 1) as bar:
-        bar.advance(figures={"epoch": 1, "val_loss": 0.5})
+        bar.advance(metrics={"epoch": 1, "val_loss": 0.5})
         ran.append(1)
     assert ran
     said = capsys.readouterr().err.splitlines()

@@ -107,7 +107,7 @@ def test_a_worker_killed_in_the_middle_of_an_evaluation_changes_nothing(
     every = {f"part {n} of {s}" for s, count in parts.items() for n in range(count)}
     assert names == {name: 1 + (name == "part 1 of val") for name in every}
     assert len({pid for pid, _ in where}) > 1
-    monkeypatch.setattr(reconstruction, "run", _here)
+    monkeypatch.setattr(reconstruction, "execute", _here)
     here = reconstruct_splits(project_root / "data", PARAMS)
     monkeypatch.setattr(reconstruction, "MEMBERS", 8)
     others = reconstruct_splits(project_root / "data", PARAMS)

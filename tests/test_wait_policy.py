@@ -31,7 +31,7 @@ class Job:
     name: str = "a job"
     device: str = "cpu"
 
-    def run(self):
+    def execute(self):
         return os.environ.get("OMP_WAIT_POLICY")
 
 if __name__ == "__main__":
@@ -40,7 +40,7 @@ if __name__ == "__main__":
     from weightspace.params import RuntimeSettings
 
     settings = RuntimeSettings.model_construct(workers=1)
-    print(*local.run([Job()], settings))
+    print(*local.execute([Job()], settings))
 """
 STARTS = {
     "library": "import weightspace as ws; ws.load",

@@ -293,8 +293,8 @@ def _other(path):
         (Path.unlink, "file is missing"),
         (_kind, "found 'pca', expected 'zoo-shard'"),
         (_short, "fewer members"),
-        (_finite_change, "numbers changed after the shard was written"),
-        (_flipped_bit, "numbers changed after the shard was written"),
+        (_finite_change, "values changed after the shard was written"),
+        (_flipped_bit, "values changed after the shard was written"),
         (_without, "head.bias"),
         (_other, "another architecture"),
     ],
@@ -447,7 +447,7 @@ from pathlib import Path
 from cases import tiny
 from weightspace.zoo import generate as g
 
-def killed(jobs, runtime, train=g.run):
+def killed(jobs, runtime, train=g.execute):
     for shard in train(jobs, runtime):
         os.kill(os.getpid(), signal.SIGKILL)
         yield shard
@@ -455,7 +455,7 @@ def killed(jobs, runtime, train=g.run):
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     if sys.argv[2] == "kill":
-        g.run = killed
+        g.execute = killed
     params = tiny(zoo={{"runs": 120}})
     g.generate(params, Path(sys.argv[3]), folder / "zoo", folder / "scratch")
 """
@@ -535,7 +535,7 @@ def test_a_damaged_shard_of_an_interrupted_zoo_is_trained_again(
         assert not list(folder.glob("*-00001.*"))  # nothing damaged is left, whatever comes next
         return _here(jobs, _)
 
-    monkeypatch.setattr(generator, "run", train)
+    monkeypatch.setattr(generator, "execute", train)
     generate(tiny(), world().folder / "dataset", tmp_path / "zoo", tmp_path / "scratch")
     assert trained == [1]
     (line,) = capsys.readouterr().err.splitlines()
@@ -549,7 +549,7 @@ def test_undamaged_shards_of_an_interrupted_zoo_are_not_trained_again(
 ):
     shutil.copytree(waiting, tmp_path / "scratch" / "key")
     monkeypatch.setattr(generator, "work_key", lambda *_: "key")
-    monkeypatch.setattr(generator, "run", lambda jobs, _: iter([1 / 0] if jobs else []))
+    monkeypatch.setattr(generator, "execute", lambda jobs, _: iter([1 / 0] if jobs else []))
     generate(tiny(), world().folder / "dataset", tmp_path / "zoo", tmp_path / "scratch")
     assert not capsys.readouterr().err
     assert _bytes(tmp_path / "zoo") == _bytes(world().zoo.folder)
@@ -558,7 +558,7 @@ def test_undamaged_shards_of_an_interrupted_zoo_are_not_trained_again(
 def test_a_full_disk_is_one_line_and_continues(world, tmp_path, monkeypatch):
     """The disk fills in the second shard; later there is room again."""
     dataset, real, full = world().folder / "dataset", os.fsync, [True]
-    monkeypatch.setattr(generator, "run", _here)
+    monkeypatch.setattr(generator, "execute", _here)
 
     def fsync(handle):
         done = list(tmp_path.glob("scratch/*/weights-00000.safetensors"))
@@ -603,11 +603,11 @@ def test_two_at_once_do_not_share_a_folder(world, tmp_path, monkeypatch):
             generate(tiny(), dataset, tmp_path / "second", scratch)
         assert "\n" not in str(error.value)
         assert not (tmp_path / "second").exists()
-        monkeypatch.setattr(generator, "run", _here)
+        monkeypatch.setattr(generator, "execute", _here)
         generate(tiny(seed=4, zoo={"runs": 20}), dataset, tmp_path / "other", scratch)
         return _here(jobs, runtime)
 
-    monkeypatch.setattr(generator, "run", train)
+    monkeypatch.setattr(generator, "execute", train)
     generate(tiny(), dataset, tmp_path / "zoo", scratch)
     assert _bytes(tmp_path / "zoo") == _bytes(world().zoo.folder)
     assert (tmp_path / "other" / "members.parquet").exists()
@@ -637,7 +637,7 @@ class _Deadly:
 
     device = "cpu"
 
-    def run(self):
+    def execute(self):
         pass
 
     def __reduce__(self):
@@ -646,7 +646,7 @@ class _Deadly:
 
 def test_a_killed_worker_is_one_line():
     with pytest.raises(WeightspaceError, match="a worker was killed"):
-        list(local.run([_Deadly()], tiny().runtime))
+        list(local.execute([_Deadly()], tiny().runtime))
 
 
 SCRIPT_OF_ONE_JOB = """
@@ -655,12 +655,12 @@ from weightspace.jobs import local
 
 class Job:
     device = "cpu"
-    def run(self):
+    def execute(self):
         return "done"
 
 def main():
     settings = RuntimeSettings(device="cpu", workers=1, executor="local")
-    print(*local.run([Job()], settings))
+    print(*local.execute([Job()], settings))
 
 """
 

@@ -1,4 +1,4 @@
-"""The only place that reads and writes artefacts.
+"""The only module that reads and writes artefacts.
 
 Rules, all for the sake of identical bytes and safe caches:
 
@@ -32,10 +32,10 @@ from torch import Tensor
 
 from weightspace.errors import WeightspaceError, problem
 
-# What the stages leave below the data folder. No other place names these files.
+# What the stages leave below the data folder. No other module names these files.
 DATASET_FOLDER, ZOO_FOLDER = Path("dataset"), Path("zoo")
 IMAGES_FILE, TASKS_FILE = DATASET_FOLDER / "images.safetensors", DATASET_FOLDER / "tasks.parquet"
-MEMBERS_FILE = ZOO_FOLDER / "members.parquet"  # beside it the shards, see zoo/store.py
+MEMBERS_FILE = ZOO_FOLDER / "members.parquet"  # next to it the shards, see zoo/store.py
 PCA_FILE = Path("pca") / "pca.safetensors"
 AUTOENCODER_FILE = Path("autoencoder") / "autoencoder.safetensors"
 SHARED_ENCODER_FILE = Path("shared_encoder") / "shared_encoder.safetensors"
@@ -129,7 +129,7 @@ def begins(*texts: str) -> Callable[[Path], bool]:
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """Fill a folder all or nothing: a hidden one beside it, renamed when the block ends well.
+    """Fill a folder all or nothing: a hidden one next to it, renamed when the block ends well.
 
     Args:
         out: the folder; it may exist if it is empty.
@@ -221,14 +221,26 @@ def _remove_if_abandoned(folder: Path) -> bool:
 
 
 def canonical(data: Any) -> str:
-    """Canonical JSON text: sorted keys, no spaces, no NaN."""
+    """Canonical JSON text: sorted keys, no spaces, no NaN.
+
+    >>> canonical({"b": [1, 2], "a": None})
+    '{"a":null,"b":[1,2]}'
+    """
     return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def save_tensors(
     path: Path, kind: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]
 ) -> None:
-    """Save named tensors with JSON metadata as one safetensors file of stable bytes."""
+    """Save named tensors with JSON metadata as one safetensors file of stable bytes.
+
+    Args:
+        path: file to write.
+        kind: what it is; :func:`load_tensors` refuses a file of another kind.
+        tensors: name -> tensor.
+        meta: further metadata, JSON-ready.
+
+    """
     write_bytes(path, tensor_bytes(kind, tensors, meta))
 
 
@@ -336,7 +348,11 @@ def load_part(path: Path, name: str, part: slice) -> Tensor:
 
 
 def finite(value: Any) -> Any:
-    """Make figures fit for JSON: six significant digits, None for NaN and infinity."""
+    """Make metrics fit for JSON: six significant digits, None for NaN and infinity.
+
+    >>> finite({"loss": 1 / 3, "control": float("nan")})
+    {'loss': 0.333333, 'control': None}
+    """
     if isinstance(value, Mapping):
         return {str(k): finite(v) for k, v in value.items()}
     if isinstance(value, bool | str) or value is None:

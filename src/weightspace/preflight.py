@@ -13,8 +13,7 @@ from weightspace.nets.base import net_for
 from weightspace.params import Params
 from weightspace.registry import resolve
 from weightspace.shared_encoders import SHARED_ENCODERS
-from weightspace.zoo.plan import plan_run
-from weightspace.zoo.shards import steps_per_epoch
+from weightspace.zoo.plan import plan_run, steps_per_epoch
 
 
 def check(params: Params) -> Dataset:

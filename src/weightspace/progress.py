@@ -1,4 +1,9 @@
-"""Progress with time left: a bar on a terminal, a line now and then in a log, figures to watchers."""
+"""Progress with time left: a bar on a terminal, a line now and then in a log, metrics to watchers.
+
+>>> with watch(print), progress("fit", 2) as bar:
+...     bar.advance(metrics={"loss": 0.5})
+{'loss': 0.5}
+"""
 
 from __future__ import annotations
 
@@ -25,13 +30,20 @@ class Bar:
         self._start = self._last = time.monotonic()
 
     def advance(
-        self, steps: int = 1, note: str = "", figures: Mapping[str, float] | None = None
+        self, steps: int = 1, note: str = "", metrics: Mapping[str, float] | None = None
     ) -> None:
-        """Count finished steps; ``note`` is shown beside the bar, watchers get the figures."""
+        """Count finished steps.
+
+        Args:
+            steps: finished since the last call.
+            note: shown after the bar.
+            metrics: given to the watchers.
+
+        """
         self.done += steps
-        if figures is not None:
+        if metrics is not None:
             for watcher in _watchers:
-                watcher(figures)
+                watcher(metrics)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, advance=steps, note=note)
             return
@@ -39,8 +51,8 @@ class Bar:
         if now - self._last >= LOG_EVERY:
             self._last = now
             left = (now - self._start) / max(self.done, 1) * (self.total - self.done)
-            share = f"{self.done}/{self.total}"
-            print(f"{self.name}: {share}, {left:.0f} s left {note}", file=sys.stderr, flush=True)
+            done = f"{self.done}/{self.total}"
+            print(f"{self.name}: {done}, {left:.0f} s left {note}", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -62,7 +74,7 @@ def progress(name: str, total: int) -> Iterator[Bar]:
 
 @contextmanager
 def watch(watcher: Watcher) -> Iterator[None]:
-    """Call ``watcher(figures)`` for each step that has figures, while the block runs."""
+    """Call ``watcher(metrics)`` for each step that has metrics, while the block runs."""
     _watchers.append(watcher)
     try:
         yield

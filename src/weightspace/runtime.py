@@ -1,4 +1,4 @@
-"""Where and how to compute: device, threads, allocator. Nothing here changes a result's meaning."""
+"""Where and how to compute: device, threads, allocator. Nothing changes a result's meaning."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ THREADS = 2  # fixed, because sums in another order give other bytes
 
 
 def prepare(threads: int = THREADS) -> None:
-    """Fix the number of threads and keep freed memory in the process.
+    """Fix how many threads there are and keep freed memory in the process.
 
     Training allocates and frees the same blocks of some MB in every step. By default glibc returns
     them to the system each time, and page faults then take up to half of the time.

@@ -1,8 +1,8 @@
 """Autoencoders: weights <-> latent. One file each.
 
 A module has ``fit(data, settings, options, seed) -> (Autoencoder, history)`` and ``from_meta(meta) ->
-Autoencoder``; settings are the section ``autoencoder`` of params.yaml, options the member's own,
-``autoencoders.NAME``.
+Autoencoder``; settings are the section ``autoencoder`` of params.yaml, options
+are ``autoencoders.NAME``.
 """
 
 AUTOENCODERS = {

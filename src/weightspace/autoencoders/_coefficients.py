@@ -27,7 +27,7 @@ class CoefficientAutoencoder(Autoencoder):
     for every autoencoder.
 
     Args:
-        pca: first compression, kept inside the autoencoder.
+        pca: first compression, part of the autoencoder.
         latent: features of z.
         settings: the member's section of params.yaml.
         rng: source of the initial weights.

@@ -26,7 +26,7 @@ class FeaturePcaAutoencoder(Autoencoder):
     Args:
         spec: the architecture.
         latent: features of z.
-        settings: the autoencoder's own section of params.yaml.
+        settings: the member's section of params.yaml.
 
     """
 

@@ -50,7 +50,7 @@ class FitLoss:
             structural: loss on the weights.
             penalties: further terms, weighted.
             rebuilt: gives the decoded networks, where they are needed.
-            rows: numbers of the originals in the split.
+            rows: indices of the originals in the split.
             split: "train" or "val".
             rng: draws images.
 

@@ -89,13 +89,20 @@ class AutoencoderData:
 
 
 def choose_images(dataset: Dataset, count: int, seed: int) -> Tensor:
-    """Real train images of seen classes, the same number of each class: ``(K, C, H, W)``."""
+    """Real train images of seen classes, as many of each class: ``(K, C, H, W)``.
+
+    Args:
+        dataset: images and tasks.
+        count: K.
+        seed: root seed.
+
+    """
     seen = torch.tensor(dataset.seen)
     images = dataset.images["train"][seen]  # (classes, n, C, H, W)
-    generator = torch_stream(seed, "autoencoder", "probes")
-    order = torch.randperm(images.shape[1], generator=generator)
-    spread = images[:, order].transpose(0, 1).flatten(0, 1)  # class after class, then again
-    return spread[:count].clone()
+    rng = torch_stream(seed, "autoencoder", "probes")
+    order = torch.randperm(images.shape[1], generator=rng)
+    alternating = images[:, order].transpose(0, 1).flatten(0, 1)  # class after class, then again
+    return alternating[:count].clone()
 
 
 class Autoencoder(nn.Module, ABC):
@@ -139,8 +146,8 @@ class Autoencoder(nn.Module, ABC):
 
     def _encode_orders(self, weights: Mapping[str, Tensor], orders: Tensor) -> Tensor:
         """Latents ``(N, O, latent)`` of weights that were checked."""
-        every = [self._encode(reorder_outputs(self.spec, weights, order)) for order in orders]
-        return torch.stack(every, 1)
+        latents = [self._encode(reorder_outputs(self.spec, weights, order)) for order in orders]
+        return torch.stack(latents, 1)
 
     @abstractmethod
     def decode(self, z: Tensor) -> Weights:
@@ -196,7 +203,14 @@ def encode_members(autoencoder: Autoencoder, weights: Weights) -> Tensor:
 
 @torch.no_grad()
 def encode_orders(autoencoder: Autoencoder, weights: Weights, orders: Tensor) -> Tensor:
-    """Latents ``(N, O, L)`` of N networks for each order ``(O, c)`` of their outputs, in fixed blocks."""
+    """Latents ``(N, O, L)`` of N networks for each order of their outputs, in fixed blocks.
+
+    Args:
+        autoencoder: weights -> latent.
+        weights: tensors ``(N, *shape)``.
+        orders: orders of the outputs ``(O, c)``.
+
+    """
     shape = len(orders), autoencoder.latent
     return _encode(
         autoencoder, weights, shape, lambda block: autoencoder.encode_orders(block, orders)
@@ -209,7 +223,15 @@ def _encode(
     shape: tuple[int, ...],
     encode: Callable[[Weights], Tensor],
 ) -> Tensor:
-    """Results ``(N, *shape)`` of ``encode``, block by block."""
+    """Results ``(N, *shape)`` of ``encode``, block by block.
+
+    Args:
+        autoencoder: says how weights look.
+        weights: tensors ``(N, *shape)``.
+        shape: of the result of one network.
+        encode: a block of weights -> its results.
+
+    """
     count = autoencoder.spec.check(weights)
     room = weights[autoencoder.spec.names[0]].new_empty(count, *shape)
     return fill_blocks(room, BLOCK, lambda rows: encode(take(weights, rows)))

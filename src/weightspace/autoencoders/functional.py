@@ -5,11 +5,11 @@ Encoder: outputs of the network on K probe inputs (on demand its PCA coefficient
 of hidden units by construction and reads buffers for free; z has a fixed length. Decoder: residual
 MLP -> coefficients of the ``pca`` stage around a reference.
 Behavioural loss, on train images of the member's task and on probes of other classes: robust
-squared error in units of the original's spread, KL of the softmax, cosine per sample.
+squared error in units of the original's standard deviation, KL of the softmax, cosine per sample.
 
 Sources: probing encoders, Kahana et al. (2025), arXiv 2410.10811; behavioural loss, Meynent et al.
 (2025), Structure Is Not Enough, arXiv 2503.17138. The permutation of classes as augmentation and
-the robust error are this project's own.
+the robust error are of this project.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class FunctionalAutoencoder(Autoencoder):
         probes: probe inputs ``(K, C, H, W)``.
         latent: features of z.
         settings: section ``autoencoders.functional`` of params.yaml.
-        generator: source of the initial weights.
+        rng: source of the initial weights.
 
     """
 
@@ -60,7 +60,7 @@ class FunctionalAutoencoder(Autoencoder):
         probes: Tensor,
         latent: int,
         settings: FunctionalSettings,
-        generator: torch.Generator,
+        rng: torch.Generator,
     ) -> None:
         super().__init__()
         self.net, self.pca, self.settings = net, pca, settings
@@ -73,8 +73,8 @@ class FunctionalAutoencoder(Autoencoder):
         features = 2 * (len(probes) + 1) * net.meta["classes"] if self.reads("outputs") else 0
         features += pca.features if self.reads("coefficients") else 0
         width, depth = settings.width, settings.depth
-        self.encoder = ResidualMlp(features, width, depth, latent, generator)
-        self.decoder = ResidualMlp(latent, width, depth, pca.features, generator)
+        self.encoder = ResidualMlp(features, width, depth, latent, rng)
+        self.decoder = ResidualMlp(latent, width, depth, pca.features, rng)
         self.reference = nn.Parameter(torch.zeros(pca.features))
 
     def reads(self, what: str) -> bool:
@@ -119,8 +119,8 @@ class FunctionalAutoencoder(Autoencoder):
     def _encode_orders(self, weights: Mapping[str, Tensor], orders: Tensor) -> Tensor:
         """Latents ``(N, O, latent)``; every network is read once."""
         y, c = self.read(weights), ordered_coefficients(self, weights, orders)
-        every = [self.encode_read(y[..., order], c[:, i]) for i, order in enumerate(orders)]
-        return torch.stack(every, 1)
+        latents = [self.encode_read(y[..., order], c[:, i]) for i, order in enumerate(orders)]
+        return torch.stack(latents, 1)
 
     def coefficients(self, z: Tensor) -> Tensor:
         """PCA coefficients ``(N, features)`` of latents ``(N, latent)``."""
@@ -163,13 +163,21 @@ def ordered_coefficients(
 ) -> Tensor:
     """PCA coefficients ``(N, O, features)`` for each order of the outputs.
 
-    Where nothing needs the others, those of the first order stand for all.
+    Where nothing needs the others, those of the first order are taken for all.
+
+    Args:
+        autoencoder: holds the PCA.
+        weights: tensors ``(N, *shape)``.
+        orders: orders of the outputs ``(O, c)``.
+
     """
     if not (autoencoder.reads("coefficients") or autoencoder.settings.structural_weight):
-        options: Tensor = autoencoder.pca(weights)
-        return options[:, None].expand(-1, len(orders), -1)
-    every = [autoencoder.pca(reorder_outputs(autoencoder.spec, weights, order)) for order in orders]
-    return torch.stack(every, 1)
+        first: Tensor = autoencoder.pca(weights)
+        return first[:, None].expand(-1, len(orders), -1)
+    coefficients = [
+        autoencoder.pca(reorder_outputs(autoencoder.spec, weights, order)) for order in orders
+    ]
+    return torch.stack(coefficients, 1)
 
 
 class FunctionalLoss:
@@ -190,7 +198,7 @@ class FunctionalLoss:
     ) -> None:
         self.autoencoder, self.data = autoencoder, data
         self.orders = output_orders(data.dataset.classes.shape[1])
-        images = autoencoder.probes.detach()  # the same memory: learned probes change here too
+        images = autoencoder.probes.detach()  # the same memory: learned probes change with it
         self.behaviour = BehaviouralLoss(data.runner, images, data.originals(images), settings)
         with torch.no_grad():
             self.coefficients = {
@@ -199,7 +207,14 @@ class FunctionalLoss:
             }
 
     def __call__(self, rows: Tensor, split: str, rng: torch.Generator) -> dict[str, Tensor]:
-        """Named losses of some members; ``loss`` is their weighted sum."""
+        """Named losses of some members; ``loss`` is their weighted sum.
+
+        Args:
+            rows: indices of the members in the split ``(B,)``.
+            split: "train" or "val".
+            rng: draws images, orders and noise.
+
+        """
         s = self.autoencoder.settings
         which = self._orders(len(rows), split, rng)
         order = self.orders[which]
@@ -226,7 +241,7 @@ class FunctionalLoss:
         return self.autoencoder.read(take(self.data.weights[split], rows))
 
     def _orders(self, count: int, split: str, rng: torch.Generator) -> Tensor:
-        """Number of the order of each member's outputs: random in training, as it is on val.
+        """Index of the order of each member's outputs: random in training, the first on val.
 
         Reordering the outputs of a network gives a network of the reordered task.
         """
@@ -244,12 +259,17 @@ def fit(
     """Fit on train members; stop by the loss on val members.
 
     Images of the behavioural loss are train images only, on both splits.
+
+    Args:
+        data: members and images.
+        settings: section ``autoencoder`` of params.yaml.
+        options: section ``autoencoders.functional``.
+        seed: root seed.
+
     """
-    generator = torch_stream(seed, "autoencoder", "init")
+    rng = torch_stream(seed, "autoencoder", "init")
     probes = choose_images(data.dataset, options.probes, seed)
-    autoencoder = FunctionalAutoencoder(
-        data.net, data.pca, probes, settings.latent, options, generator
-    )
+    autoencoder = FunctionalAutoencoder(data.net, data.pca, probes, settings.latent, options, rng)
     loss = FunctionalLoss(autoencoder, data, settings)
     last = data.members["train"]["snapshot"] == data.members["train"]["snapshot"].max()
     start = int(last.to_numpy().argmax())  # the first finished run is the reference

@@ -1,6 +1,6 @@
 """The original study's autoencoder: PCA coefficients -> MLP autoencoder -> latent.
 
-Encoder and decoder have a linear path beside the MLP, so that a plain linear compression is within
+Encoder and decoder have a linear path parallel to the MLP, so that a plain linear compression is within
 reach and the MLP learns the rest (on a shared-initialisation zoo this raises agreement on val from
 .877 to .921).
 """
@@ -19,7 +19,7 @@ class MlpAutoencoder(CoefficientAutoencoder):
     """MLP autoencoder on scaled PCA coefficients.
 
     Args:
-        pca: first compression, kept inside the autoencoder.
+        pca: first compression, part of the autoencoder.
         latent: features of z.
         settings: section ``autoencoders.mlp`` of params.yaml; the decoder mirrors the hidden layers.
         rng: source of the initial weights.

@@ -26,7 +26,7 @@ class ResidualAutoencoder(CoefficientAutoencoder):
     """Some PCA coefficients, a learned part, and a prediction of the rest.
 
     Args:
-        pca: first compression, kept inside the autoencoder.
+        pca: first compression, part of the autoencoder.
         latent: features of z, linear and learned ones.
         settings: section ``autoencoders.residual`` of params.yaml.
         rng: source of the initial weights.

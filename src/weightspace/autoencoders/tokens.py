@@ -16,7 +16,7 @@ and PCA fitted to some networks of it, without a gradient step.
 
 Source: Schürholt, Mahoney, Borth (2024), Towards Scalable and Versatile Weight Space Learning,
 arXiv 2406.09997, sections 3.1 to 3.3; loss normalisation, Schürholt et al. (2022), arXiv 2209.14733,
-section 3. The linear path parallel to the transformers and the PCA are this project's own.
+section 3. The linear path parallel to the transformers and the PCA are of this project.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def layers(spec: Spec) -> list[list[TensorSpec]]:
     """Tensors that share their output channels: each matrix with the vectors that belong to it.
 
     A vector belongs to the matrix of the same module, or else to the last one before it whose
-    output channels are of the same permutation group; without one it is a layer of its own.
+    output channels are of the same permutation group; without one it is a layer by itself.
     """
     out: list[list[TensorSpec]] = []
     for t in spec.tensors:
@@ -301,14 +301,14 @@ class TokensAutoencoder(FeaturePcaAutoencoder):
     def features(self, weights: Mapping[str, Tensor]) -> Tensor:
         """Encoded tokens side by side ``(N, T * features)``."""
         tokens = self.tokens(weights)
-        every = [self.encode_tokens(tokens[:, part], part) for part in self.windows()]
-        return torch.cat(every, 1).flatten(1)
+        encoded = [self.encode_tokens(tokens[:, part], part) for part in self.windows()]
+        return torch.cat(encoded, 1).flatten(1)
 
     def rebuild(self, features: Tensor) -> Weights:
         """Weights ``(N, *shape)`` of encoded tokens side by side ``(N, T * features)``."""
         encoded = features.unflatten(1, (len(self.layout), -1))
-        every = [self.decode_tokens(encoded[:, part], part) for part in self.windows()]
-        return self.untokenised(torch.cat(every, 1))
+        decoded = [self.decode_tokens(encoded[:, part], part) for part in self.windows()]
+        return self.untokenised(torch.cat(decoded, 1))
 
     def at(self, spec: Spec, weights: Weights) -> TokensAutoencoder:
         """Give the autoencoder of another width of the same architecture: the transformers are shared.
@@ -374,7 +374,15 @@ class TokensLoss:
     def __call__(
         self, rows: Tensor, split: str, rng: torch.Generator, z: Tensor | None
     ) -> dict[str, Tensor]:
-        """Named losses of some members; from their latents once the PCA is fitted."""
+        """Named losses of some members; from their latents once the PCA is fitted.
+
+        Args:
+            rows: indices of the members in the split ``(B,)``.
+            split: "train" or "val".
+            rng: draws windows, images and permutations.
+            z: latents ``(B, L)`` once the PCA is fitted.
+
+        """
         autoencoder, weights = self.autoencoder, take(self.data.weights[split], rows)
         tokens, rebuilt, penalties = autoencoder.tokens(weights), [], {}
         parts = self._parts(rng)
@@ -407,7 +415,15 @@ class TokensLoss:
     def _contrast(
         self, weights: Weights, tokens: Tensor, part: slice, rng: torch.Generator
     ) -> Tensor:
-        """NT-Xent between networks and the same with permuted hidden units."""
+        """NT-Xent between networks and the same with permuted hidden units.
+
+        Args:
+            weights: B networks.
+            tokens: their tokens ``(B, T, size)``.
+            part: window that is read.
+            rng: draws the permutations.
+
+        """
         autoencoder, spec = self.autoencoder, self.autoencoder.spec
         orders = {g: torch.randperm(n, generator=rng) for g, n in spec.groups.items()}
         views = tokens[:, part], autoencoder.tokens(spec.permute(weights, orders))[:, part]

@@ -27,7 +27,7 @@ class VariationalAutoencoder(CoefficientAutoencoder):
     """Posterior and decoder are MLPs with a linear path.
 
     Args:
-        pca: first compression, kept inside the autoencoder.
+        pca: first compression, part of the autoencoder.
         latent: features of z.
         settings: section ``autoencoders.variational`` of params.yaml.
         rng: source of the initial weights.

@@ -35,13 +35,13 @@ class Dataset:
     """Images by class and the tasks over them.
 
     Attributes:
-        images: part -> float32 ``(K, n, C, H, W)``, standardised with the mean and spread of the
-            train images of seen classes.
+        images: part -> float32 ``(K, n, C, H, W)``, standardised with the mean and standard deviation of
+            the train images of seen classes.
         class_names: K names.
         tasks: one row per ordered task: task, classes, class_set, split.
         unseen: classes that neither ``train`` nor ``test_sets`` contain.
         mean: mean of the train images of seen classes, which was subtracted.
-        std: their spread, which was divided by.
+        std: their standard deviation, which was divided by.
 
     """
 
@@ -69,7 +69,7 @@ class Dataset:
 
     @property
     def classes_per_task(self) -> int:
-        """Number of classes of every task."""
+        """Classes of every task."""
         return self.classes.shape[1]
 
     def task_images(self, tasks: Tensor, part: str) -> Tensor:
@@ -118,7 +118,14 @@ def class_labels(classes: int, images: int) -> Tensor:
 
 
 def make_dataset(settings: DatasetSettings, sources: SourcesSettings, seed: int) -> Dataset:
-    """Load the source, fix the samples of each class, draw and split the tasks."""
+    """Load the source, fix the samples of each class, draw and split the tasks.
+
+    Args:
+        settings: section ``dataset`` of params.yaml.
+        sources: section ``sources``.
+        seed: root seed.
+
+    """
     need = sum(getattr(settings.samples_per_class, part) for part in PARTS)
     source = resolve(SOURCES, settings.source, "dataset.source")
     path, options = Path(sources.path), sources.of(settings.source)
@@ -139,8 +146,8 @@ def _sample(
     counts = {part: getattr(settings.samples_per_class, part) for part in PARTS}
     need = sum(counts.values())
     rows = []
-    for number, name in enumerate(names):
-        members = np.flatnonzero(labels == number)
+    for label, name in enumerate(names):
+        members = np.flatnonzero(labels == label)
         if len(members) < need:
             raise problem(
                 f"class '{name}' has too few images",
@@ -148,6 +155,6 @@ def _sample(
                 got=len(members),
                 expected=f"at least {need}",
             )
-        rows.append(stream(seed, "dataset", "samples", number).permutation(members)[:need])
+        rows.append(stream(seed, "dataset", "samples", label).permutation(members)[:need])
     chosen = torch.from_numpy(images)[torch.from_numpy(np.stack(rows))]  # (K, need, C, H, W)
     return dict(zip(PARTS, chosen.split(list(counts.values()), 1), strict=True))

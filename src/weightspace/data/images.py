@@ -1,7 +1,7 @@
-"""A person's own images: read, converted by stated rules, made a task for a finished pipeline.
+"""Images that a person gives: read, converted by stated rules, made a task for a finished pipeline.
 
 Nothing is guessed silently. Every rule that was applied is a line of ``notes``, shown on screen and
-kept in the report; what no rule covers is refused.
+in the report; what no rule covers is refused.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from weightspace.registry import resolve
 from weightspace.rng import stream
 
 HOLD_OUT_FROM = 24  # images per class from which a third is held out
-MOST_IMAGES = 1000  # per class in each of two parts; more change no figure and cost time
+MOST_IMAGES = 1000  # per class in each of two parts; more change no metric and cost time
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
 SIDE = 32  # pixels of images from files of many sizes, where nothing says how many are needed
 
@@ -36,7 +36,7 @@ class ImageSet:
 
     Attributes:
         images: float32 ``(n, C, H, W)`` in [0, 1].
-        labels: class number of each ``(n,)``.
+        labels: class of each ``(n,)``, an index of ``names``.
         names: name of each class.
         source: where they come from.
         notes: what was done to them.
@@ -56,7 +56,7 @@ class ImageSet:
         Args:
             images: ``(n, H, W)``, ``(n, H, W, C)`` or ``(n, C, H, W)``, C 1 or 3; uint8, bool, or
                 float in [0, 1].
-            labels: whole numbers or text ``(n,)``.
+            labels: integers or text ``(n,)``.
             source: where they come from, for messages.
 
         Raises:
@@ -64,8 +64,8 @@ class ImageSet:
 
         """
         images = check_pixels(np.asarray(images), source)
-        names, numbers = _names(np.asarray(labels), len(images), source)
-        return cls(as_images(images, "original"), numbers, names, source)
+        names, classes = _names(np.asarray(labels), len(images), source)
+        return cls(as_images(images, "original"), classes, names, source)
 
 
 def read_images(
@@ -82,8 +82,8 @@ def read_images(
     Args:
         path: an ``.npz`` with arrays ``images`` and ``labels``, a folder of idx files, or a folder
             with one folder of images per class.
-        shape: channels, height, width that are needed; images of class folders, each of a size of
-            its own, are brought to them as they are read.
+        shape: channels, height, width that are needed; images of class folders, of
+            any sizes, are brought to them as they are read.
         classes: the classes that are needed; none: all.
         seed: root seed of the choice of images.
 
@@ -105,12 +105,12 @@ def read_images(
     colours: Literal["grey", "rgb"] = "grey" if shape[0] == 1 else "rgb"
     folder = FolderSettings(size=max(shape[1:]), colours=colours, classes="all")
     counts: dict[str, int] = source.sizes(path)
-    wanted = list(classes) or list(counts)
-    check_classes(wanted, list(counts), path.name)
-    need = min(2 * MOST_IMAGES, min(counts[name] for name in wanted))
-    images, labels = source.load_classes(path, folder, wanted, need, seed)
+    chosen = list(classes) or list(counts)
+    check_classes(chosen, list(counts), path.name)
+    need = min(2 * MOST_IMAGES, min(counts[name] for name in chosen))
+    images, labels = source.load_classes(path, folder, chosen, need, seed)
     note = f"central square of each image, as {folder.size}x{folder.size} {folder.colours} pixels"
-    return ImageSet(images, labels, wanted, path.name, (note,))
+    return ImageSet(images, labels, chosen, path.name, (note,))
 
 
 def class_sizes(path: Path) -> dict[str, int]:
@@ -120,7 +120,7 @@ def class_sizes(path: Path) -> dict[str, int]:
 
 
 def check_choice(classes: Sequence[str], like: Dataset) -> None:
-    """Refuse another number of classes than the pipeline's tasks have, or one class twice."""
+    """Refuse more or fewer classes than the pipeline's tasks have, or one class twice."""
     count = like.classes.shape[1]
     if len(set(classes)) != len(classes) or len(classes) != count:
         raise problem(
@@ -139,7 +139,7 @@ def check_classes(classes: Sequence[str], names: Sequence[str], where: str) -> N
 
 
 def _names(labels: np.ndarray, count: int, where: str) -> tuple[list[str], np.ndarray]:
-    """Class names and the number of each image's class."""
+    """Class names and the class of each image, an index of them."""
     if labels.shape != (count,):
         raise problem(
             "labels do not fit the images", where=where, got=labels.shape, expected=(count,)
@@ -149,14 +149,14 @@ def _names(labels: np.ndarray, count: int, where: str) -> tuple[list[str], np.nd
             "labels of a wrong type",
             where=where,
             got=labels.dtype,
-            expected="whole numbers or text",
+            expected="integers or text",
         )
-    values, numbers = np.unique(labels, return_inverse=True)
-    return [str(v) for v in values], numbers.astype(np.int64)
+    values, index = np.unique(labels, return_inverse=True)
+    return [str(v) for v in values], index.astype(np.int64)
 
 
 def convert(images: np.ndarray, shape: tuple[int, int, int]) -> tuple[np.ndarray, list[str]]:
-    """Bring images to another size and number of channels.
+    """Bring images to other sizes and channels.
 
     Colour becomes grey as ``0.299 R + 0.587 G + 0.114 B`` (ITU-R BT.601); grey becomes colour by
     repetition. Larger images are reduced by the mean over the area of each new pixel.
@@ -171,6 +171,10 @@ def convert(images: np.ndarray, shape: tuple[int, int, int]) -> tuple[np.ndarray
     Raises:
         WeightspaceError: images are smaller, or of other proportions.
 
+    >>> image = np.array([[[[0.0, 1.0], [0.5, 0.5]]]], np.float32)
+    >>> convert(image, (1, 1, 1))
+    (array([[[[0.5]]]], dtype=float32), ['2x2 to 1x1 pixels: mean over the area'])
+
     """
     notes = []
     if images.shape[1] == 3 and shape[0] == 1:
@@ -179,23 +183,28 @@ def convert(images: np.ndarray, shape: tuple[int, int, int]) -> tuple[np.ndarray
     elif images.shape[1] == 1 and shape[0] == 3:
         images = images.repeat(3, 1)
         notes.append("grey to colour: one channel repeated")
-    size, wanted = images.shape[2:], shape[1:]
-    if size != wanted:
-        if size[0] * wanted[1] != size[1] * wanted[0] or size[0] < wanted[0]:
+    size, new = images.shape[2:], shape[1:]
+    if size != new:
+        if size[0] * new[1] != size[1] * new[0] or size[0] < new[0]:
             raise problem(
                 "images of this size cannot be converted",
                 got=f"{size[0]}x{size[1]} pixels",
-                expected=f"{wanted[0]}x{wanted[1]}, or larger of the same proportions",
+                expected=f"{new[0]}x{new[1]}, or larger of the same proportions",
                 do="crop or pad them first",
             )
-        rows, columns = (_area(a, b) for a, b in zip(size, wanted, strict=True))
+        rows, columns = (_area(a, b) for a, b in zip(size, new, strict=True))
         images = np.einsum("ih,nchw,jw->ncij", rows, images, columns, optimize=True)
-        notes.append(f"{size[0]}x{size[1]} to {wanted[0]}x{wanted[1]} pixels: mean over the area")
+        notes.append(f"{size[0]}x{size[1]} to {new[0]}x{new[1]} pixels: mean over the area")
     return images.astype(np.float32), notes
 
 
 def _area(before: int, after: int) -> np.ndarray:
-    """Share of each old pixel in each new one along one axis: ``(after, before)``, rows sum to 1."""
+    """Fraction of each old pixel in each new one along one axis: ``(after, before)``, rows sum to 1.
+
+    >>> _area(3, 2)
+    array([[0.66666667, 0.33333333, 0.        ],
+           [0.        , 0.33333333, 0.66666667]])
+    """
     edges = np.arange(after + 1) * before / after
     old = np.arange(before)
     overlap = np.minimum(edges[1:, None], old + 1) - np.maximum(edges[:-1, None], old)
@@ -204,12 +213,12 @@ def _area(before: int, after: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class GivenTask:
-    """A task made of a person's own images, ready for a finished pipeline.
+    """A task made of images that a person gives, ready for a finished pipeline.
 
     Attributes:
         images: part -> images ``(c, n, C, H, W)``, standardised as those the pipeline was trained
             on. Part ``train`` is what D and every choice are made of; part ``test``, where there is
-            one, is read for reported figures only.
+            one, is read for reported metrics only.
         classes: names of the classes, in the order of the outputs.
         source: where the images come from.
         notes: what was done to them.
@@ -239,30 +248,30 @@ class GivenTask:
 def make_task(given: ImageSet, classes: Sequence[str], like: Dataset, seed: int) -> GivenTask:
     """Make a task of some classes of the given images.
 
-    Every class gets the same number of images, drawn at random, 2,000 at most. With 24 or more of
+    Every class gets as many images as the others, drawn at random, 2,000 at most. With 24 or more of
     each class a third is held out, and all above 1,000 others; with fewer all of them describe D
     and nothing is left to measure on.
 
     Args:
         given: labelled images.
         classes: names of the classes, in the order of the outputs.
-        like: dataset of the pipeline, for size, standardisation and number of classes.
+        like: dataset of the pipeline, for size, standardisation and classes of a task.
         seed: root seed of the draw.
 
     Raises:
-        WeightspaceError: an unknown or repeated class, a wrong number of them, too few images.
+        WeightspaceError: an unknown or repeated class, too many or too few of them, too few images.
 
     """
     check_choice(classes, like)
     check_classes(classes, given.names, given.source)
     rows = [np.flatnonzero(given.labels == given.names.index(c)) for c in classes]
-    each = min(len(r) for r in rows)
-    if each < 2:
+    count = min(len(r) for r in rows)
+    if count < 2:
         fewest = classes[int(np.argmin([len(r) for r in rows]))]
         raise problem(
-            f"class '{fewest}' has {each} image", where=given.source, expected="2 or more"
+            f"class '{fewest}' has {count} image", where=given.source, expected="2 or more"
         )
-    sizes = _parts(each)
+    sizes = _parts(count)
     chosen = np.stack(
         [stream(seed, "given", i).permutation(r)[: sum(sizes.values())] for i, r in enumerate(rows)]
     )
@@ -274,13 +283,16 @@ def make_task(given: ImageSet, classes: Sequence[str], like: Dataset, seed: int)
     return GivenTask(parts, tuple(classes), given.source, tuple(notes))
 
 
-def _parts(each: int) -> dict[str, int]:
-    """Images of each part, of ``each`` that every class has.
+def _parts(count: int) -> dict[str, int]:
+    """Images of each part, of ``count`` that every class has.
 
     A class that was cut to 2,000 before is divided as the whole one.
+
+    >>> _parts(20), _parts(60)
+    ({'train': 20}, {'train': 40, 'test': 20})
     """
-    used = min(each, 2 * MOST_IMAGES)
-    held = max(used // 3, used - MOST_IMAGES) if each >= HOLD_OUT_FROM else 0
+    used = min(count, 2 * MOST_IMAGES)
+    held = max(used // 3, used - MOST_IMAGES) if count >= HOLD_OUT_FROM else 0
     return {"train": used - held} | ({"test": held} if held else {})
 
 

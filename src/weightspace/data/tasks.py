@@ -19,14 +19,14 @@ from weightspace.rng import stream
 
 SPLITS = ("train", "val", "test_sets", "test_classes")
 TEST_SPLITS = SPLITS[2:]  # read once, by the evaluations
-HELD_OUT = SPLITS[1:]  # of these figures are reported
+HELD_OUT = SPLITS[1:]  # metrics of these are reported
 ENUMERATE_AT_MOST = 200_000  # class sets; above that they are drawn by rejection
 DRAWN_AT_ONCE = 2048  # class sets, to bound memory
 Pools = list[tuple[list[int], int]]  # classes, and how many of them a class set contains
 
 
 def part_of(split: str) -> str:
-    """Part of the images that figures of a split are measured on.
+    """Part of the images that metrics of a split are measured on.
 
     >>> part_of("val"), part_of("test_sets")
     ('val', 'test')
@@ -41,7 +41,7 @@ def draw_tasks(
 
     Args:
         settings: section ``dataset`` of params.yaml.
-        classes: number of classes K of the image source.
+        classes: K, the classes of the image source.
         seed: root seed.
 
     Returns:
@@ -52,29 +52,29 @@ def draw_tasks(
         WeightspaceError: fewer classes than the tasks need, or too many tasks to list them all.
 
     """
-    size, kept = settings.classes_per_task, settings.unseen_classes + settings.val_classes
-    if classes - kept < size:
+    size, unseen = settings.classes_per_task, settings.unseen_classes + settings.val_classes
+    if classes - unseen < size:
         raise problem(
             "too few classes for a task",
             where="params.yaml: dataset.classes_per_task",
-            got=f"{classes} classes in source '{settings.source}', {kept} of them kept unseen",
-            expected=f"at least {size + kept}",
+            got=f"{classes} classes in source '{settings.source}', {unseen} of them kept unseen",
+            expected=f"at least {size + unseen}",
         )
     order = stream(seed, "dataset", "classes").permutation(classes)
     new, val_only, seen = (
-        sorted(part.tolist()) for part in np.split(order, [settings.unseen_classes, kept])
+        sorted(part.tolist()) for part in np.split(order, [settings.unseen_classes, unseen])
     )
-    wanted = None if settings.tasks == "all" else math.ceil(settings.tasks / math.factorial(size))
-    sets = _draw_sets([(seen, size)], wanted, stream(seed, "dataset", "sets"))
+    most = None if settings.tasks == "all" else math.ceil(settings.tasks / math.factorial(size))
+    sets = _draw_sets([(seen, size)], most, stream(seed, "dataset", "sets"))
     splits = _assign(len(sets), settings)
     if val_only:
         rng = stream(seed, "dataset", "val")
-        found = _draw_sets(_with(val_only, seen, size), int((splits == "val").sum()), rng)
-        sets, splits = _joined(sets[splits != "val"], splits[splits != "val"], found, "val")
+        val = _draw_sets(_with(val_only, seen, size), int((splits == "val").sum()), rng)
+        sets, splits = _joined(sets[splits != "val"], splits[splits != "val"], val, "val")
     if new:
         count = max(1, round(settings.unseen_share * len(sets)))
-        found = _draw_sets(_with(new, seen, size), count, stream(seed, "dataset", "unseen"))
-        sets, splits = _joined(sets, splits, found, "test_classes")
+        test = _draw_sets(_with(new, seen, size), count, stream(seed, "dataset", "unseen"))
+        sets, splits = _joined(sets, splits, test, "test_classes")
     return _table(sets, splits), sorted(new + val_only)
 
 
@@ -87,7 +87,15 @@ def _with(fresh: list[int], seen: list[int], size: int) -> Pools:
 def _joined(
     sets: np.ndarray, splits: np.ndarray, more: np.ndarray, split: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Class sets and splits with the sets of one more split at the end."""
+    """Class sets and splits with the sets of one more split at the end.
+
+    Args:
+        sets: int64 ``(n, classes per task)``.
+        splits: split of each ``(n,)``.
+        more: further sets ``(m, classes per task)``.
+        split: their split.
+
+    """
     return np.concatenate([sets, more]), np.concatenate([splits, [split] * len(more)])
 
 
@@ -105,48 +113,56 @@ def _table(sets: np.ndarray, splits: np.ndarray) -> pd.DataFrame:
     )
 
 
-def _draw_sets(pools: Pools, wanted: int | None, rng: np.random.Generator) -> np.ndarray:
+def _draw_sets(pools: Pools, most: int | None, rng: np.random.Generator) -> np.ndarray:
     """Draw distinct class sets: so many classes from each pool, sorted inside, shuffled outside.
 
+    Args:
+        pools: classes, and how many of them a set contains.
+        most: sets to draw at most; None for all.
+        rng: random stream.
+
     Returns:
-        int64 ``(n, classes per task)``; all there are when fewer than ``wanted``.
+        int64 ``(n, classes per task)``; all there are when fewer than ``most``.
+
+    >>> len(_draw_sets([([0, 1, 2, 3], 2)], None, stream(0, "example")))  # 4 over 2
+    6
 
     """
     total = math.prod(math.comb(len(pool), count) for pool, count in pools)
     if total > ENUMERATE_AT_MOST:
-        if wanted is None:
+        if most is None:
             raise problem(
                 "too many class sets to take all",
                 where="params.yaml: dataset.tasks",
                 got=f"all of {total}",
-                expected=f"a number of tasks, or at most {ENUMERATE_AT_MOST} class sets",
+                expected=f"a count of tasks, or at most {ENUMERATE_AT_MOST} class sets",
             )
-        return _draw_by_rejection(pools, min(wanted, total), rng)
+        return _draw_by_rejection(pools, min(most, total), rng)
     parts: list[tuple[int, ...]] = [()]
     for pool, count in pools:
         parts = [p + c for p in parts for c in combinations(pool, count)]
-    return np.sort(np.array(parts)[rng.permutation(total)[:wanted]], axis=1)
+    return np.sort(np.array(parts)[rng.permutation(total)[:most]], axis=1)
 
 
-def _draw_by_rejection(pools: Pools, wanted: int, rng: np.random.Generator) -> np.ndarray:
+def _draw_by_rejection(pools: Pools, count: int, rng: np.random.Generator) -> np.ndarray:
     """Draw class sets independently and drop those that were drawn before."""
-    found = np.empty((0, sum(count for _, count in pools)), dtype=np.int64)
-    while len(found) < wanted:
+    sets = np.empty((0, sum(size for _, size in pools)), dtype=np.int64)
+    while len(sets) < count:
         drawn = [
-            rng.permuted(np.tile(pool, (DRAWN_AT_ONCE, 1)), axis=1)[:, :count]
-            for pool, count in pools
+            rng.permuted(np.tile(pool, (DRAWN_AT_ONCE, 1)), axis=1)[:, :size]
+            for pool, size in pools
         ]
-        rows = np.concatenate([found, np.sort(np.concatenate(drawn, axis=1), axis=1)])
+        rows = np.concatenate([sets, np.sort(np.concatenate(drawn, axis=1), axis=1)])
         first = np.unique(rows, axis=0, return_index=True)[1]
-        found = rows[np.sort(first)]
-    return found[:wanted]
+        sets = rows[np.sort(first)]
+    return sets[:count]
 
 
 def _assign(count: int, settings: DatasetSettings) -> np.ndarray:
-    """Splits of shuffled class sets by share; every split with a share gets at least one set."""
-    shares = settings.splits
-    val = max(1, round(shares.val * count)) if shares.val else 0
-    test = max(1, round(shares.test_sets * count)) if shares.test_sets else 0
+    """Splits of shuffled class sets; every split with a fraction above 0 gets at least one set."""
+    fractions = settings.splits
+    val = max(1, round(fractions.val * count)) if fractions.val else 0
+    test = max(1, round(fractions.test_sets * count)) if fractions.test_sets else 0
     train = count - val - test
     if train < 1:
         raise problem(

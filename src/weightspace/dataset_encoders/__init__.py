@@ -1,7 +1,7 @@
 """Dataset encoders: images of a class -> embedding. One file each.
 
-A module has ``build(shape, options, generator) -> DatasetEncoder`` with the member's own section of
-params.yaml, ``dataset_encoders.NAME``, as options; ``base.py`` says what an encoder has. ``prepare`` is
+A module has ``build(shape, options, rng) -> DatasetEncoder``; options are the section
+``dataset_encoders.NAME`` of params.yaml; ``base.py`` says what an encoder has. ``prepare`` is
 called once with the images of the train classes, and the embedding never depends on the order of the
 images of a class.
 """

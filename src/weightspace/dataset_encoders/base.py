@@ -7,15 +7,15 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-REMEMBERED = 4  # sets of images whose description is kept
+REMEMBERED = 4  # sets of images whose description is not computed again
 
 
 class DatasetEncoder(nn.Module, ABC):
     """Images of classes -> embeddings, invariant to the order of the images of a class.
 
     Attributes:
-        features: numbers in the embedding of a class.
-        whole: describing images is dear; a fit describes all of them once, not a part in each step.
+        features: entries of the embedding of a class.
+        whole: describing images is expensive; a fit describes all of them once, not a part in each step.
 
     """
 
@@ -65,7 +65,7 @@ class Standardised(DatasetEncoder):
         return (self._described(images) - self.mean) / self.std
 
     def _described(self, images: Tensor) -> Tensor:
-        """Describe images; those of a dear encoder only once, as long as they are the same tensor."""
+        """Describe images; those of an expensive encoder only once, as long as they are the same tensor."""
         if not self.whole:
             return self.describe(images)
         for known, description in self._known:

@@ -1,8 +1,8 @@
-"""Class embedding by a pre-trained CLIP model: mean and spread of its image features.
+"""Class embedding by a pre-trained CLIP model: mean and standard deviation of its image features.
 
 Source: Radford et al. (2021), Learning Transferable Visual Models From Natural Language
 Supervision, arXiv 2103.00020; weights and code by open_clip (extra ``clip``). The model is not part
-of the saved shared encoder: it is loaded again, from its own cache. Images that are not square are
+of the saved shared encoder: it is loaded again, from its cache. Images that are not square are
 stretched to the model's size, not cropped.
 """
 
@@ -41,7 +41,7 @@ def load_model(settings: ClipSettings) -> tuple[Any, dict[str, Any]]:
         ) from error
     try:
         model = open_clip.create_model(settings.model, pretrained=settings.pretrained)
-    except Exception as error:  # each hub and cache has errors of its own
+    except Exception as error:  # every hub and cache raises other errors
         raise problem(
             f"CLIP weights '{settings.pretrained}' of '{settings.model}' cannot be had",
             where="params.yaml: dataset_encoders.clip",
@@ -52,7 +52,7 @@ def load_model(settings: ClipSettings) -> tuple[Any, dict[str, Any]]:
 
 
 class Clip(Standardised):
-    """CLIP features of the images of a class, mean and spread standardised over train classes.
+    """CLIP features of the images of a class, mean and standard deviation, standardised over train classes.
 
     Args:
         settings: section ``dataset_encoders.clip`` of params.yaml.
@@ -81,10 +81,10 @@ class Clip(Standardised):
 
     @torch.no_grad()
     def describe(self, images: Tensor) -> Tensor:
-        """Mean and spread ``(M, 2 F)`` of the unit features of images ``(M, n, C, H, W)``."""
+        """Mean and standard deviation ``(M, 2 F)`` of the unit features of images ``(M, n, C, H, W)``."""
         flat = images.flatten(0, 1)
-        found = [self._model[0].encode_image(self.pixels(block)) for block in flat.split(BLOCK)]
-        features = F.normalize(torch.cat(found).float(), dim=1).unflatten(0, images.shape[:2])
+        raw = [self._model[0].encode_image(self.pixels(block)) for block in flat.split(BLOCK)]
+        features = F.normalize(torch.cat(raw).float(), dim=1).unflatten(0, images.shape[:2])
         return torch.cat([features.mean(1), features.std(1)], 1)
 
     def pixels(self, images: Tensor) -> Tensor:
@@ -96,6 +96,6 @@ class Clip(Standardised):
         return (x - mean) / std
 
 
-def build(shape: tuple[int, int, int], options: ClipSettings, generator: torch.Generator) -> Clip:
-    """DatasetEncoder for images of any shape; nothing in it is learned here."""
+def build(shape: tuple[int, int, int], options: ClipSettings, rng: torch.Generator) -> Clip:
+    """Encoder for images of any shape; nothing in it is learned by a fit."""
     return Clip(options)

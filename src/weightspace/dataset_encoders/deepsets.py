@@ -1,4 +1,4 @@
-"""Learned class embedding: an MLP on each image, mean and spread over the set, an MLP on top.
+"""Learned class embedding: an MLP on each image, mean and standard deviation over the set, an MLP on top.
 
 Source: Zaheer et al. (2017), Deep Sets, arXiv 1703.06114.
 """
@@ -21,30 +21,28 @@ class DeepSets(DatasetEncoder):
     Args:
         shape: channels, height, width of an image.
         settings: section ``dataset_encoders.deepsets`` of params.yaml.
-        generator: source of the initial weights.
+        rng: source of the initial weights.
 
     """
 
     def __init__(
-        self, shape: tuple[int, int, int], settings: DeepsetsSettings, generator: torch.Generator
+        self, shape: tuple[int, int, int], settings: DeepsetsSettings, rng: torch.Generator
     ) -> None:
         super().__init__()
         self.features, width = settings.features, settings.width
-        self.each = mlp([math.prod(shape), width, width], generator)
-        self.pooled = mlp([2 * width, width, self.features], generator)
+        self.of_image = mlp([math.prod(shape), width, width], rng)
+        self.of_set = mlp([2 * width, width, self.features], rng)
 
     def prepare(self, images: Tensor) -> None:
         """Nothing to fit beforehand."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Embeddings ``(M, features)`` of classes' images ``(M, n, C, H, W)``."""
-        h = self.each(images.flatten(2))  # (M, n, width)
-        out: Tensor = self.pooled(torch.cat([h.mean(1), h.std(1)], 1))
+        h = self.of_image(images.flatten(2))  # (M, n, width)
+        out: Tensor = self.of_set(torch.cat([h.mean(1), h.std(1)], 1))
         return out
 
 
-def build(
-    shape: tuple[int, int, int], options: DeepsetsSettings, generator: torch.Generator
-) -> DeepSets:
-    """DatasetEncoder for images of ``shape``."""
-    return DeepSets(shape, options, generator)
+def build(shape: tuple[int, int, int], options: DeepsetsSettings, rng: torch.Generator) -> DeepSets:
+    """Encoder for images of ``shape``."""
+    return DeepSets(shape, options, rng)

@@ -9,7 +9,7 @@ Other than there:
 
 * Every class is distilled without the others, so that a class has one embedding whatever task it is
   in: its label is the first of two outputs, and the networks are untrained. All classes go through
-  the same networks from the same start, the class mean plus fixed noise of the class's spread, so
+  the same networks from the same start, the class mean plus fixed noise of the class's standard deviation, so
   that pixels of two classes can be compared.
 * The networks are smooth (GELU). The gradient of a ReLU network jumps where a unit switches, and its
   derivative by the pixels does not see the jumps: on small images the mismatch does not fall at all,
@@ -58,7 +58,7 @@ class Distillation(Standardised):
     Args:
         shape: channels, height, width of an image.
         settings: section ``dataset_encoders.distillation`` of params.yaml.
-        generator: source of the seed of the random networks.
+        rng: source of the seed of the random networks.
 
     """
 
@@ -69,16 +69,16 @@ class Distillation(Standardised):
         self,
         shape: tuple[int, int, int],
         settings: DistillationSettings,
-        generator: torch.Generator,
+        rng: torch.Generator,
     ) -> None:
         super().__init__(settings.images * math.prod(shape))
         self.settings = settings
-        self.register_buffer("seed", torch.randint(1 << 62, (), generator=generator))
+        self.register_buffer("seed", torch.randint(1 << 62, (), generator=rng))
 
     @torch.no_grad()
     def describe(self, images: Tensor) -> Tensor:
         """Pixels ``(M, images * C * H * W)`` of what is learned for images ``(M, n, C, H, W)``."""
-        return torch.stack([self.distil(own).flatten() for own in images])
+        return torch.stack([self.distil(of_class).flatten() for of_class in images])
 
     def distil(self, images: Tensor) -> Tensor:
         """Learned images ``(m, C, H, W)`` of a class's images ``(n, C, H, W)``."""
@@ -87,27 +87,39 @@ class Distillation(Standardised):
         noise = torch.randn((s.images, *real.shape[1:]), generator=rng)
         learned = (real.mean(0) + real.std(0) * noise).requires_grad_()
         pool = random_networks(s.networks, real.shape[1], s.width, rng)
-        wanted = gradients_one_by_one(pool, real)
+        target = gradients_one_by_one(pool, real)
         optimizer = torch.optim.Adam([learned], lr=s.lr, betas=(0.9, 0.99))
         for step in range(s.steps):
             optimizer.param_groups[0]["lr"] = s.lr * (1 - step / s.steps)
-            now = torch.arange(step * s.batch, (step + 1) * s.batch) % s.networks
+            batch = torch.arange(step * s.batch, (step + 1) * s.batch) % s.networks
             with torch.enable_grad():
-                found = gradients([w[now] for w in pool], learned, differentiable=True)
-                mismatch = distance(found, [w[now] for w in wanted]).mean()
+                slopes = gradients([w[batch] for w in pool], learned, differentiable=True)
+                mismatch = distance(slopes, [g[batch] for g in target]).mean()
             (learned.grad,) = torch.autograd.grad(mismatch, learned)
             optimizer.step()
         return learned.detach()
 
 
 def in_order(images: Tensor) -> Tensor:
-    """Images ``(n, C, H, W)`` sorted by their pixels: no sum over them depends on their order."""
+    """Images ``(n, C, H, W)`` sorted by their pixels: no sum over them depends on their order.
+
+    >>> in_order(torch.tensor([3.0, 1.0, 2.0])[:, None, None, None]).flatten()
+    tensor([1., 2., 3.])
+    """
     rows = np.lexsort(images.flatten(1).T.numpy())
     return images[torch.from_numpy(rows)]
 
 
 def random_networks(count: int, channels: int, width: int, rng: torch.Generator) -> Layers:
-    """P new networks: two 3x3 convolutions ``(P, 9 * in, out)`` and a linear layer, no biases."""
+    """P new networks: two 3x3 convolutions ``(P, 9 * in, out)`` and a linear layer, no biases.
+
+    Args:
+        count: P.
+        channels: channels of an image.
+        width: channels of the hidden layers.
+        rng: source of the weights.
+
+    """
     sizes = ((9 * channels, width), (9 * width, width), (width, OUTPUTS))
     draws = (torch.randn((count, *size), generator=rng) for size in sizes)
     return tuple(math.sqrt(2 / draw.shape[1]) * draw for draw in draws)
@@ -130,11 +142,19 @@ def gradients(
     *,
     differentiable: bool = False,
 ) -> Layers:
-    """Gradients of :func:`class_loss` by the layers of P networks."""
+    """Gradients of :func:`class_loss` by the layers of P networks.
+
+    Args:
+        layers: weights of the layers, ``(P, in, out)`` each.
+        images: images of a class ``(n, C, H, W)``.
+        activation: of the hidden layers.
+        differentiable: whether a gradient can be taken of the gradients.
+
+    """
     with torch.enable_grad():
-        own = [layer.detach().requires_grad_() for layer in layers]
-        loss = class_loss(own, images, activation).sum()
-        return torch.autograd.grad(loss, own, create_graph=differentiable)
+        leaves = [layer.detach().requires_grad_() for layer in layers]
+        loss = class_loss(leaves, images, activation).sum()
+        return torch.autograd.grad(loss, leaves, create_graph=differentiable)
 
 
 def gradients_one_by_one(
@@ -142,8 +162,8 @@ def gradients_one_by_one(
 ) -> Layers:
     """Those of :func:`gradients`, network by network: less memory where there are many images."""
     rows = (slice(i, i + 1) for i in range(len(layers[0])))
-    each = [gradients([w[row] for w in layers], images, activation) for row in rows]
-    return tuple(torch.cat(parts) for parts in zip(*each, strict=True))
+    slopes = [gradients([w[row] for w in layers], images, activation) for row in rows]
+    return tuple(torch.cat(parts) for parts in zip(*slopes, strict=True))
 
 
 def distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
@@ -154,8 +174,8 @@ def distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
 
 def _patches(x: Tensor) -> Tensor:
     """What a 3x3 convolution reads at each pixel: ``(..., C, H, W)`` to ``(..., H * W, 9 * C)``."""
-    found = F.unfold(x.flatten(0, -4), 3, padding=1).transpose(1, 2)
-    rows: Tensor = found.unflatten(0, x.shape[:-3])
+    patches = F.unfold(x.flatten(0, -4), 3, padding=1).transpose(1, 2)
+    rows: Tensor = patches.unflatten(0, x.shape[:-3])
     return rows
 
 
@@ -172,7 +192,7 @@ def _halve(x: Tensor) -> Tensor:
 
 
 def build(
-    shape: tuple[int, int, int], options: DistillationSettings, generator: torch.Generator
+    shape: tuple[int, int, int], options: DistillationSettings, rng: torch.Generator
 ) -> Distillation:
-    """DatasetEncoder for images of ``shape``; its images are learned anew for each set of images."""
-    return Distillation(shape, options, generator)
+    """Encoder for images of ``shape``; its images are learned anew for each set of images."""
+    return Distillation(shape, options, rng)

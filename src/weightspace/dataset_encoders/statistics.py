@@ -1,4 +1,4 @@
-"""Class embedding by statistics: mean and spread of each pixel."""
+"""Class embedding by statistics: mean and standard deviation of each pixel."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Statistics(Standardised):
         super().__init__(2 * math.prod(shape))
 
     def describe(self, images: Tensor) -> Tensor:
-        """Mean and spread ``(M, 2 C H W)`` of images ``(M, n, C, H, W)``."""
+        """Mean and standard deviation ``(M, 2 C H W)`` of images ``(M, n, C, H, W)``."""
         return torch.stack([images.mean(1), images.std(1)], 1).flatten(1)
 
 
 def build(
-    shape: tuple[int, int, int], options: StatisticsSettings, generator: torch.Generator
+    shape: tuple[int, int, int], options: StatisticsSettings, rng: torch.Generator
 ) -> Statistics:
-    """DatasetEncoder for images of ``shape``; nothing in it is learned."""
+    """Encoder for images of ``shape``; nothing in it is learned."""
     return Statistics(shape)

@@ -18,7 +18,7 @@ from weightspace.artifacts import AUTOENCODER_FILE, DATASET_FOLDER, PCA_FILE, ZO
 from weightspace.autoencoders.base import Autoencoder, decode_latents, encode_members, load_trained
 from weightspace.data.tasks import HELD_OUT, part_of
 from weightspace.evaluate import metrics as m
-from weightspace.jobs.base import run
+from weightspace.jobs.base import execute
 from weightspace.params import EvaluateSettings, Params
 from weightspace.progress import progress
 from weightspace.rng import stream, torch_stream
@@ -183,7 +183,7 @@ class PartJob:
         """It writes no file."""
         return ()
 
-    def run(self) -> tuple[tuple[str, int], list[np.ndarray]]:
+    def execute(self) -> tuple[tuple[str, int], list[np.ndarray]]:
         """Split and index, and the outputs ``(m, B, c)`` in the order of a Reconstruction's."""
         runner, autoencoder = load_trained(self.data, self.params)
         pca = TensorPca.load(self.data / PCA_FILE)
@@ -210,7 +210,7 @@ def reconstruct_splits(data: Path, params: Params) -> dict[str, Reconstruction]:
     ]
     done = {}
     with progress("reconstruction", len(jobs)) as bar:
-        for key, outputs in run(jobs, params.runtime):
+        for key, outputs in execute(jobs, params.runtime):
             done[key] = outputs
             bar.advance(note="parts")
     parts = {s: [done[job.split, job.number] for job in jobs if job.split == s] for s in tables}

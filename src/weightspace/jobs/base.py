@@ -23,7 +23,7 @@ class Job(Protocol):
         """Device for torch, "cpu" or "cuda"."""
 
     def inputs(self) -> dict[str, Path]:
-        """Files that all jobs of the stage read, by their places below a folder."""
+        """Files that all jobs of the stage read, by their paths below a folder."""
 
     def packed(self) -> Self:
         """The same job, holding what it reads beyond those files: for a machine without our disk."""
@@ -34,17 +34,17 @@ class Job(Protocol):
     def outputs(self) -> tuple[Path, ...]:
         """Files that it writes, in this order."""
 
-    def run(self) -> Any:
+    def execute(self) -> Any:
         """Do it. Returns a small result that can be pickled."""
 
 
-def run(jobs: Sequence[Job], runtime: RuntimeSettings) -> Iterator[Any]:
-    """Run jobs on the chosen executor, yielding the result of each as it finishes.
+def execute(jobs: Sequence[Job], runtime: RuntimeSettings) -> Iterator[Any]:
+    """Execute jobs on the chosen executor, yielding the result of each as it finishes.
 
     Raises:
         WeightspaceError: the executor cannot start, a job failed, or its worker was killed.
 
     """
     executor = resolve(EXECUTORS, runtime.executor, "runtime.executor")
-    results: Iterator[Any] = executor.run(jobs, runtime)
+    results: Iterator[Any] = executor.execute(jobs, runtime)
     return results

@@ -22,10 +22,10 @@ def verify() -> None:
     """Nothing is needed."""
 
 
-def run(jobs: Sequence[Job], runtime: RuntimeSettings) -> Iterator[Any]:
-    """Run jobs, yielding the result of each as it finishes.
+def execute(jobs: Sequence[Job], runtime: RuntimeSettings) -> Iterator[Any]:
+    """Execute jobs, yielding the result of each as it finishes.
 
-    One thread per job, whatever the number of workers, so that it never changes a byte.
+    One thread per job, however many workers there are, so that it never changes a byte.
 
     Raises:
         WeightspaceError: a job failed, a worker was killed, or none could start.
@@ -37,7 +37,7 @@ def run(jobs: Sequence[Job], runtime: RuntimeSettings) -> Iterator[Any]:
     with ProcessPoolExecutor(
         max(1, min(processes, len(jobs))), context, _start_worker, (os.getpid(), started)
     ) as pool:
-        futures = [pool.submit(job.run) for job in jobs]
+        futures = [pool.submit(job.execute) for job in jobs]
         try:
             for future in as_completed(futures):
                 yield future.result()
@@ -46,7 +46,7 @@ def run(jobs: Sequence[Job], runtime: RuntimeSettings) -> Iterator[Any]:
                 raise problem(
                     "no worker could start, for the reason printed above",
                     where="runtime.workers",
-                    do='in a script of your own, put what it does under `if __name__ == "__main__":`, '
+                    do='in your script, put what it does under `if __name__ == "__main__":`, '
                     "for each worker imports the script first",
                 ) from error
             raise problem(

@@ -1,4 +1,4 @@
-"""Jobs as Ray tasks, on the cluster of ``RAY_ADDRESS`` or on a Ray started here.
+"""Jobs as Ray tasks, on the cluster of ``RAY_ADDRESS`` or on a Ray that is started for them.
 
 Machines of a cluster need Ray and the package's dependencies, but no disk in common: the package
 that the driver runs, what its jobs read and what they write all travel through Ray.
@@ -24,7 +24,7 @@ from weightspace.jobs.base import Job
 from weightspace.params import RuntimeSettings
 from weightspace.runtime import prepare, workers
 
-RETRIES = 3  # of a job whose worker died; its own errors are not repeated
+RETRIES = 3  # of a job whose worker died; errors that it raises are not repeated
 Done = tuple[Any, list[bytes]]  # result and written files of a job
 
 
@@ -39,8 +39,8 @@ def verify() -> None:
         )
 
 
-def run(jobs: Sequence[Job], runtime: RuntimeSettings) -> Iterator[Any]:
-    """Run jobs on the cluster, yielding the result of each as its files arrive.
+def execute(jobs: Sequence[Job], runtime: RuntimeSettings) -> Iterator[Any]:
+    """Execute jobs on the cluster, yielding the result of each as its files arrive.
 
     At most two jobs per core are under way, so that they do not fill Ray's memory.
 
@@ -79,7 +79,7 @@ def _cluster(runtime: RuntimeSettings) -> Iterator[None]:
     import ray
 
     address = os.environ.get("RAY_ADDRESS")
-    here: dict[str, Any] = {"num_cpus": workers(runtime), "include_dashboard": False}
+    local: dict[str, Any] = {"num_cpus": workers(runtime), "include_dashboard": False}
     environment = {
         "py_modules": [str(Path(weightspace.__file__).parent)],  # and never an installed copy
         "env_vars": {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": os.environ["OMP_WAIT_POLICY"]},
@@ -91,7 +91,7 @@ def _cluster(runtime: RuntimeSettings) -> Iterator[None]:
             runtime_env=environment,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            **({} if address else here),
+            **({} if address else local),
         )
     except (ray.exceptions.RayError, ConnectionError, OSError, RuntimeError) as error:
         raise problem(
@@ -116,14 +116,14 @@ def _task(job: Job, inputs: dict[str, bytes]) -> Done:
     """Do a job on whatever machine this is: files in, files out."""
     prepare(threads=1)
     with TemporaryDirectory() as name:
-        for place, data in inputs.items():
-            write_bytes(Path(name) / place, data)
-        here = job.moved(Path(name))
-        return here.run(), [path.read_bytes() for path in here.outputs()]
+        for path, data in inputs.items():
+            write_bytes(Path(name) / path, data)
+        moved = job.moved(Path(name))
+        return moved.execute(), [file.read_bytes() for file in moved.outputs()]
 
 
 def _done(ready: Any, job: Job) -> Done:
-    """What a finished task returned; the errors of the house as they were raised."""
+    """What a finished task returned; the errors of this package as they were raised."""
     import ray
 
     try:

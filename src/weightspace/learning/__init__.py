@@ -1,1 +1,1 @@
-"""Fits: the loop, the networks that are fitted, and losses that several families share."""
+"""Fits: the loop, the networks that are fitted, and losses that several families use."""

@@ -13,7 +13,7 @@ from weightspace.params import AutoencoderSettings
 from weightspace.weights.spec import Weights
 from weightspace.zoo.runner import TaskRunner
 
-KL_TEMPERATURE = 2.0  # softmax temperature of the KL: this many spreads of the original's outputs
+KL_TEMPERATURE = 2.0  # softmax temperature of the KL: this many standard deviations of the outputs
 CAUCHY_SCALE = 4.0  # squared error above 1 / CAUCHY_SCALE variances counts by its logarithm
 
 
@@ -24,7 +24,11 @@ def behaviour(rebuilt: Tensor, original: Tensor, std: Tensor, on_task: int) -> d
         rebuilt: outputs of the decoded networks.
         original: outputs of the originals.
         std: standard deviation of each output of the originals ``(N, 1, c)``.
-        on_task: the first so many queries are images of the member's own task; the others count 0.3.
+        on_task: the first so many queries are images of the member's task; the others count 0.3.
+
+    >>> outputs = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
+    >>> behaviour(outputs, outputs, torch.ones(2, 1, 3), 4)["kl"]  # equal networks
+    tensor(0.)
 
     """
     error = ((rebuilt - original) / std).square()
@@ -110,7 +114,7 @@ class BehaviouralLoss:
 
         Args:
             rebuilt: decoded networks ``(N, *shape)``.
-            rows: numbers of their originals in the split ``(N,)``.
+            rows: indices of their originals in the split ``(N,)``.
             split: "train" or "val".
             rng: draws the images.
             order: order of each network's outputs ``(N, c)``; by default as the originals'.
@@ -134,7 +138,11 @@ class BehaviouralLoss:
 
 
 def reorder(outputs: Tensor, order: Tensor) -> Tensor:
-    """Reorder the last axis of ``(N, Q, c)`` by ``(N, c)``."""
+    """Reorder the last axis of ``(N, Q, c)`` by ``(N, c)``.
+
+    >>> reorder(torch.tensor([[[5.0, 6.0, 7.0]]]), torch.tensor([[2, 0, 1]]))
+    tensor([[[7., 5., 6.]]])
+    """
     return outputs.gather(2, order[:, None].expand_as(outputs))
 
 

@@ -1,4 +1,4 @@
-"""Contrastive alignment of two views: NT-Xent with masked negatives, and retrieval."""
+"""Contrastive alignment of two views: NT-Xent with masked negatives."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ def nt_xent(a: Tensor, b: Tensor, temperature: float, groups: Tensor | None = No
         groups: ``(N,)``; rows of one group are no negatives of each other.
 
     Source: Chen et al. (2020), SimCLR, arXiv 2002.05709, equation 1.
+
+    >>> nt_xent(torch.ones(2, 3), torch.ones(2, 3), 1.0)  # nothing to tell apart: log(2 N - 1)
+    tensor(1.0986)
 
     """
     n = len(a)

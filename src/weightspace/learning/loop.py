@@ -1,4 +1,4 @@
-"""The one fit loop: AdamW, warm-up and cosine decay, early stopping on val, best state kept."""
+"""The one fit loop: AdamW, warm-up and cosine decay, early stopping on val, ends at the best state."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from weightspace.params import FitSettings
 from weightspace.progress import progress
 from weightspace.rng import torch_stream
 
-# loss(rows, split, generator) -> named losses; the entry "loss" is minimised
+# loss(rows, split, rng) -> named losses; the entry "loss" is minimised
 Loss = Callable[[Tensor, str, torch.Generator], dict[str, Tensor]]
-WARM_UP = 0.05  # share of all steps
+WARM_UP = 0.05  # fraction of all steps
 CLIP = 1.0  # largest norm of the gradient of all that is fitted
 BETAS = (0.9, 0.98)  # AdamW, Loshchilov and Hutter (2019), arXiv 1711.05101
 
@@ -43,6 +43,9 @@ def fit(
 
     Returns:
         History: one row per epoch, columns ``epoch``, ``train_*`` and ``val_*``.
+
+    Raises:
+        WeightspaceError: nothing to fit, or the val loss is not finite.
 
     """
     if not counts["train"] or not counts["val"]:
@@ -74,7 +77,7 @@ def fit(
                 )
             if current < best:
                 best, best_epoch, best_state = current, epoch, copy.deepcopy(module.state_dict())
-            bar.advance(note=f"val loss {current:.4f}, best {best:.4f}", figures=rows[-1])
+            bar.advance(note=f"val loss {current:.4f}, best {best:.4f}", metrics=rows[-1])
             if epoch - best_epoch >= settings.patience:
                 break
     module.load_state_dict(best_state)
@@ -90,7 +93,17 @@ def _epoch(
     optimizers: tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler],
     rng: torch.Generator,
 ) -> list[dict[str, Tensor]]:
-    """One pass over the train rows in random order; the losses of every step."""
+    """One pass over the train rows in random order; the losses of every step.
+
+    Args:
+        module: what is fitted.
+        loss: named losses of some rows.
+        count: train rows.
+        steps: batches of the epoch.
+        optimizers: optimizer and schedule of its rate.
+        rng: draws the order, and what the loss draws.
+
+    """
     module.train()
     optimizer, schedule = optimizers
     out = []
@@ -106,6 +119,12 @@ def _epoch(
 
 
 def _cosine(steps: int) -> Callable[[int], float]:
+    """Factor of the learning rate in each step: a linear rise, then half a cosine down to 0.
+
+    >>> factor = _cosine(100)
+    >>> [round(factor(step), 2) for step in (0, 4, 5, 52, 99)]
+    [0.2, 1.0, 1.0, 0.51, 0.0]
+    """
     warm = max(1, round(WARM_UP * steps))
 
     def factor(step: int) -> float:
@@ -119,6 +138,7 @@ def _cosine(steps: int) -> Callable[[int], float]:
 def _validate(
     name: str, module: nn.Module, loss: Loss, count: int, size: int, seed: int
 ) -> list[dict[str, Tensor]]:
+    """Losses of every batch of the val rows, on the same draws in every epoch."""
     module.eval()
     rng = torch_stream(seed, name, "val")
     with torch.no_grad():

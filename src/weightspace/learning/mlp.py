@@ -9,12 +9,15 @@ import torch
 from torch import Tensor, nn
 
 
-def mlp(sizes: list[int], generator: torch.Generator) -> nn.Sequential:
+def mlp(sizes: list[int], rng: torch.Generator) -> nn.Sequential:
     """Linear layers with GELU between them, initialised from a generator.
 
     Args:
         sizes: features of input, hidden layers and output.
-        generator: source of the initial weights, uniform in ``±1/sqrt(fan_in)``.
+        rng: source of the initial weights, uniform in ``±1/sqrt(fan_in)``.
+
+    >>> [type(layer).__name__ for layer in mlp([4, 8, 2], torch.Generator())]
+    ['Linear', 'GELU', 'Linear']
 
     """
     layers: list[nn.Module] = []
@@ -22,7 +25,7 @@ def mlp(sizes: list[int], generator: torch.Generator) -> nn.Sequential:
         linear = nn.utils.skip_init(nn.Linear, a, b)
         bound = 1 / math.sqrt(a)
         for value in linear.parameters():
-            nn.init.uniform_(value, -bound, bound, generator=generator)
+            nn.init.uniform_(value, -bound, bound, generator=rng)
         layers += [linear, nn.GELU()]
     return nn.Sequential(*layers[:-1])
 
@@ -32,14 +35,14 @@ class SkipMlp(nn.Module):
 
     Args:
         sizes: features of input, hidden layers and output.
-        generator: source of the initial weights.
+        rng: source of the initial weights.
 
     """
 
-    def __init__(self, sizes: list[int], generator: torch.Generator) -> None:
+    def __init__(self, sizes: list[int], rng: torch.Generator) -> None:
         super().__init__()
-        self.mlp = mlp(sizes, generator)
-        self.linear = mlp([sizes[0], sizes[-1]], generator)
+        self.mlp = mlp(sizes, rng)
+        self.linear = mlp([sizes[0], sizes[-1]], rng)
         with torch.no_grad():
             for value in list(self.mlp.parameters())[-2:]:
                 value.mul_(0.1)
@@ -51,26 +54,26 @@ class SkipMlp(nn.Module):
 
 
 class ResidualMlp(nn.Module):
-    """MLP with pre-normalised residual blocks: the shape that deep fits here are made of.
+    """MLP with pre-normalised residual blocks: the shape that deep fits are made of.
 
     Args:
         inputs: input features.
         width: features inside.
         depth: residual blocks of two linear layers.
         outputs: output features.
-        generator: source of the initial weights; the blocks start as
+        rng: source of the initial weights; the blocks start as
             identity and the output small.
 
     """
 
     def __init__(
-        self, inputs: int, width: int, depth: int, outputs: int, generator: torch.Generator
+        self, inputs: int, width: int, depth: int, outputs: int, rng: torch.Generator
     ) -> None:
         super().__init__()
-        self.first = mlp([inputs, width], generator)
-        self.blocks = nn.ModuleList(mlp([width, width, width], generator) for _ in range(depth))
+        self.first = mlp([inputs, width], rng)
+        self.blocks = nn.ModuleList(mlp([width, width, width], rng) for _ in range(depth))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(depth + 1))
-        self.last = mlp([width, outputs], generator)
+        self.last = mlp([width, outputs], rng)
         with torch.no_grad():
             for value in self.last.parameters():
                 value.mul_(0.3)

@@ -22,6 +22,10 @@ def soft_result(outputs: Tensor, result: Result) -> tuple[Tensor, Tensor]:
         Two tensors ``(N, c)``: for accuracy the fraction of correct images and its smooth version,
         a sigmoid of the margin in units of its standard deviation; for loss twice the cross entropy.
 
+    >>> outputs = torch.tensor([[[2.0, 0.0], [1.0, 0.0]]])  # right, then wrong
+    >>> soft_result(outputs, Result("accuracy"))[0]
+    tensor([[1., 0.]])
+
     """
     count, _, classes = outputs.shape
     labels = labels_of(outputs)

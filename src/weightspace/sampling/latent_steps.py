@@ -53,7 +53,7 @@ class LatentSteps:
         images: Tensor,
         target: Tensor,
         result: Result,
-        generator: torch.Generator,
+        rng: torch.Generator,
     ) -> Tensor:
         """Bring the results of drawn latents ``(N, L)`` to their targets.
 
@@ -62,14 +62,14 @@ class LatentSteps:
             images: train images of the task, class after class ``(c, n, C, H, W)``.
             target: requested result of each latent ``(N,)``.
             result: what R is.
-            generator: chooses the images of each step.
+            rng: chooses the images of each step.
 
         """
         count = min(self.settings.images_per_class, images.shape[1])
 
         def compute(rows: slice) -> Tensor:
             def loss(latents: Tensor) -> Tensor:
-                chosen = torch.randperm(images.shape[1], generator=generator)[:count]
+                chosen = torch.randperm(images.shape[1], generator=rng)[:count]
                 batch = images[:, chosen].flatten(0, 1)
                 outputs = self.net.outputs(self.autoencoder.decode(latents), batch)
                 return result_error(outputs, target[rows], result)[0].sum()
@@ -78,23 +78,21 @@ class LatentSteps:
 
         return fill_blocks(torch.empty_like(z), BLOCK, compute)
 
-    def refine(
-        self, z: Tensor, images: Tensor, outputs: Tensor, generator: torch.Generator
-    ) -> Tensor:
+    def refine(self, z: Tensor, images: Tensor, outputs: Tensor, rng: torch.Generator) -> Tensor:
         """Bring the outputs of decoded latents ``(N, L)`` to those of the original networks.
 
         Args:
             z: latents of the originals ``(N, L)``.
             images: train images of each network's task ``(N, B, C, H, W)``.
             outputs: outputs of the originals on them ``(N, B, c)``.
-            generator: chooses the images of each step.
+            rng: chooses the images of each step.
 
         """
         std = outputs.std(1, keepdim=True) + 1e-3
         count = min(self.settings.images_per_class * outputs.shape[2], images.shape[1])
 
         def loss(latents: Tensor) -> Tensor:
-            chosen = torch.randperm(images.shape[1], generator=generator)[:count]
+            chosen = torch.randperm(images.shape[1], generator=rng)[:count]
             rebuilt = self.net.outputs(self.autoencoder.decode(latents), images[:, chosen])
             parts = behaviour(rebuilt, outputs[:, chosen], std, count)
             return len(latents) * (parts["error"] + parts["kl"] + parts["cosine"])

@@ -21,6 +21,12 @@ class Grid:
         tasks: T tasks.
         targets: K requested results.
 
+    >>> grid = Grid(np.array([4, 9]), np.array([0.5, 0.9]))
+    >>> grid.task, grid.target
+    (tensor([4, 4, 9, 9]), array([0.5, 0.9, 0.5, 0.9]))
+    >>> grid.best_of(np.array([[0.4, 0.8]] * 4), np.array([[0.3, 0.7]] * 4))
+    array([0.3, 0.7, 0.3, 0.7])
+
     """
 
     tasks: np.ndarray
@@ -67,5 +73,9 @@ class Grid:
 
 
 def nearest_to(results: np.ndarray, target: np.ndarray | float) -> np.ndarray:
-    """Index along the last axis of the result nearest to the target: the one rule of best-of-n."""
+    """Index along the last axis of the result nearest to the target: the one rule of best-of-n.
+
+    >>> nearest_to(np.array([[0.2, 0.6], [0.9, 0.1]]), 0.5)
+    array([1, 0])
+    """
     return np.asarray(np.abs(results - target).argmin(-1))

@@ -83,7 +83,7 @@ class Sampler:
         self,
         condition: Condition,
         draws: int,
-        generator: torch.Generator,
+        rng: torch.Generator,
         *,
         use_dataset: bool = True,
         use_result: bool = True,
@@ -94,7 +94,7 @@ class Sampler:
         Args:
             condition: N requests.
             draws: latents of each.
-            generator: random stream.
+            rng: random stream.
             use_dataset: False withholds D (a control).
             use_result: False withholds R (a control).
             calibrated: False asks for the target itself, not for what reaches it on val.
@@ -103,7 +103,7 @@ class Sampler:
         model, on = self.shared_encoder, torch.ones(len(condition), dtype=torch.bool)
         target = model.calibrated(condition.target) if calibrated else condition.target
         embedded = model.condition(self.embed(condition), target, on & use_dataset, on & use_result)
-        return model.sample(embedded, draws, generator)
+        return model.sample(embedded, draws, rng)
 
     def image_gradients(self, condition: Condition) -> int:
         """Labelled image-gradients that one guided draw costs: steps x images of a step."""
@@ -112,13 +112,13 @@ class Sampler:
         size = condition.class_images.shape[1], condition.classes.shape[1]
         return self.guidance.sampling_steps * self.guidance.images_per_step(*size)
 
-    def guided(self, z: Tensor, condition: Condition, generator: torch.Generator) -> Tensor:
+    def guided(self, z: Tensor, condition: Condition, rng: torch.Generator) -> Tensor:
         """Bring the results of drawn latents on train images to the targets.
 
         Args:
             z: from :meth:`latents`, ``(N, draws, L)``.
             condition: the N requests; equal tasks side by side are moved together.
-            generator: random stream.
+            rng: random stream.
 
         """
         if self.guidance is None or not self.guidance.sampling_steps:
@@ -132,7 +132,7 @@ class Sampler:
                 condition.class_images[classes],
                 targets.repeat_interleave(z.shape[1]),
                 self.shared_encoder.result,
-                generator,
+                rng,
             ).reshape(latents.shape)
             for classes, latents, targets in zip(
                 tasks, z.split(sizes), target.split(sizes), strict=True
@@ -140,10 +140,10 @@ class Sampler:
         ]
         return torch.cat(moved)
 
-    def draw(self, condition: Condition, draws: int, generator: torch.Generator) -> Weights:
+    def draw(self, condition: Condition, draws: int, rng: torch.Generator) -> Weights:
         """Draw networks ``(N * draws, *shape)``, those of a request side by side."""
-        z = self.latents(condition, draws, generator)
-        return self.decode(self.guided(z, condition, generator))
+        z = self.latents(condition, draws, rng)
+        return self.decode(self.guided(z, condition, rng))
 
     def decode(self, z: Tensor) -> Weights:
         """Weights ``(N * draws, *shape)`` of latents ``(N, draws, L)``."""

@@ -1,8 +1,8 @@
 """Shared encoders: (D, R) -> latent of weights. One file each.
 
 A module has ``fit(data, settings, options, seed) -> (SharedEncoder, history)`` and ``build(sizes, settings,
-options, generator) -> SharedEncoder``; settings are the section ``shared_encoder`` of params.yaml, options
-the member's own, ``shared_encoders.NAME``.
+options, rng) -> SharedEncoder``; settings are the section ``shared_encoder`` of params.yaml, options
+are ``shared_encoders.NAME``.
 """
 
 SHARED_ENCODERS = {

@@ -1,7 +1,7 @@
 """What every shared encoder is: a distribution of latents for a dataset and a result.
 
 The embedding of a task is the embeddings of its classes, in their order. Either condition may be
-absent: a learned vector stands in its place.
+absent: a learned vector replaces it.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class SharedEncoder(nn.Module, ABC):
         sizes: shapes of images, tasks and latents.
         settings: section ``shared_encoder`` of params.yaml.
         options: section ``shared_encoders.NAME``.
-        generator: source of the initial weights.
+        rng: source of the initial weights.
 
     """
 
@@ -75,7 +75,7 @@ class SharedEncoder(nn.Module, ABC):
         sizes: Sizes,
         settings: SharedEncoderSettings,
         options: Settings,
-        generator: torch.Generator,
+        rng: torch.Generator,
     ) -> None:
         super().__init__()
         self.sizes, self.settings, self.options = sizes, settings, options
@@ -83,7 +83,7 @@ class SharedEncoder(nn.Module, ABC):
             DATASET_ENCODERS, settings.dataset_encoder, "shared_encoder.dataset_encoder"
         )
         self.dataset_encoder: DatasetEncoder = family.build(
-            sizes.dataset_shape, sizes.dataset_encoder, generator
+            sizes.dataset_shape, sizes.dataset_encoder, rng
         )
         self.features = sizes.classes * self.dataset_encoder.features
         self.no_dataset = nn.Parameter(torch.zeros(self.features))
@@ -160,7 +160,7 @@ class SharedEncoder(nn.Module, ABC):
         return torch.tensor(x, dtype=torch.float32)
 
     @abstractmethod
-    def sample(self, condition: Tensor, draws: int, generator: torch.Generator) -> Tensor:
+    def sample(self, condition: Tensor, draws: int, rng: torch.Generator) -> Tensor:
         """Latents ``(N, draws, L)`` drawn for embedded conditions ``(N, F)``."""
 
     @abstractmethod
@@ -206,7 +206,7 @@ class Pairs:
         tasks: task of each member ``(N,)``.
         runs: run of each member ``(N,)``.
         result: R ``(N,)``.
-        z: latent ``(N, O, L)`` for each order of the outputs; the first order is the member's own.
+        z: latent ``(N, O, L)`` for each order of the outputs; the first order is that of the member.
         weights: weights ``(N, *shape)``.
 
     """
@@ -274,9 +274,16 @@ def prepare(model: SharedEncoder, data: SharedEncoderData) -> None:
     model.calibration_achieved.copy_(grid)
 
 
-def draw_masks(count: int, share: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Rows where D, and where R, is used; withheld with probability ``share`` each."""
-    use_dataset, use_result = torch.rand(2, count, generator=rng) >= share
+def draw_masks(count: int, dropout: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Rows ``(N,)`` where D, and where R, is used.
+
+    Args:
+        count: N.
+        dropout: probability that D is withheld, and that R is.
+        rng: random stream.
+
+    """
+    use_dataset, use_result = torch.rand(2, count, generator=rng) >= dropout
     return use_dataset, use_result
 
 

@@ -40,38 +40,38 @@ from weightspace.weights.spec import output_orders, take
 
 NOISE = 32  # features of the generator's noise
 HEAD = 128  # features of the contrastive space
-BALANCE = 0.1  # weight of the spread of soft correctness, which keeps accuracy steady over images
+BALANCE = 0.1  # weight of the variance of soft correctness, which keeps accuracy steady over images
 
 
 class GeneratorModel(SharedEncoder):
     """One-step conditional generator with contrastive heads.
 
-    Draws have the length that the autoencoder gives its latents, or where that is free centre and spread
-    of the train latents around them.
+    Draws have the length that the autoencoder gives its latents, or where that is free centre and root
+    mean square of the train latents.
     """
 
     options: GeneratorSettings
     free: Tensor
     centre: Tensor
-    spread: Tensor
+    rms: Tensor
 
     def __init__(
         self,
         sizes: Sizes,
         settings: SharedEncoderSettings,
         options: GeneratorSettings,
-        generator: torch.Generator,
+        rng: torch.Generator,
     ) -> None:
-        super().__init__(sizes, settings, options, generator)
+        super().__init__(sizes, settings, options, rng)
         width, depth = settings.width, settings.depth
-        self.trunk = ResidualMlp(self.condition_features, width, depth, width, generator)
-        self.mean = mlp([width, sizes.latent], generator)
-        self.noise = ResidualMlp(width + NOISE, width, depth, sizes.latent, generator)
-        self.condition_head = mlp([width, HEAD], generator)
-        self.latent_head = ResidualMlp(sizes.latent, width, 1, HEAD, generator)
+        self.trunk = ResidualMlp(self.condition_features, width, depth, width, rng)
+        self.mean = mlp([width, sizes.latent], rng)
+        self.noise = ResidualMlp(width + NOISE, width, depth, sizes.latent, rng)
+        self.condition_head = mlp([width, HEAD], rng)
+        self.latent_head = ResidualMlp(sizes.latent, width, 1, HEAD, rng)
         self.register_buffer("free", torch.tensor(False))
         self.register_buffer("centre", torch.zeros(sizes.latent))
-        self.register_buffer("spread", torch.ones(()))
+        self.register_buffer("rms", torch.ones(()))
 
     def trunk_of(self, condition: Tensor) -> Tensor:
         """Hidden features ``(N, width)`` of embedded conditions."""
@@ -84,16 +84,16 @@ class GeneratorModel(SharedEncoder):
         with self._precision():
             z = self.mean(h) + self.noise(torch.cat([h, noise], 1))
         z = z.float()
-        return self.centre + self.spread * z if self.free else F.layer_norm(z, z.shape[1:])
+        return self.centre + self.rms * z if self.free else F.layer_norm(z, z.shape[1:])
 
     def standard(self, z: Tensor) -> Tensor:
         """Latents ``(N, L)`` around 0 with a root mean square of 1, whatever the autoencoder."""
-        return (z - self.centre) / self.spread
+        return (z - self.centre) / self.rms
 
-    def sample(self, condition: Tensor, draws: int, generator: torch.Generator) -> Tensor:
+    def sample(self, condition: Tensor, draws: int, rng: torch.Generator) -> Tensor:
         """Latents ``(N, draws, L)``."""
         h = self.trunk_of(condition).repeat_interleave(draws, 0)
-        noise = torch.randn(len(h), NOISE, generator=generator)
+        noise = torch.randn(len(h), NOISE, generator=rng)
         return self.draw(h, noise).reshape(len(condition), draws, -1)
 
     def project(self, condition: Tensor) -> Tensor:
@@ -122,7 +122,14 @@ class GeneratorLoss:
         self.orders = output_orders(data.runner.dataset.classes.shape[1])
 
     def __call__(self, rows: Tensor, split: str, rng: torch.Generator) -> dict[str, Tensor]:
-        """Named losses of some members; ``loss`` is their weighted sum."""
+        """Named losses of some members; ``loss`` is their weighted sum.
+
+        Args:
+            rows: indices of the members in the split ``(B,)``.
+            split: "train" or "val".
+            rng: draws orders, masks, noise and images.
+
+        """
         s, options = self.model.settings, self.model.options
         p, model = self.pairs[split], self.model
         two = torch.rand(len(rows), len(self.orders), generator=rng).argsort(1)[:, :2]
@@ -154,7 +161,7 @@ class GeneratorLoss:
         return {"loss": total, **parts}
 
     def _class_embeddings(self, split: str, rng: torch.Generator) -> Tensor:
-        """Embeddings of all classes; in training, unless dear, from a random part of their images."""
+        """Embeddings of all classes; in training, unless expensive, from a random part of their images."""
         images = self.data.runner.dataset.images["train"]
         if split == "train" and not self.model.dataset_encoder.whole:
             count = min(self.model.options.images_per_class, images.shape[1])
@@ -211,7 +218,18 @@ class GeneratorLoss:
 
 
 def energy_score(truth: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Energy score ``E|X - y| - E|X - X'| / 2`` from two draws: ``(N, F)`` each -> scalar."""
+    """Energy score ``E|X - y| - E|X - X'| / 2`` from two draws, mean over N conditions.
+
+    Args:
+        truth: y ``(N, F)``.
+        a: one draw of X ``(N, F)``.
+        b: another ``(N, F)``.
+
+    >>> truth, draw = torch.tensor([[3.0, 4.0]]), torch.zeros(1, 2)
+    >>> round(float(energy_score(truth, draw, draw)), 2)  # both draws 5 away
+    5.0
+
+    """
 
     def norm(x: Tensor) -> Tensor:
         return (x.square().sum(1) + 1e-6).sqrt()
@@ -225,15 +243,23 @@ def fit(
     options: GeneratorSettings,
     seed: int,
 ) -> tuple[GeneratorModel, pd.DataFrame]:
-    """Fit on train members through the frozen autoencoder; stop by the loss on val members."""
-    generator = torch_stream(seed, "shared", "init")
-    model = build(Sizes.of(data), settings, options, generator)
+    """Fit on train members through the frozen autoencoder; stop by the loss on val members.
+
+    Args:
+        data: members as pairs, autoencoder, images.
+        settings: section ``shared_encoder`` of params.yaml.
+        options: section ``shared_encoders.generator``.
+        seed: root seed.
+
+    """
+    rng = torch_stream(seed, "shared", "init")
+    model = build(Sizes.of(data), settings, options, rng)
     prepare(model, data)
     if not data.autoencoder.normalised:
-        own = data.train.z[:, 0]
+        z = data.train.z[:, 0]
         model.free.copy_(torch.tensor(True))
-        model.centre.copy_(own.mean(0))
-        model.spread.copy_((own - own.mean(0)).square().mean().sqrt())
+        model.centre.copy_(z.mean(0))
+        model.rms.copy_((z - z.mean(0)).square().mean().sqrt())
     data.autoencoder.requires_grad_(requires_grad=False)
     counts = {"train": len(data.train.tasks), "val": len(data.val.tasks)}
     history = run_fit("shared", model, GeneratorLoss(model, data), counts, settings, seed)

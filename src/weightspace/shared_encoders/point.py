@@ -2,7 +2,7 @@
 
 Direction by NT-Xent against the autoencoder's latents, length by regression of its logarithm: a
 contrastive loss fixes only the direction, and a decoder needs the length too. Draws are normal
-around the prediction, with the spread of the train members around theirs.
+around the prediction, with the standard deviation of the train members around theirs.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class PointModel(SharedEncoder):
         sizes: Sizes,
         settings: SharedEncoderSettings,
         options: PointSettings,
-        generator: torch.Generator,
+        rng: torch.Generator,
     ) -> None:
-        super().__init__(sizes, settings, options, generator)
+        super().__init__(sizes, settings, options, rng)
         widths = [self.condition_features, *[settings.width] * settings.depth, sizes.latent + 1]
-        self.trunk = mlp(widths, generator)
+        self.trunk = mlp(widths, rng)
         self.register_buffer("centre", torch.zeros(sizes.latent))
         self.register_buffer(
             "residual", torch.zeros(sizes.latent)
@@ -60,10 +60,10 @@ class PointModel(SharedEncoder):
         z: Tensor = self.centre + log_length.exp()[:, None] * direction
         return z
 
-    def sample(self, condition: Tensor, draws: int, generator: torch.Generator) -> Tensor:
+    def sample(self, condition: Tensor, draws: int, rng: torch.Generator) -> Tensor:
         """Latents ``(N, draws, L)``: normal around the prediction."""
         mean = self.predict(condition)[:, None]
-        noise = torch.randn(len(condition), draws, mean.shape[-1], generator=generator)
+        noise = torch.randn(len(condition), draws, mean.shape[-1], generator=rng)
         return mean + self.residual * noise
 
     def project(self, condition: Tensor) -> Tensor:
@@ -85,10 +85,18 @@ def fit(
     options: PointSettings,
     seed: int,
 ) -> tuple[PointModel, pd.DataFrame]:
-    """Fit on train members; stop by the loss on val members."""
-    generator = torch_stream(seed, "shared", "init")
+    """Fit on train members; stop by the loss on val members.
+
+    Args:
+        data: members as pairs, autoencoder, images.
+        settings: section ``shared_encoder`` of params.yaml.
+        options: section ``shared_encoders.point``.
+        seed: root seed.
+
+    """
+    rng = torch_stream(seed, "shared", "init")
     z = data.train.z[:, 0]
-    model = build(Sizes.of(data), settings, options, generator)
+    model = build(Sizes.of(data), settings, options, rng)
     prepare(model, data)
     model.centre.copy_(z.mean(0))
     model.log_length.copy_((z - model.centre).norm(dim=1).log().mean())

@@ -25,7 +25,7 @@ from weightspace.artifacts import (
 )
 from weightspace.data.dataset import Dataset
 from weightspace.errors import WeightspaceError, problem
-from weightspace.jobs.base import run
+from weightspace.jobs.base import execute
 from weightspace.nets import NETS
 from weightspace.params import Params
 from weightspace.progress import progress
@@ -40,7 +40,7 @@ KEY_LENGTH = 16  # hexadecimal digits in the name of a work folder
 def work_key(params: Params, dataset: Path) -> str:
     """Name of the work folder: a hash of the code, the settings and the inputs of the zoo.
 
-    Finished shards are only ever reused under the same hash, so old and new never mix. The number
+    Finished shards are only ever reused under the same hash, so old and new never mix. The count
     of runs is left out: a longer zoo continues from a shorter, interrupted one. So are executors,
     which change no byte.
     """
@@ -84,7 +84,7 @@ def generate(params: Params, dataset_folder: Path, out: Path, scratch: Path) -> 
         todo = [job for job in jobs if not job.is_done()]
         with progress("zoo", len(jobs)) as bar:
             bar.advance(len(jobs) - len(todo), note="shards")
-            for _ in run(todo, params.runtime):
+            for _ in execute(todo, params.runtime):
                 bar.advance(note="shards")
         table = _collect(jobs, params, Dataset.load(dataset_folder), out)
         shutil.rmtree(folder)
@@ -149,7 +149,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _with_splits(table: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
-    """Add member number, split and class set of each member's task."""
+    """Add index of the member, split and class set of its task."""
     tasks = dataset.tasks.set_index("task")
     table = table.reset_index(drop=True)
     table.insert(0, "member", np.arange(len(table)))
@@ -159,9 +159,9 @@ def _with_splits(table: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
 
 
 def summarise(table: pd.DataFrame) -> dict[str, float | int]:
-    """Figures of ``metrics/zoo.json``: sizes, diverged runs, accuracy quantiles per snapshot."""
+    """Metrics of ``metrics/zoo.json``: sizes, diverged runs, accuracy quantiles per snapshot."""
     good = table[~table["diverged"]]
-    figures: dict[str, float | int] = {
+    metrics: dict[str, float | int] = {
         "runs": int(table["run"].nunique()),
         "members": len(table),
         "diverged_runs": int(table[table["diverged"]]["run"].nunique()),
@@ -169,5 +169,5 @@ def summarise(table: pd.DataFrame) -> dict[str, float | int]:
     for snapshot, group in good.groupby("snapshot"):
         for q in (5, 25, 50, 75, 95):
             level = float(group["test_accuracy"].quantile(q / 100))
-            figures[f"test_accuracy_snapshot{snapshot}_q{q:02d}"] = level
-    return figures
+            metrics[f"test_accuracy_snapshot{snapshot}_q{q:02d}"] = level
+    return metrics

@@ -68,7 +68,7 @@ def import_zoo(folder: Path, results: Path, runner: TaskRunner, out: Path) -> Im
             networks.append(fit_state(read_state(path), runner.net.spec, path))
             bar.advance()
     members = _members(table, runner.dataset)
-    order = members.pop("place").to_numpy()
+    order = members.pop("table_row").to_numpy()
     weights = stack([networks[i] for i in order])
     claimed = table.iloc[order].reset_index(drop=True)
     members = members.join(runner.measure(weights, members["task"].to_numpy()))
@@ -110,7 +110,7 @@ def read_results(path: Path) -> pd.DataFrame:
         raise problem(what, where=path)
     for name in table:
         if name in ("epoch", "lr", "weight_decay", "epochs") or _is_result(str(name)):
-            table[name] = _numbers(table[name], path)
+            table[name] = _numeric(table[name], path)
     for name in ("lr", "weight_decay"):
         if name in table and (table[name] <= 0).any():
             raise problem(f"column '{name}' has a value of 0 or below", where=path)
@@ -121,9 +121,9 @@ def _is_result(name: str) -> bool:
     return name in {f"{part}_{kind}" for part in PARTS for kind in ("accuracy", "loss")}
 
 
-def _numbers(column: pd.Series, path: Path) -> pd.Series:
-    numbers = pd.to_numeric(column, errors="coerce")
-    bad = ~np.isfinite(numbers.to_numpy(float))
+def _numeric(column: pd.Series, path: Path) -> pd.Series:
+    values = pd.to_numeric(column, errors="coerce")
+    bad = ~np.isfinite(values.to_numpy(float))
     if bad.any():
         row = int(bad.argmax())
         raise problem(
@@ -131,22 +131,22 @@ def _numbers(column: pd.Series, path: Path) -> pd.Series:
             where=path,
             got=repr(column.iloc[row]),
         )
-    return numbers
+    return values
 
 
 def _tasks(table: pd.DataFrame, dataset: Dataset, path: Path) -> list[int]:
     """Task of each row."""
-    number = {name: i for i, name in enumerate(dataset.class_names)}
+    index = {name: i for i, name in enumerate(dataset.class_names)}
     known = {tuple(int(c) for c in row): t for t, row in enumerate(dataset.tasks["classes"])}
     out = []
     for row, text in enumerate(table["classes"], 1):
         names = [n for n in SEPARATORS.split(text) if n]
-        unknown = [n for n in names if n not in number]
+        unknown = [n for n in names if n not in index]
         if unknown:
             raise problem(
-                f"row {row}: no class '{unknown[0]}'", where=path, do=nearest(unknown[0], number)
+                f"row {row}: no class '{unknown[0]}'", where=path, do=nearest(unknown[0], index)
             )
-        task = known.get(tuple(number[n] for n in names))
+        task = known.get(tuple(index[n] for n in names))
         if task is None:
             raise problem(
                 f"row {row}: not a task of the dataset",
@@ -175,11 +175,11 @@ def _inside(folder: Path, name: str, table: Path) -> Path:
 def _members(table: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
     """One row per member, run after run, its snapshots in order of their epochs.
 
-    The last snapshots of all runs get the same number, also where runs have fewer than others.
-    ``place`` is the row in the table.
+    The last snapshots of all runs get the same index, also where runs have fewer than others.
+    ``table_row`` is the row in the table.
     """
-    rows = pd.DataFrame({"place": np.arange(len(table)), "task": table["task"]})
-    runs = table["run"] if "run" in table else rows["place"]
+    rows = pd.DataFrame({"table_row": np.arange(len(table)), "task": table["task"]})
+    runs = table["run"] if "run" in table else rows["table_row"]
     rows["run"] = pd.factorize(runs)[0]
     rows["epoch"] = table["epoch"] if "epoch" in table else rows.groupby("run").cumcount() + 1.0
     for name, value in UNKNOWN.items():
@@ -189,16 +189,16 @@ def _members(table: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
         mixed = rows.groupby("run")["task"].nunique().idxmax()
         raise problem(f"run {mixed} has members of several tasks", do="correct 'run' or 'classes'")
     group = rows.groupby("run")
-    count = group["place"].transform("size")
+    count = group["table_row"].transform("size")
     rows["snapshot"] = (count.max() - count + group.cumcount()).astype(int)
     rows["step"] = rows["epoch"]
     tasks = dataset.tasks.set_index("task")
     rows["split"] = tasks["split"].loc[rows["task"]].to_numpy()
     rows["class_set"] = tasks["class_set"].loc[rows["task"]].to_numpy()
-    numbers = np.arange(len(rows))
-    rows.insert(0, "member", numbers)
-    rows.insert(1, "shard", numbers // PER_SHARD)
-    rows.insert(2, "row", numbers % PER_SHARD)
+    index = np.arange(len(rows))
+    rows.insert(0, "member", index)
+    rows.insert(1, "shard", index // PER_SHARD)
+    rows.insert(2, "row", index % PER_SHARD)
     return rows
 
 
@@ -214,16 +214,16 @@ def _sizes(members: pd.DataFrame) -> str:
     """Say what the zoo holds."""
     splits = ", ".join(f"{k} {v}" for k, v in members.groupby("split", sort=False).size().items())
     runs, bad = members["run"].nunique(), members.loc[members["diverged"], "run"].nunique()
-    kept = f"; {bad} diverged runs are kept and marked" if bad else ""
-    return f"{len(members)} members of {runs} runs: {splits}{kept}"
+    marked = f"; {bad} diverged runs are kept and marked" if bad else ""
+    return f"{len(members)} members of {runs} runs: {splits}{marked}"
 
 
 def _missing(table: pd.DataFrame) -> list[str]:
-    """Say what the table leaves out and what stands there instead."""
+    """Say what the table leaves out and what is used instead."""
     absent = [n for n in UNKNOWN if n not in table]
-    said = [f"table has no {', '.join(absent)}: one constant stands there"] if absent else []
+    said = [f"table has no {', '.join(absent)}: a constant is used"] if absent else []
     if "run" not in table:
-        said.append("table has no run: every file counts as a run of its own")
+        said.append("table has no run: every file counts as one run")
     return said
 
 

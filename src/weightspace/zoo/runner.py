@@ -41,7 +41,7 @@ class TaskRunner:
         return self.dataset.classes_per_task
 
     def outputs(self, weights: Weights, tasks: np.ndarray, part: str) -> Tensor:
-        """Outputs ``(M, B, c)`` of M networks, each on one part of the images of its own task.
+        """Outputs ``(M, B, c)`` of M networks, each on one part of the images of its task.
 
         Args:
             weights: tensors ``(M, *shape)``.
@@ -59,7 +59,7 @@ class TaskRunner:
     def outputs_by_task(self, weights: Weights, tasks: np.ndarray, part: str) -> Tensor:
         """Outputs ``(T * n, B, c)`` of n networks per task, those of a task side by side.
 
-        Networks of one task share their images, which makes the first layer one wide product.
+        Networks of one task see the same images, which makes the first layer one wide product.
 
         Args:
             weights: tensors ``(T * n, *shape)``.
@@ -77,9 +77,16 @@ class TaskRunner:
         return fill_blocks(self._room(len(tasks) * count, part), count, compute)
 
     def random_outputs(self, weights: Weights, count: int, seed: int) -> Tensor:
-        """Outputs ``(M, count, c)`` on standard normal images, the same for all networks."""
-        generator = torch_stream(seed, "evaluate", "random")
-        return self.net.run(weights, torch.randn(count, *self.dataset.shape, generator=generator))
+        """Outputs ``(M, count, c)`` on standard normal images, the same for all networks.
+
+        Args:
+            weights: tensors ``(M, *shape)``.
+            count: images.
+            seed: root seed.
+
+        """
+        rng = torch_stream(seed, "evaluate", "random")
+        return self.net.run(weights, torch.randn(count, *self.dataset.shape, generator=rng))
 
     def measure(
         self, weights: Weights, tasks: np.ndarray, parts: Sequence[str] = PARTS

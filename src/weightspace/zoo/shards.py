@@ -8,7 +8,7 @@ move to the output together.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -23,9 +23,9 @@ from weightspace.data.dataset import PARTS, Dataset
 from weightspace.errors import WeightspaceError, problem
 from weightspace.nets.base import Net, build_net
 from weightspace.params import Settings, ZooSettings
-from weightspace.rng import stream, torch_stream
+from weightspace.rng import torch_stream
 from weightspace.weights.spec import Weights, stack
-from weightspace.zoo.plan import Run, plan_run
+from weightspace.zoo.plan import Run, draw_batches, plan_runs
 from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.store import check_shard, shard_bytes, shard_name
 from weightspace.zoo.train import train_runs
@@ -81,8 +81,8 @@ class ShardJob:
         """The table first and the weights last, which mean a complete shard."""
         return self.table_path, self.checksums_path, self.weights_path
 
-    def run(self) -> int:
-        """Train it. Returns its number."""
+    def execute(self) -> int:
+        """Train it. Returns its index."""
         return train_shard(self)
 
     def is_done(self) -> bool:
@@ -111,7 +111,7 @@ def _checksums(table: bytes, weights: bytes) -> bytes:
 
 
 def train_shard(job: ShardJob) -> int:
-    """Train one shard, write it, read it back and verify it. Returns the shard's number.
+    """Train one shard, write it, read it back and verify it. Returns the shard's index.
 
     A shard is always trained whole, so that the last one of a small zoo has the same bytes in a
     larger one; runs beyond ``zoo.runs`` are left out when the zoo is put together.
@@ -121,11 +121,13 @@ def train_shard(job: ShardJob) -> int:
     runner = TaskRunner(net, dataset)
     first = job.shard * job.zoo.runs_per_shard
     runs = plan_runs(range(first, first + job.zoo.runs_per_shard), dataset, job.zoo, job.seed)
-    weights = _train(runner, runs, job.zoo, job.seed, job.device)
+    images = dataset.images["train"].shape[1] * dataset.classes_per_task
+    batches = draw_batches(runs, images, job.zoo.batch_size, job.seed)
+    weights = _train(runner, runs, batches, job)
     table = _table(runner, runs, weights)
     table.insert(0, "shard", job.shard)
-    write_parquet(job.table_path, table)
     data = shard_bytes(weights, runner.net.spec, job.shard)
+    write_parquet(job.table_path, table)
     write_bytes(job.checksums_path, _checksums(job.table_path.read_bytes(), data))
     write_bytes(job.weights_path, data)
     written = read_parquet(job.table_path)
@@ -138,72 +140,36 @@ def train_shard(job: ShardJob) -> int:
     return job.shard
 
 
-def plan_runs(
-    numbers: Iterable[int], dataset: Dataset, settings: ZooSettings, seed: int
-) -> list[Run]:
-    """What the runs of some numbers do.
+def _train(runner: TaskRunner, runs: Sequence[Run], batches: Tensor, job: ShardJob) -> Weights:
+    """Weights ``(R * S, *shape)`` of the S snapshots of R runs, run after run.
 
     Args:
-        numbers: of the runs.
-        dataset: images and tasks.
-        settings: section ``zoo`` of params.yaml.
-        seed: root seed.
+        runner: the architecture and the tasks.
+        runs: R plans.
+        batches: images of every step ``(R, steps, B)``.
+        job: settings, seed and device.
 
     """
-    per_epoch = steps_per_epoch(dataset, settings)
-    return [plan_run(n, settings, len(dataset.tasks), per_epoch, seed) for n in numbers]
-
-
-def steps_per_epoch(dataset: Dataset, settings: ZooSettings) -> int:
-    """Optimiser steps per epoch; a last batch that is not full is left out."""
-    per_task = dataset.images["train"].shape[1] * dataset.classes.shape[1]
-    if per_task < settings.batch_size:
-        raise problem(
-            "a batch is larger than a task",
-            where="params.yaml: zoo.batch_size",
-            got=settings.batch_size,
-            expected=f"at most {per_task} images",
-        )
-    return per_task // settings.batch_size
-
-
-def _train(
-    runner: TaskRunner, runs: Sequence[Run], settings: ZooSettings, seed: int, device: str
-) -> Weights:
-    """Weights ``(R * S, *shape)`` of the S snapshots of R runs, run after run."""
-    tasks = torch.tensor([r.task for r in runs])
+    tasks = torch.tensor([run.task for run in runs])
     images, labels = runner.dataset.task_batch(tasks, "train")
-    initial = _initial(runner.net, runs, settings.init, seed)
+    initial = _initial(runner.net, runs, job.zoo.init, job.seed)
     weights = train_runs(
         runner.net,
         runs,
-        {name: w.to(device) for name, w in initial.items()},
-        images.to(device),
-        labels.to(device),
-        _batches(runs, images.shape[1], settings.batch_size, seed),
-        settings.momentum,
+        {name: w.to(job.device) for name, w in initial.items()},
+        images.to(job.device),
+        labels.to(job.device),
+        batches,
+        job.zoo.momentum,
     )
     return {name: w.flatten(0, 1).cpu() for name, w in weights.items()}
 
 
 def _initial(net: Net, runs: Sequence[Run], init: str, seed: int) -> Weights:
-    """Initialisation of each run ``(R, *shape)``: independent, or one that all share."""
-    if init == "shared":
-        one = net.init(torch_stream(seed, "zoo", "init"))
-        return stack([one] * len(runs))
-    return stack([net.init(torch_stream(seed, "zoo", r.run, "init")) for r in runs])
-
-
-def _batches(runs: Sequence[Run], images: int, size: int, seed: int) -> Tensor:
-    """Order of the images in every step of every run: ``(R, steps, B)``, zero after a run's end."""
-    per_epoch = images // size
-    out = np.zeros((len(runs), max(r.epochs for r in runs) * per_epoch, size), np.int64)
-    for row, run in zip(out, runs, strict=True):
-        rng = stream(seed, "zoo", run.run, "batches")
-        for epoch in range(run.epochs):
-            order = rng.permutation(images)[: per_epoch * size]
-            row[epoch * per_epoch : (epoch + 1) * per_epoch] = order.reshape(per_epoch, size)
-    return torch.from_numpy(out)
+    """Initialisation of each run ``(R, *shape)``: independent, or one in common (``shared``)."""
+    indices = [[] if init == "shared" else [run.run] for run in runs]
+    rngs = [torch_stream(seed, "zoo", *index, "init") for index in indices]
+    return stack([net.init(rng) for rng in rngs])
 
 
 def _table(runner: TaskRunner, runs: Sequence[Run], weights: Weights) -> pd.DataFrame:
@@ -253,16 +219,16 @@ def check_measured(
         where: the file or folder, for the message.
 
     """
-    again = runner.measure(weights, members["task"].to_numpy())
+    measured = runner.measure(weights, members["task"].to_numpy())
     good = ~members["diverged"].to_numpy(bool)
     for name in (f"{part}_accuracy" for part in PARTS):
-        measured, logged = again[name].to_numpy(), members[name].to_numpy()
-        wrong = np.flatnonzero((measured != logged) & good)
+        reached, logged = measured[name].to_numpy(), members[name].to_numpy()
+        wrong = np.flatnonzero((reached != logged) & good)
         if len(wrong):
             raise problem(
                 f"member {wrong[0]} does not reach its {name} after reading back",
                 where=where,
-                got=float(measured[wrong[0]]),
+                got=float(reached[wrong[0]]),
                 expected=float(logged[wrong[0]]),
                 do="run again; if it happens twice, check the disk",
             )

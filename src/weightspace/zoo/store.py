@@ -47,7 +47,7 @@ def shard_bytes(weights: Weights, spec: Spec, shard: int) -> bytes:
 
 
 def checksum(weights: Weights) -> str:
-    """SHA-256 of all numbers, tensor by tensor in the order of their names."""
+    """SHA-256 of all values, tensor by tensor in the order of their names."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         digest.update(weights[name].detach().cpu().contiguous().numpy().data)
@@ -57,25 +57,25 @@ def checksum(weights: Weights) -> str:
 def open_shard(path: Path, table: pd.DataFrame, spec: Spec | None = None) -> tuple[Weights, Spec]:
     """Open a shard strictly: all tensors, right shapes. Values are read where they are used."""
     weights, meta = load_tensors(path, "zoo-shard")
-    found = Spec.from_json(meta["spec"])
-    if spec is not None and spec != found:
+    stored = Spec.from_json(meta["spec"])
+    if spec is not None and spec != stored:
         raise problem(
             "shard of another architecture",
             where=path,
-            got=found.fingerprint,
+            got=stored.fingerprint,
             expected=spec.fingerprint,
         )
-    count = found.check(weights, path)
+    count = stored.check(weights, path)
     if count < len(table):
         raise problem(
             "shard has fewer members than its table", where=path, got=count, expected=len(table)
         )
-    return weights, found
+    return weights, stored
 
 
 def check_shard(path: Path, table: pd.DataFrame, spec: Spec | None = None) -> tuple[Weights, Spec]:
     """Read a shard strictly: as :func:`open_shard`, finite unless diverged, as it was written."""
-    weights, found = open_shard(path, table, spec)
+    weights, stored = open_shard(path, table, spec)
     healthy = torch.tensor(~table["diverged"].to_numpy(bool))
     for name, tensor in weights.items():
         if not tensor[: len(table)][healthy].isfinite().all():
@@ -86,8 +86,8 @@ def check_shard(path: Path, table: pd.DataFrame, spec: Spec | None = None) -> tu
             )
     written = (read_meta(path) or {}).get("sha256")  # earlier versions wrote none
     if written is not None and checksum(weights) != written:
-        raise problem("numbers changed after the shard was written", where=path, do=AGAIN)
-    return weights, found
+        raise problem("values changed after the shard was written", where=path, do=AGAIN)
+    return weights, stored
 
 
 _verified: set[tuple[str, int, int, int, bytes]] = set()  # of this process: see verified_shard
@@ -114,13 +114,13 @@ def verified_shard(
     return out
 
 
-def _copy_rows(out: Tensor, to: np.ndarray, piece: Tensor, rows: np.ndarray) -> None:
-    """``out[to] = piece[rows]``; ranges are copied at once."""
-    steps = np.arange(len(to))
-    if (to == to[0] + steps).all() and (rows == rows[0] + steps).all():
-        out[to[0] : to[-1] + 1] = piece[rows[0] : rows[-1] + 1]
+def _copy_rows(out: Tensor, index: np.ndarray, source: Tensor, rows: np.ndarray) -> None:
+    """``out[index] = source[rows]``; ranges are copied at once."""
+    steps = np.arange(len(index))
+    if (index == index[0] + steps).all() and (rows == rows[0] + steps).all():
+        out[index[0] : index[-1] + 1] = source[rows[0] : rows[-1] + 1]
     else:
-        out[torch.from_numpy(to)] = piece[torch.from_numpy(rows)]
+        out[torch.from_numpy(index)] = source[torch.from_numpy(rows)]
 
 
 def _finite(x: Tensor) -> bool:
@@ -160,15 +160,22 @@ class Zoo:
         return table.reset_index(drop=True)
 
     def part(self, members: pd.DataFrame, name: str, rows: slice) -> Tensor:
-        """Some rows of one tensor of N members ``(N, rows, ...)``, for zoos larger than memory."""
+        """Some rows of one tensor of N members ``(N, rows, ...)``, for zoos larger than memory.
+
+        Args:
+            members: N rows of the members' table.
+            name: name of a tensor.
+            rows: range of its first axis.
+
+        """
         shape = next(t.shape for t in self.spec.tensors if t.name == name)
         out = torch.empty(len(members), len(range(shape[0])[rows]), *shape[1:])
-        shards, places = members["shard"].to_numpy(), members["row"].to_numpy()
+        shards, stored_rows = members["shard"].to_numpy(), members["row"].to_numpy()
         for shard in np.unique(shards):
             path = self.folder / shard_name(shard)
-            here = np.flatnonzero(shards == shard)
-            _copy_rows(out, here, load_part(path, name, rows), places[here])
-            if not _finite(out[here[0] : here[-1] + 1]) and not out[here].isfinite().all():
+            index = np.flatnonzero(shards == shard)
+            _copy_rows(out, index, load_part(path, name, rows), stored_rows[index])
+            if not _finite(out[index[0] : index[-1] + 1]) and not out[index].isfinite().all():
                 raise problem(
                     f"tensor '{name}' has NaN or infinity",
                     where=path,
@@ -195,13 +202,13 @@ class Zoo:
             raise problem(
                 "no members to read", where=self.folder, do="check the splits in params.yaml"
             )
-        pieces: Weights = {t.name: torch.empty(len(members), *t.shape) for t in self.spec.tensors}
+        out: Weights = {t.name: torch.empty(len(members), *t.shape) for t in self.spec.tensors}
         shards = members["shard"].to_numpy()
         for shard in np.unique(shards):
             table = self.members[self.members["shard"] == shard]
             weights, _ = verified_shard(self.folder / shard_name(shard), table, self.spec)
-            here = np.flatnonzero(shards == shard)
-            rows = members["row"].to_numpy()[here]
+            index = np.flatnonzero(shards == shard)
+            rows = members["row"].to_numpy()[index]
             for name, tensor in weights.items():
-                _copy_rows(pieces[name], here, tensor, rows)
-        return pieces
+                _copy_rows(out[name], index, tensor, rows)
+        return out

@@ -1,4 +1,4 @@
-"""Train many runs at once: one gradient for all of them, each with its own everything."""
+"""Train many runs at once: one gradient for all of them, nothing else in common."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from weightspace.weights.spec import Spec, Weights, take
 from weightspace.zoo.plan import Run
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # Adam, Kingma and Ba (2015), arXiv 1412.6980
-# Runs side by side: as many as keep this many numbers between layers. On a CPU they then stay near
+# Runs side by side: as many as keep this many values between layers. On a CPU they then stay near
 # its caches (benchmarks/zoo_training.py: a CNN is fastest with 12 to 32, an MLP with 96); on a GPU
 # they fit its memory, which holds about five times as much during a step.
 ACTIVATIONS = {"cpu": 1_400_000, "cuda": 1_000_000_000}
@@ -46,14 +46,14 @@ def train_runs(
     """
     size = _block_size(net, batches.shape[2], images.device.type)
     first = init[net.spec.names[0]]
-    kept = first.new_empty(len(runs), len(runs[0].steps), net.spec.numel)
+    snapshots = first.new_empty(len(runs), len(runs[0].steps), net.spec.numel)
     for rows in _blocks(runs, size):
-        block, here = [runs[i] for i in rows], rows.to(images.device)
-        kept[here] = _train_block(
-            net, block, take(init, here), images[here], labels, batches[rows], momentum
+        block, index = [runs[i] for i in rows], rows.to(images.device)
+        snapshots[index] = _train_block(
+            net, block, take(init, index), images[index], labels, batches[rows], momentum
         )
-    flat = net.spec.unflatten(kept.flatten(0, 1))
-    return {name: w.unflatten(0, kept.shape[:2]) for name, w in flat.items()}
+    flat = net.spec.unflatten(snapshots.flatten(0, 1))
+    return {name: w.unflatten(0, snapshots.shape[:2]) for name, w in flat.items()}
 
 
 def _block_size(net: Net, batch: int, device: str) -> int:
@@ -83,8 +83,8 @@ def _train_block(
 ) -> Tensor:
     """Train runs of one optimiser; snapshots ``(R, S, numel)`` in the order of the spec.
 
-    All parameters lie in one matrix ``(A, P)`` of the A runs that still go on, so that a step of
-    the optimiser is a handful of operations in place.
+    All parameters lie in one matrix ``(A, P)`` of the A runs that have steps left, so that a step
+    of the optimiser is a handful of operations in place. Arguments are those of :func:`train_runs`.
     """
     learned = net.spec.parameters
     flat = learned.flatten(init)
@@ -96,55 +96,65 @@ def _train_block(
         "second": torch.zeros_like(flat),
     }
     update = UPDATES[runs[0].optimizer]
-    kept = flat.new_empty(len(runs), len(runs[0].steps), net.spec.numel)
+    snapshots = flat.new_empty(len(runs), len(runs[0].steps), net.spec.numel)
     due = _due(runs)
     active = torch.arange(len(runs))
     # Image and label of every step (steps, A, B), the images in one table of all runs.
-    place = (batches + images.shape[1] * active[:, None, None]).transpose(0, 1).contiguous()
+    samples = (batches + images.shape[1] * active[:, None, None]).transpose(0, 1).contiguous()
     answers = labels[batches.to(labels.device)].transpose(0, 1).contiguous()
     table = images.flatten(0, 1)
     for step in range(1, max(due) + 1):
-        chosen = place[step - 1].to(images.device)  # (A, B)
+        chosen = samples[step - 1].to(images.device)  # (A, B)
         x = table.index_select(0, chosen.flatten()).unflatten(0, chosen.shape)
         g = _gradient(net, learned, flat, buffers, x, answers[step - 1])
         update(flat, g.addcmul_(state["decay"], flat), state, step, momentum)
         if step not in due:
             continue
-        here, snapshot, going = due[step]
-        now = take(learned.unflatten(flat) | buffers, here)
-        kept[active[here], snapshot] = net.spec.flatten(now)
-        if len(going) < len(active):  # drop finished runs
-            active, flat = active[going], flat[going]
-            buffers, state = take(buffers, going), take(state, going)
-            place, answers = place[:, going], answers[:, going.to(answers.device)]
-    return kept
+        rows, snapshot, left = due[step]
+        weights = take(learned.unflatten(flat) | buffers, rows)
+        snapshots[active[rows], snapshot] = net.spec.flatten(weights)
+        if len(left) < len(active):  # drop finished runs
+            active, flat = active[left], flat[left]
+            buffers, state = take(buffers, left), take(state, left)
+            samples, answers = samples[:, left], answers[:, left.to(answers.device)]
+    return snapshots
 
 
 def _due(runs: Sequence[Run]) -> dict[int, tuple[Tensor, Tensor, Tensor]]:
-    """Step -> rows that keep a snapshot, the number of that snapshot, rows that go on after it.
+    """Step -> rows that keep a snapshot, the index of that snapshot, rows that have steps left.
 
-    Rows count the runs that still go on before the step.
+    Rows count the runs that had steps left before.
     """
     steps = torch.tensor([r.steps for r in runs])
     out = {}
     for step in steps.unique().tolist():  # in order
-        here, snapshot = (steps == step).nonzero(as_tuple=True)
-        going = (steps[:, -1] > step).nonzero()[:, 0]
-        out[step] = here, snapshot, going
-        steps = steps[going]
+        rows, snapshot = (steps == step).nonzero(as_tuple=True)
+        left = (steps[:, -1] > step).nonzero()[:, 0]
+        out[step] = rows, snapshot, left
+        steps = steps[left]
     return out
 
 
 def _gradient(
     net: Net, learned: Spec, flat: Tensor, buffers: Weights, images: Tensor, labels: Tensor
 ) -> Tensor:
-    """Gradient ``(A, P)`` of each run's mean cross entropy; ``buffers`` are updated in place."""
+    """Gradient ``(A, P)`` of each run's mean cross entropy.
+
+    Args:
+        net: the architecture.
+        learned: its parameters.
+        flat: their values ``(A, P)``.
+        buffers: ``(A, *shape)``, updated in place.
+        images: ``(A, B, C, H, W)``.
+        labels: ``(A, B)``.
+
+    """
 
     def grad_of_loss(outputs: Tensor) -> Tensor:
         """Softmax minus one-hot labels ``(A, c, B)``."""
-        found = outputs.softmax(1)
-        found.scatter_add_(1, labels[:, None], found.new_full((), -1).expand_as(labels[:, None]))
-        return found / labels.shape[1]
+        error = outputs.softmax(1)
+        error.scatter_add_(1, labels[:, None], error.new_full((), -1).expand_as(labels[:, None]))
+        return error / labels.shape[1]
 
     return learned.flatten(net.gradient(learned.unflatten(flat) | buffers, images, grad_of_loss))
 

@@ -2,8 +2,8 @@
 
 Images are float32 ``(n, C, H, W)`` in [0, 1], labels int64 ``(n,)`` in ``0..K-1``. ``path`` is
 ``sources.path`` of params.yaml or a path that a person gives:
-:func:`weightspace.data.sources.base.source_of` says which source reads it. Options are the member's own
-section, ``sources.NAME``; ``need`` is the number of images that will be used of each class.
+:func:`weightspace.data.sources.base.source_of` says which source reads it. Options are the section
+``sources.NAME``; of each class ``need`` images will be used.
 """
 
 SOURCES = {

@@ -1,4 +1,4 @@
-"""What image sources share: which source reads a path, archives, labels, one scale, one size."""
+"""What image sources have in common: which source reads a path, archives, labels, one scale, one size."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def read_npz(
     """
     if not path.is_file():
         raise problem("no such file", where=path, expected="an .npz file", do="correct the path")
-    found = sorted(name.removesuffix(".npy") for name in check_archive(path, most))
-    missing = [n for n in names if n not in found]
+    stored = sorted(name.removesuffix(".npy") for name in check_archive(path, most))
+    missing = [n for n in names if n not in stored]
     if missing:
-        raise problem(f"no array '{missing[0]}'", where=path, got=", ".join(found), do=do)
+        raise problem(f"no array '{missing[0]}'", where=path, got=", ".join(stored), do=do)
     out = {}
     for name in names:
         try:
@@ -93,11 +93,11 @@ def check_pixels(pixels: np.ndarray, where: object) -> np.ndarray:
         WeightspaceError: any other shape, type or range; NaN; no images.
 
     """
-    found = f"{pixels.dtype} of shape {pixels.shape}"
+    got = f"{pixels.dtype} of shape {pixels.shape}"
     sides = [i for i in (1, 3) if pixels.ndim == 4 and pixels.shape[i] in (1, 3)]
     if pixels.size == 0 or not (pixels.ndim == 3 or len(sides) == 1):
         expected = "(n, H, W), (n, H, W, 1 or 3) or (n, 1 or 3, H, W), n 1 or more"
-        raise problem("not images", where=where, got=found, expected=expected)
+        raise problem("not images", where=where, got=got, expected=expected)
     if pixels.ndim == 3:
         pixels = pixels[:, None]
     elif sides == [3]:
@@ -105,9 +105,9 @@ def check_pixels(pixels: np.ndarray, where: object) -> np.ndarray:
     if pixels.dtype in (np.uint8, np.bool_):
         return pixels
     if pixels.dtype.kind != "f":
-        raise problem("not images", where=where, got=found, expected="uint8 or floats in [0, 1]")
+        raise problem("not images", where=where, got=got, expected="uint8 or floats in [0, 1]")
     if not np.isfinite(pixels).all():
-        raise problem("images hold NaN or infinity", where=where, got=found)
+        raise problem("images hold NaN or infinity", where=where, got=got)
     if pixels.min() < 0 or pixels.max() > 1:
         raise problem(
             "pixels out of range",
@@ -124,21 +124,24 @@ def as_classes(
     """Labels as classes 0..K-1, int64, and the labels as names.
 
     Args:
-        labels: whole numbers ``(n,)``, n > 0.
+        labels: integers ``(n,)``, n > 0.
         bounds: first and last label, or ``auto``: the smallest and largest there are.
         where: file or folder, for error messages.
 
     Raises:
         WeightspaceError: a label outside the bounds or below 0, or one between without images.
 
+    >>> as_classes(np.array([4, 3, 4]), "auto", "example")
+    (array([1, 0, 1]), ['3', '4'])
+
     """
-    found = int(labels.min()), int(labels.max())
-    first, last = found if isinstance(bounds, str) else bounds
-    if found[0] < max(first, 0) or found[1] > last:
+    lowest, highest = int(labels.min()), int(labels.max())
+    first, last = (lowest, highest) if isinstance(bounds, str) else bounds
+    if lowest < max(first, 0) or highest > last:
         raise problem(
             "label out of range",
             where=where,
-            got=f"labels {found[0]} to {found[1]}",
+            got=f"labels {lowest} to {highest}",
             expected=f"labels {max(first, 0)} to {last}",
         )
     values = np.unique(labels)
@@ -171,11 +174,22 @@ def as_images(pixels: np.ndarray, size: int | str) -> np.ndarray:
     return out
 
 
-def draw_classes(count: int, wanted: int | str, where: str, rng: np.random.Generator) -> list[int]:
-    """Draw ``wanted`` of ``count`` classes, or take ``all``; in order."""
-    if wanted == "all":
+def draw_classes(count: int, number: int | str, where: str, rng: np.random.Generator) -> list[int]:
+    """Draw some of the classes, or take ``all``; in order.
+
+    Args:
+        count: classes there are.
+        number: classes to draw, or ``all``.
+        where: setting, for error messages.
+        rng: random stream.
+
+    >>> draw_classes(3, "all", "example", np.random.default_rng(0))
+    [0, 1, 2]
+
+    """
+    if number == "all":
         return list(range(count))
-    if int(wanted) > count:
-        raise problem("too few classes", where=where, got=count, expected=f"at least {wanted}")
-    drawn: list[int] = sorted(rng.permutation(count)[: int(wanted)].tolist())
+    if int(number) > count:
+        raise problem("too few classes", where=where, got=count, expected=f"at least {number}")
+    drawn: list[int] = sorted(rng.permutation(count)[: int(number)].tolist())
     return drawn

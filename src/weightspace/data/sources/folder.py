@@ -22,7 +22,7 @@ def load(
     """At most ``need`` random images of each class: float32 ``(n, C, size, size)`` in [0, 1].
 
     Each image is cropped to its central square and reduced by averaging over areas. Hidden files
-    and files beside the class folders are left out.
+    and files next to the class folders are left out.
 
     Raises:
         WeightspaceError: no such folder, no class folders, an empty class, or an entry of a class
@@ -58,13 +58,13 @@ def load_classes(
 
     """
     images, labels = [], []
-    for number, folder in enumerate(path / name for name in names):
+    for label, folder in enumerate(path / name for name in names):
         files = entries(folder, "a folder of images")
         if not files:
             raise problem("class has no images", where=folder)
         order = stream(seed, "folder", folder.name).permutation(len(files))[:need]
         images += [_read(files[i], options.size, MODES[options.colours]) for i in order]
-        labels += [number] * len(order)
+        labels += [label] * len(order)
     pixels = np.stack(images).astype(np.float32) / 255  # (n, size, size, C)
     return pixels.transpose(0, 3, 1, 2), np.array(labels)
 

@@ -67,11 +67,11 @@ def _choose(settings: GlyphsSettings, seed: int) -> tuple[list[str], Tensor]:
         ImageFont.truetype(str(p), POINTS, layout_engine=ImageFont.Layout.BASIC) for p in paths
     ]
     shapes = torch.from_numpy(np.stack([[_draw(f, c) for f in fonts] for c in letters]))
-    kept = _different(shapes.float() / 255, settings.alike)
+    distinct = _different(shapes.float() / 255, settings.alike)
     rng = stream(seed, "glyphs", "classes")
     where = "params.yaml: sources.glyphs.classes"
-    kept = [kept[i] for i in draw_classes(len(kept), settings.classes, where, rng)]
-    return [letters[i] for i in kept], shapes[kept].float() / 255
+    chosen = [distinct[i] for i in draw_classes(len(distinct), settings.classes, where, rng)]
+    return [letters[i] for i in chosen], shapes[chosen].float() / 255
 
 
 def _faces() -> list[Path]:
@@ -93,8 +93,8 @@ def _draw(font: ImageFont.FreeTypeFont, letter: str) -> np.ndarray:
     scale = INK / max(ink.size)
     size = (max(1, round(ink.width * scale)), max(1, round(ink.height * scale)))
     canvas = Image.new("L", (CANVAS, CANVAS))
-    place = ((CANVAS - size[0]) // 2, (CANVAS - size[1]) // 2)
-    canvas.paste(ink.resize(size, Image.Resampling.BOX), place)
+    corner = ((CANVAS - size[0]) // 2, (CANVAS - size[1]) // 2)
+    canvas.paste(ink.resize(size, Image.Resampling.BOX), corner)
     return np.asarray(canvas)
 
 
@@ -111,11 +111,11 @@ def _different(shapes: Tensor, alike: float) -> list[int]:
     x = x - x.mean(2, keepdim=True)
     x = (x / x.norm(dim=2, keepdim=True).clamp_min(1e-12)).flatten(1)
     likeness = x @ x.T / shapes.shape[1]  # (K, K)
-    kept: list[int] = []
+    distinct: list[int] = []
     for i, visible in enumerate(inked):
-        if visible and not bool((likeness[i, kept] >= alike).any()):
-            kept.append(i)
-    return kept
+        if visible and not bool((likeness[i, distinct] >= alike).any()):
+            distinct.append(i)
+    return distinct
 
 
 def _vary(shape: Tensor, settings: GlyphsSettings, need: int, rng: np.random.Generator) -> Tensor:
@@ -133,7 +133,7 @@ def _vary(shape: Tensor, settings: GlyphsSettings, need: int, rng: np.random.Gen
 
 
 def _maps(settings: GlyphsSettings, need: int, rng: np.random.Generator) -> np.ndarray:
-    """Random affine maps from places in an image to places in the canvas: ``(need, 2, 3)``."""
+    """Random affine maps from positions in an image to positions in the canvas: ``(need, 2, 3)``."""
     angle = np.deg2rad(rng.uniform(-settings.rotation, settings.rotation, need))
     shear = rng.uniform(-settings.shear, settings.shear, need)
     zoom = rng.uniform(*settings.scale, need) * CANVAS / INK  # scale 1: the letter fills the image

@@ -2,7 +2,7 @@
 
 Each ``*images*idx3-ubyte`` file needs the label file of the same name with ``labels`` and ``idx1``.
 All pairs are read as one set of images. Format: LeCun, Cortes and Burges, The MNIST database:
-two zero bytes, a type (8: bytes), the number of axes, their lengths (big-endian), the data.
+two zero bytes, a type (8: bytes), the count of axes, their lengths (big-endian), the data.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def load(
     pixels = np.concatenate([images for images, _ in pairs])[:, None]  # (n, 1, H, W)
     if pixels.size == 0:
         raise problem("no images", where=path, got=f"shape {pixels.shape}")
-    numbers = np.concatenate([labels for _, labels in pairs])
-    labels, names = as_classes(numbers, options.labels, path)
+    raw = np.concatenate([labels for _, labels in pairs])
+    labels, names = as_classes(raw, options.labels, path)
     return as_images(pixels, options.size), labels, names
 
 

@@ -23,7 +23,7 @@ def load(
     """All images of an archive: float32 ``(n, C, H, W)`` in [0, 1].
 
     The archive holds images ``(n, H, W)``, ``(n, C, H, W)`` or ``(n, H, W, C)``, bytes or floats in
-    [0, 1], with C of 1 or 3, and whole-number labels ``(n,)`` or ``(n, 1)``.
+    [0, 1], with C of 1 or 3, and integer labels ``(n,)`` or ``(n, 1)``.
 
     Raises:
         WeightspaceError: no such file, not an archive, an array missing, of objects, or of another
@@ -51,6 +51,6 @@ def _labels(labels: np.ndarray, path: Path) -> np.ndarray:
             "not labels",
             where=path,
             got=f"{labels.dtype} of shape {labels.shape}",
-            expected="whole numbers of shape (n,)",
+            expected="integers of shape (n,)",
         )
     return labels.reshape(-1)
