@@ -35,7 +35,7 @@ prepare(threads=1)  # as in the workers that train shards
 
 
 # Files of tests that take seconds and need no fixture of their file: each is handed out alone.
-ALONE = ("test_dvc", "test_readme")
+ALONE = ("test_dvc", "test_pages")
 # The rest is handed out in files, whose fixtures are made once. The longest come first: a worker
 # that ends with one would leave the other idle.
 LONGEST = ("test_autoencoders", "test_zoo", "test_docs", "test_shared_encoders", "test_ray")

@@ -103,7 +103,7 @@ def test_same_every_time(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_makes_a_dataset_of_distinct_samples(name, tmp_path):
+def test_makes_a_dataset_of_distinct_samples(name, tmp_path, drawn_once):
     counts = {"train": 4, "val": 2, "test": 3}
     settings = section("dataset", source=name, samples_per_class=counts, tasks=24)
     sources = section("sources", **CASES[name](tmp_path))
@@ -257,7 +257,27 @@ def test_hidden_files_and_files_beside_classes_are_left_out(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def letters():
+def drawn():
+    """Thousands of drawn letters by face, which no setting changes: drawn once for all tests."""
+    return {}
+
+
+@pytest.fixture
+def drawn_once(drawn, monkeypatch):
+    """Letters of tests that are not about drawing itself, as `test_same_every_time` is."""
+    draw = glyphs._draw
+
+    def remembered(font, letter):
+        key = font.path, letter
+        if key not in drawn:
+            drawn[key] = draw(font, letter)
+        return drawn[key]
+
+    monkeypatch.setattr(glyphs, "_draw", remembered)
+
+
+@pytest.fixture
+def letters(drawn_once):
     """Images of all letters, few of each."""
     return load("glyphs", {}, need=4)
 
@@ -279,7 +299,7 @@ def test_a_letter_depends_on_no_other(letters):
         assert np.array_equal(fewer[0][fewer[1] == number], images[labels == names.index(name)])
 
 
-def test_glyphs_vary_by_face_alone_when_nothing_else_may():
+def test_glyphs_vary_by_face_alone_when_nothing_else_may(drawn_once):
     still = {"classes": 3, "rotation": 0, "scale": [0.9, 0.9], "shear": 0, "shift": 0, "noise": 0}
     images, labels, _ = load("glyphs", {"glyphs": still}, need=200)
     for number in range(3):
@@ -289,7 +309,7 @@ def test_glyphs_vary_by_face_alone_when_nothing_else_may():
     assert len(np.unique(moved.reshape(600, -1), axis=0)) == 600
 
 
-def test_letters_do_not_share_their_draws():
+def test_letters_do_not_share_their_draws(drawn_once):
     images, labels, _ = load("glyphs", {"glyphs": {"classes": 2}}, need=200)
     noisy = [images[labels == c, 0, 0, 0] > 0 for c in range(2)]  # noise below 0 is cut off
     assert 0.4 < (noisy[0] == noisy[1]).mean() < 0.6
@@ -312,7 +332,7 @@ def test_letters_that_look_alike_are_one():
     assert glyphs._different(shapes, 0.2) == [0, 2]
 
 
-def test_glyphs_have_the_asked_size():
+def test_glyphs_have_the_asked_size(drawn_once):
     images, _, _ = load("glyphs", {"glyphs": {"classes": 3, "size": 20}}, need=2)
     assert images.shape == (6, 1, 20, 20)
 
@@ -588,7 +608,7 @@ def test_labels_outside_the_given_range(name, section, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "count"), [("glyphs", 5000), ("folder", 5)])
-def test_more_classes_than_there_are(name, count, tmp_path):
+def test_more_classes_than_there_are(name, count, tmp_path, drawn_once):
     keys = CASES[name](tmp_path)
     keys[name] = keys[name] | {"classes": count}
     words = f"sources.{name}.classes: too few classes.*expected at least {count}"
