@@ -245,7 +245,14 @@ def save_tensors(
 
 
 def tensor_bytes(kind: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> bytes:
-    """Bytes of the file that :func:`save_tensors` writes."""
+    """Bytes of the file that :func:`save_tensors` writes.
+
+    Args:
+        kind: what the file is.
+        tensors: name -> tensor.
+        meta: further metadata, JSON-ready.
+
+    """
     data = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = canonical({"kind": kind, **meta})
     return safetensors.torch.save(data, metadata={META_KEY: text})

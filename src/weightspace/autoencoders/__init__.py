@@ -1,9 +1,20 @@
 """Autoencoders: weights <-> latent. One file each.
 
 A module has ``fit(data, settings, options, seed) -> (Autoencoder, history)`` and ``from_meta(meta) ->
-Autoencoder``; settings are the section ``autoencoder`` of params.yaml, options
-are ``autoencoders.NAME``.
+Autoencoder``; settings are the section ``autoencoder`` of params.yaml, options are
+``autoencoders.NAME``.
 """
+
+__all__ = [
+    "AUTOENCODERS",
+    "base",
+    "functional",
+    "mlp",
+    "residual",
+    "reverse_pca",
+    "tokens",
+    "variational",
+]
 
 AUTOENCODERS = {
     "functional": "weightspace.autoencoders.functional",

@@ -58,7 +58,14 @@ class AutoencoderData:
 
     @classmethod
     def of(cls, zoo: Zoo, runner: TaskRunner, pca: TensorPca) -> AutoencoderData:
-        """Members of a zoo."""
+        """Members of a zoo.
+
+        Args:
+            zoo: the population.
+            runner: the architecture and the tasks.
+            pca: the fitted first compression.
+
+        """
         members = {split: zoo.select(split) for split in ("train", "val")}
         weights = {split: zoo.weights(table) for split, table in members.items()}
         return cls(runner, pca, weights, members)

@@ -7,7 +7,7 @@ it starts near zero, that is at PCA.
     z = [c_linear / rms, MLP(c)]        c' = c_linear and, for the rest, MLP(z)
 
 Coefficients are ranked by the fraction of their tensor's variance that they explain: for a given
-number of linear features that leaves the least of the loss. Within a tensor they are its first
+count of linear features that leaves the least of the loss. Within a tensor they are its first
 components.
 """
 

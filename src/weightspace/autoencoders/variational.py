@@ -67,7 +67,14 @@ class VariationalAutoencoder(CoefficientAutoencoder):
     def rebuild(
         self, scaled: Tensor, split: str, rng: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Rebuild from one draw of the posterior, at the price of its KL from the prior."""
+        """Rebuild from one draw of the posterior, at the price of its KL from the prior.
+
+        Args:
+            scaled: scaled coefficients ``(N, features)``.
+            split: "train" or "val".
+            rng: source of noise.
+
+        """
         mean, log_variance = self.posterior(scaled)
         noise = torch.randn(mean.shape, generator=rng)
         kl = kl_from_prior(mean, log_variance).mean()

@@ -132,7 +132,14 @@ def check_choice(classes: Sequence[str], like: Dataset) -> None:
 
 
 def check_classes(classes: Sequence[str], names: Sequence[str], where: str) -> None:
-    """Refuse a class that is not among the names."""
+    """Refuse a class that is not among the names.
+
+    Args:
+        classes: what is asked for.
+        names: what there is.
+        where: setting or file, for messages.
+
+    """
     unknown = [c for c in classes if c not in names]
     if unknown:
         raise problem(f"no class '{unknown[0]}'", where=where, do=nearest(unknown[0], names))

@@ -6,6 +6,8 @@ called once with the images of the train classes, and the embedding never depend
 images of a class.
 """
 
+__all__ = ["DATASET_ENCODERS", "base", "clip", "deepsets", "distillation", "statistics"]
+
 DATASET_ENCODERS = {
     "clip": "weightspace.dataset_encoders.clip",
     "deepsets": "weightspace.dataset_encoders.deepsets",

@@ -97,5 +97,12 @@ class Clip(Standardised):
 
 
 def build(shape: tuple[int, int, int], options: ClipSettings, rng: torch.Generator) -> Clip:
-    """Encoder for images of any shape; nothing in it is learned by a fit."""
+    """Encoder for images of any shape; nothing in it is learned by a fit.
+
+    Args:
+        shape: channels, height, width of an image.
+        options: section ``dataset_encoders.clip`` of params.yaml.
+        rng: source of initial values.
+
+    """
     return Clip(options)

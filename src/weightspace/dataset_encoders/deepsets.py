@@ -44,5 +44,12 @@ class DeepSets(DatasetEncoder):
 
 
 def build(shape: tuple[int, int, int], options: DeepsetsSettings, rng: torch.Generator) -> DeepSets:
-    """Encoder for images of ``shape``."""
+    """Encoder for images of ``shape``.
+
+    Args:
+        shape: channels, height, width of an image.
+        options: section ``dataset_encoders.deepsets`` of params.yaml.
+        rng: source of initial values.
+
+    """
     return DeepSets(shape, options, rng)

@@ -126,7 +126,14 @@ def random_networks(count: int, channels: int, width: int, rng: torch.Generator)
 
 
 def class_loss(layers: Sequence[Tensor], images: Tensor, activation: Activation = F.gelu) -> Tensor:
-    """Cross entropy ``(P,)`` of P networks on one class: images ``(n, C, H, W)``, all with label 0."""
+    """Cross entropy ``(P,)`` of P networks on one class: images ``(n, C, H, W)``, all with label 0.
+
+    Args:
+        layers: weights of the layers, ``(P, in, out)``.
+        images: of the class ``(n, C, H, W)``.
+        activation: of the hidden layers.
+
+    """
     first, second, head = layers
     x = activation(_normalise(_patches(images) @ first[:, None]))  # (P, n, H * W, width)
     x = _halve(x.transpose(2, 3).unflatten(3, images.shape[2:]))
@@ -160,7 +167,14 @@ def gradients(
 def gradients_one_by_one(
     layers: Sequence[Tensor], images: Tensor, activation: Activation = F.gelu
 ) -> Layers:
-    """Those of :func:`gradients`, network by network: less memory where there are many images."""
+    """Those of :func:`gradients`, network by network: less memory where there are many images.
+
+    Args:
+        layers: weights of the layers, ``(P, in, out)``.
+        images: of the class ``(n, C, H, W)``.
+        activation: of the hidden layers.
+
+    """
     rows = (slice(i, i + 1) for i in range(len(layers[0])))
     slopes = [gradients([w[row] for w in layers], images, activation) for row in rows]
     return tuple(torch.cat(parts) for parts in zip(*slopes, strict=True))
@@ -194,5 +208,12 @@ def _halve(x: Tensor) -> Tensor:
 def build(
     shape: tuple[int, int, int], options: DistillationSettings, rng: torch.Generator
 ) -> Distillation:
-    """Encoder for images of ``shape``; its images are learned anew for each set of images."""
+    """Encoder for images of ``shape``; its images are learned anew for each set of images.
+
+    Args:
+        shape: channels, height, width of an image.
+        options: section ``dataset_encoders.distillation`` of params.yaml.
+        rng: source of initial values.
+
+    """
     return Distillation(shape, options, rng)

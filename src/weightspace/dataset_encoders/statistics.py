@@ -30,5 +30,12 @@ class Statistics(Standardised):
 def build(
     shape: tuple[int, int, int], options: StatisticsSettings, rng: torch.Generator
 ) -> Statistics:
-    """Encoder for images of ``shape``; nothing in it is learned."""
+    """Encoder for images of ``shape``; nothing in it is learned.
+
+    Args:
+        shape: channels, height, width of an image.
+        options: section ``dataset_encoders.statistics`` of params.yaml.
+        rng: source of initial values.
+
+    """
     return Statistics(shape)

@@ -5,6 +5,8 @@ done and the files it writes are there. None can change a byte: every job is exe
 from random streams that no other job reads.
 """
 
+__all__ = ["EXECUTORS", "base", "local", "ray"]
+
 EXECUTORS = {
     "local": "weightspace.jobs.local",
     "ray": "weightspace.jobs.ray",

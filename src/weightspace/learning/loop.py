@@ -138,7 +138,17 @@ def _cosine(steps: int) -> Callable[[int], float]:
 def _validate(
     name: str, module: nn.Module, loss: Loss, count: int, size: int, seed: int
 ) -> list[dict[str, Tensor]]:
-    """Losses of every batch of the val rows, on the same draws in every epoch."""
+    """Losses of every batch of the val rows, on the same draws in every epoch.
+
+    Args:
+        name: stage name, for the random stream.
+        module: what is fitted.
+        loss: named losses of some rows.
+        count: val rows.
+        size: rows of a batch.
+        seed: root seed.
+
+    """
     module.eval()
     rng = torch_stream(seed, name, "val")
     with torch.no_grad():

@@ -36,7 +36,14 @@ class Condition:
 
     @classmethod
     def of_tasks(cls, dataset: Dataset, tasks: Tensor, target: Tensor) -> Condition:
-        """Tasks ``(N,)`` of a dataset, with a target ``(N,)`` each."""
+        """Tasks ``(N,)`` of a dataset, with a target ``(N,)`` each.
+
+        Args:
+            dataset: images and tasks.
+            tasks: indices of N tasks.
+            target: requested result of each ``(N,)``.
+
+        """
         return cls(dataset.images["train"], dataset.classes[tasks], target)
 
     @classmethod
@@ -141,7 +148,14 @@ class Sampler:
         return torch.cat(moved)
 
     def draw(self, condition: Condition, draws: int, rng: torch.Generator) -> Weights:
-        """Draw networks ``(N * draws, *shape)``, those of a request side by side."""
+        """Draw networks ``(N * draws, *shape)``, those of a request side by side.
+
+        Args:
+            condition: N requests.
+            draws: networks of each.
+            rng: random stream.
+
+        """
         z = self.latents(condition, draws, rng)
         return self.decode(self.guided(z, condition, rng))
 

@@ -5,6 +5,8 @@ options, rng) -> SharedEncoder``; settings are the section ``shared_encoder`` of
 are ``shared_encoders.NAME``.
 """
 
+__all__ = ["SHARED_ENCODERS", "base", "generator", "point"]
+
 SHARED_ENCODERS = {
     "generator": "weightspace.shared_encoders.generator",
     "point": "weightspace.shared_encoders.point",

@@ -161,7 +161,14 @@ class SharedEncoder(nn.Module, ABC):
 
     @abstractmethod
     def sample(self, condition: Tensor, draws: int, rng: torch.Generator) -> Tensor:
-        """Latents ``(N, draws, L)`` drawn for embedded conditions ``(N, F)``."""
+        """Latents ``(N, draws, L)`` drawn for embedded conditions ``(N, F)``.
+
+        Args:
+            condition: embedded conditions ``(N, F)``.
+            draws: latents of each.
+            rng: random stream.
+
+        """
 
     @abstractmethod
     def project(self, condition: Tensor) -> Tensor:

@@ -91,7 +91,14 @@ class GeneratorModel(SharedEncoder):
         return (z - self.centre) / self.rms
 
     def sample(self, condition: Tensor, draws: int, rng: torch.Generator) -> Tensor:
-        """Latents ``(N, draws, L)``."""
+        """Latents ``(N, draws, L)``.
+
+        Args:
+            condition: embedded conditions ``(N, F)``.
+            draws: latents of each.
+            rng: random stream.
+
+        """
         h = self.trunk_of(condition).repeat_interleave(draws, 0)
         noise = torch.randn(len(h), NOISE, generator=rng)
         return self.draw(h, noise).reshape(len(condition), draws, -1)

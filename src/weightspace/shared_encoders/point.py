@@ -61,7 +61,14 @@ class PointModel(SharedEncoder):
         return z
 
     def sample(self, condition: Tensor, draws: int, rng: torch.Generator) -> Tensor:
-        """Latents ``(N, draws, L)``: normal around the prediction."""
+        """Latents ``(N, draws, L)``: normal around the prediction.
+
+        Args:
+            condition: embedded conditions ``(N, F)``.
+            draws: latents of each.
+            rng: random stream.
+
+        """
         mean = self.predict(condition)[:, None]
         noise = torch.randn(len(condition), draws, mean.shape[-1], generator=rng)
         return mean + self.residual * noise

@@ -1,1 +1,3 @@
 """The population: plan the runs, train them many at once, store and read them in shards."""
+
+__all__ = ["generate", "imported", "plan", "result", "runner", "shards", "store", "train"]

@@ -118,7 +118,15 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _collect(jobs: list[ShardJob], params: Params, dataset: Dataset, out: Path) -> pd.DataFrame:
-    """Put finished shards and one table into the output folder, the table last."""
+    """Put finished shards and one table into the output folder, the table last.
+
+    Args:
+        jobs: finished.
+        params: all settings.
+        dataset: the tasks.
+        out: folder of the zoo.
+
+    """
     table = pd.concat([read_parquet(job.table_path) for job in jobs])
     table = _with_splits(table[table["run"] < params.zoo.runs], dataset)
     out.mkdir(parents=True, exist_ok=True)

@@ -67,7 +67,7 @@ def plan_run(run: int, settings: ZooSettings, tasks: int, steps_per_epoch: int, 
     Args:
         run: index of the run.
         settings: section ``zoo`` of params.yaml.
-        tasks: number of tasks; every cycle of that many runs trains each task once.
+        tasks: count of tasks; every cycle of that many runs trains each task once.
         steps_per_epoch: optimiser steps per epoch.
         seed: root seed.
 

@@ -166,14 +166,29 @@ def _train(runner: TaskRunner, runs: Sequence[Run], batches: Tensor, job: ShardJ
 
 
 def _initial(net: Net, runs: Sequence[Run], init: str, seed: int) -> Weights:
-    """Initialisation of each run ``(R, *shape)``: independent, or one in common (``shared``)."""
+    """Initialisation of each run ``(R, *shape)``: independent, or one in common (``shared``).
+
+    Args:
+        net: the architecture.
+        runs: R plans.
+        init: "shared" or "independent".
+        seed: root seed.
+
+    """
     indices = [[] if init == "shared" else [run.run] for run in runs]
     rngs = [torch_stream(seed, "zoo", *index, "init") for index in indices]
     return stack([net.init(rng) for rng in rngs])
 
 
 def _table(runner: TaskRunner, runs: Sequence[Run], weights: Weights) -> pd.DataFrame:
-    """One row per member: what it is, and its loss and accuracy on every part of its task."""
+    """One row per member: what it is, and its loss and accuracy on every part of its task.
+
+    Args:
+        runner: measures.
+        runs: R plans.
+        weights: of all snapshots ``(R * S, *shape)``, run after run.
+
+    """
     per_epoch = runs[0].steps[-1] // runs[0].epochs
     rows = [
         {k: v for k, v in asdict(run).items() if k != "steps"}

@@ -36,12 +36,27 @@ def shard_name(shard: int) -> str:
 
 
 def save_shard(path: Path, weights: Weights, spec: Spec, shard: int) -> None:
-    """Write the weights ``(M, *shape)`` of a shard with a checksum that :func:`check_shard` tests."""
+    """Write the weights ``(M, *shape)`` of a shard with a checksum that :func:`check_shard` tests.
+
+    Args:
+        path: file to write.
+        weights: tensors ``(M, *shape)``.
+        spec: the architecture.
+        shard: index of the shard.
+
+    """
     write_bytes(path, shard_bytes(weights, spec, shard))
 
 
 def shard_bytes(weights: Weights, spec: Spec, shard: int) -> bytes:
-    """Bytes of the file that :func:`save_shard` writes."""
+    """Bytes of the file that :func:`save_shard` writes.
+
+    Args:
+        weights: tensors ``(M, *shape)``.
+        spec: the architecture.
+        shard: index of the shard.
+
+    """
     meta = {"spec": spec.to_json(), "shard": shard, "sha256": checksum(weights)}
     return tensor_bytes("zoo-shard", weights, meta)
 
@@ -55,7 +70,14 @@ def checksum(weights: Weights) -> str:
 
 
 def open_shard(path: Path, table: pd.DataFrame, spec: Spec | None = None) -> tuple[Weights, Spec]:
-    """Open a shard strictly: all tensors, right shapes. Values are read where they are used."""
+    """Open a shard strictly: all tensors, right shapes. Values are read where they are used.
+
+    Args:
+        path: file of the shard.
+        table: rows of its members.
+        spec: architecture that is expected; None for any.
+
+    """
     weights, meta = load_tensors(path, "zoo-shard")
     stored = Spec.from_json(meta["spec"])
     if spec is not None and spec != stored:
@@ -74,7 +96,14 @@ def open_shard(path: Path, table: pd.DataFrame, spec: Spec | None = None) -> tup
 
 
 def check_shard(path: Path, table: pd.DataFrame, spec: Spec | None = None) -> tuple[Weights, Spec]:
-    """Read a shard strictly: as :func:`open_shard`, finite unless diverged, as it was written."""
+    """Read a shard strictly: as :func:`open_shard`, finite unless diverged, as it was written.
+
+    Args:
+        path: file of the shard.
+        table: rows of its members.
+        spec: architecture that is expected; None for any.
+
+    """
     weights, stored = open_shard(path, table, spec)
     healthy = torch.tensor(~table["diverged"].to_numpy(bool))
     for name, tensor in weights.items():
@@ -101,6 +130,12 @@ def verified_shard(
     A file counts as another one when its size, its time of change or its inode does, or when other
     members are marked as diverged. One that changed a moment ago is verified at every call: a second
     change within the resolution of its time would not show.
+
+    Args:
+        path: file of the shard.
+        table: rows of its members.
+        spec: architecture that is expected; None for any.
+
     """
     state = path.stat() if path.is_file() else None
     if state is None or time.time() - state.st_mtime < SETTLED:

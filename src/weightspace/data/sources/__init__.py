@@ -6,6 +6,8 @@ Images are float32 ``(n, C, H, W)`` in [0, 1], labels int64 ``(n,)`` in ``0..K-1
 ``sources.NAME``; of each class ``need`` images will be used.
 """
 
+__all__ = ["SOURCES", "base", "digits", "folder", "glyphs", "idx", "npz"]
+
 SOURCES = {
     "digits": "weightspace.data.sources.digits",
     "folder": "weightspace.data.sources.folder",

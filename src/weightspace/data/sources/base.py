@@ -174,12 +174,12 @@ def as_images(pixels: np.ndarray, size: int | str) -> np.ndarray:
     return out
 
 
-def draw_classes(count: int, number: int | str, where: str, rng: np.random.Generator) -> list[int]:
+def draw_classes(count: int, asked: int | str, where: str, rng: np.random.Generator) -> list[int]:
     """Draw some of the classes, or take ``all``; in order.
 
     Args:
         count: classes there are.
-        number: classes to draw, or ``all``.
+        asked: classes to draw, or ``all``.
         where: setting, for error messages.
         rng: random stream.
 
@@ -187,9 +187,9 @@ def draw_classes(count: int, number: int | str, where: str, rng: np.random.Gener
     [0, 1, 2]
 
     """
-    if number == "all":
+    if asked == "all":
         return list(range(count))
-    if int(number) > count:
-        raise problem("too few classes", where=where, got=count, expected=f"at least {number}")
-    drawn: list[int] = sorted(rng.permutation(count)[: int(number)].tolist())
+    if int(asked) > count:
+        raise problem("too few classes", where=where, got=count, expected=f"at least {asked}")
+    drawn: list[int] = sorted(rng.permutation(count)[: int(asked)].tolist())
     return drawn

@@ -16,7 +16,15 @@ from weightspace.params import DigitsSettings
 def load(
     path: Path, options: DigitsSettings, need: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Images float32 (1797, 1, 8, 8) in [0, 1], labels int64 (1797,), class names."""
+    """Images float32 (1797, 1, 8, 8) in [0, 1], labels int64 (1797,), class names.
+
+    Args:
+        path: not read.
+        options: none.
+        need: not used: there are as many as there are.
+        seed: not used.
+
+    """
     digits = load_digits()
     images = (digits.images / 16).astype(np.float32)[:, None]  # (n, 1, 8, 8)
     return images, digits.target.astype(np.int64), [str(c) for c in range(10)]

@@ -24,6 +24,12 @@ def load(
     Each image is cropped to its central square and reduced by averaging over areas. Hidden files
     and files next to the class folders are left out.
 
+    Args:
+        path: folder with one folder per class.
+        options: section ``sources.folder`` of params.yaml.
+        need: images of each class at most.
+        seed: root seed of the choice.
+
     Raises:
         WeightspaceError: no such folder, no class folders, an empty class, or an entry of a class
             that is not a readable image.

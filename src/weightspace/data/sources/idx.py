@@ -27,6 +27,12 @@ def load(
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """All images of a folder: float32 ``(n, 1, H, W)`` in [0, 1].
 
+    Args:
+        path: folder of idx files.
+        options: section ``sources.idx`` of params.yaml.
+        need: not used: all images are read.
+        seed: not used.
+
     Raises:
         WeightspaceError: no pair of files, wrong magic number, truncated or longer than announced,
             counts that differ, or labels out of range.

@@ -25,6 +25,12 @@ def load(
     The archive holds images ``(n, H, W)``, ``(n, C, H, W)`` or ``(n, H, W, C)``, bytes or floats in
     [0, 1], with C of 1 or 3, and integer labels ``(n,)`` or ``(n, 1)``.
 
+    Args:
+        path: the archive.
+        options: section ``sources.npz`` of params.yaml.
+        need: not used: all images are read.
+        seed: not used.
+
     Raises:
         WeightspaceError: no such file, not an archive, an array missing, of objects, or of another
             shape or type, counts that differ, values out of range or not finite.
