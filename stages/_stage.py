@@ -22,8 +22,8 @@ from weightspace.params import Params, load_params  # noqa: E402
 from weightspace.runtime import prepare  # noqa: E402
 
 DATA, METRICS = ROOT / "data", ROOT / "metrics"
-# Finished shards wait in this folder. Experiments in temporary copies share the main workspace's folder;
-# its entries are named by a hash of code, settings and inputs.
+# Finished shards wait in this folder. Experiments in temporary copies share that of the main
+# workspace; its entries are named by a hash of code, settings and inputs.
 SCRATCH = Path(os.environ.get("DVC_ROOT", ROOT)) / ".work"
 
 

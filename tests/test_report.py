@@ -186,7 +186,7 @@ def test_a_project_that_has_not_run_says_so(tmp_path):
     found = read(tmp_path / "a.html")
     assert not found.every("img")
     assert len(lines) == 1 + 1 + len(TABLES) + len(WHOLE) + len(PLOTS) + len(gallery.FILES)
-    assert "No figures yet; run make repro." in found.text
+    assert "No metrics yet; run make repro." in found.text
 
 
 def test_missing_data_leaves_the_rest(finished, tmp_path):

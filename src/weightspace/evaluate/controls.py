@@ -19,7 +19,7 @@ from weightspace.zoo.store import Zoo
 
 @dataclass(frozen=True)
 class TrainMembers:
-    """Train members that stand in for sampled networks.
+    """Train members that are measured in place of sampled networks.
 
     Attributes:
         members: their table.

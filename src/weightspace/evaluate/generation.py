@@ -1,7 +1,7 @@
 """Networks without a condition: drawn from the latents of train members alone.
 
 * ``prior``: a Gaussian with the mean and the full covariance of the train latents;
-* ``kde``: every entry from its own kernel density over good members, independent of the others;
+* ``kde``: every entry from a kernel density over good members, independent of the other entries;
 * ``neighbourhood``: a good member's latent plus noise in every entry, which is a kernel density too.
 
 Good members are finished ones in the upper 30 % by their result. The bandwidth, as a fraction

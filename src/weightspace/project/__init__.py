@@ -1,1 +1,13 @@
 """A finished pipeline as one object, and what it draws: what ``import weightspace`` gives."""
+
+__all__ = [
+    "comparison",
+    "describe",
+    "finetuning",
+    "network",
+    "onnx",
+    "prediction",
+    "project",
+    "retrieval",
+    "samples",
+]

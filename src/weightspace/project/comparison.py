@@ -20,12 +20,15 @@ def compare(net: Net, a: Weights, b: Weights, task: GivenTask) -> pd.DataFrame:
     Args:
         net: the architecture.
         a: networks ``(N, *shape)``.
-        b: as many others.
+        b: as many others ``(N, *shape)``.
         task: the images.
 
     Returns:
         One row per pair: cosine, correlation, agreement, agreement_chance, kappa, and the
         accuracies of both.
+
+    Raises:
+        WeightspaceError: weights of another architecture, or not as many in ``b`` as in ``a``.
 
     """
     counts = [net.spec.check(weights) for weights in (a, b)]
@@ -39,7 +42,7 @@ def compare(net: Net, a: Weights, b: Weights, task: GivenTask) -> pd.DataFrame:
     names = ("cosine", "correlation", "agreement", "agreement_chance", "kappa")
     table = pd.DataFrame({n: f(y, other).numpy() for n, f in zip(names, scores, strict=True)})
     for name, weights in (("accuracy_a", a), ("accuracy_b", b)):
-        found = [accuracies(outputs(net, weights, task, part)) for part in task.parts]
+        of_parts = [accuracies(outputs(net, weights, task, part)) for part in task.parts]
         sizes = torch.tensor([float(n) for n in task.images_per_class.values()])
-        table[name] = ((torch.stack(found) * sizes[:, None]).sum(0) / sizes.sum()).numpy()
+        table[name] = ((torch.stack(of_parts) * sizes[:, None]).sum(0) / sizes.sum()).numpy()
     return table

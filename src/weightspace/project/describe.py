@@ -56,7 +56,7 @@ def describe(path: Path) -> Facts:
     if path.suffix == ".npz":
         return _images(path)
     if path.suffix in SAFE and path.is_file() and (meta := read_meta(path)) is not None:
-        return _own(path, meta)
+        return _artefact(path, meta)
     if path.suffix in SAFE + PICKLED:
         return {"kind": "checkpoint of another program", **_tensors(path)}
     raise problem(
@@ -72,8 +72,8 @@ def _project(path: Path) -> Facts:
     parts = {DATASET_FOLDER.name: _dataset, ZOO_FOLDER.name: _zoo}
     for name, read in parts.items():
         if name in done:
-            found = read(path / "data" / name)
-            facts |= {f"{name}: {k}": v for k, v in found.items() if k != "kind"}
+            of_part = read(path / "data" / name)
+            facts |= {f"{name}: {k}": v for k, v in of_part.items() if k != "kind"}
     return facts
 
 
@@ -118,8 +118,8 @@ def _images(path: Path) -> Facts:
         counts, shape = class_sizes(path), "any; central squares are read, at the size needed"
     else:
         given = read_images(path)
-        found = np.bincount(given.labels, minlength=len(given.names)).tolist()
-        counts = dict(zip(given.names, found, strict=True))
+        sizes = np.bincount(given.labels, minlength=len(given.names)).tolist()
+        counts = dict(zip(given.names, sizes, strict=True))
         shape = "x".join(str(n) for n in given.images.shape[1:])
     listed = [f"{name} ({count})" for name, count in counts.items()]
     more = [f"and {len(listed) - MOST_CLASSES} more"] if len(listed) > MOST_CLASSES else []
@@ -127,13 +127,18 @@ def _images(path: Path) -> Facts:
     return {"kind": "images", "images": sum(counts.values()), "shape": shape, "classes": classes}
 
 
-def _own(path: Path, meta: dict[str, Any]) -> Facts:
+def _artefact(path: Path, meta: dict[str, Any]) -> Facts:
     """Kind and metadata of an artefact; long tables are left out."""
     flat = _flatten({k: v for k, v in meta.items() if k not in ("kind", "pca", "spec", "settings")})
     return {"kind": meta.get("kind"), **flat, **_tensors(path)}
 
 
 def _flatten(data: dict[str, Any], prefix: str = "") -> Facts:
+    """Nested facts as flat ones, texts cut to 200 characters.
+
+    >>> _flatten({"net": {"architecture": "mlp"}, "mean": 0.5})
+    {'net: architecture': 'mlp', 'mean': '0.5'}
+    """
     out: Facts = {}
     for name, value in data.items():
         if isinstance(value, dict):

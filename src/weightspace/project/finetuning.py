@@ -16,7 +16,7 @@ from weightspace.rng import torch_stream
 from weightspace.weights.spec import Weights, blocks
 from weightspace.zoo.result import accuracies, losses
 
-PAIRS_AT_ONCE = 20_000  # network and image pairs run together; bounds the memory
+PAIRS_AT_ONCE = 20_000  # network and image pairs run together, to bound the memory
 TUNE_BATCH, TUNE_LR = 32, 1e-3  # of fine-tuning with Adam
 
 
@@ -28,7 +28,7 @@ def outputs(net: Net, weights: Weights, task: GivenTask, part: str) -> Tensor:
         net: the architecture.
         weights: networks ``(N, *shape)``.
         task: the images.
-        part: "train" or "test".
+        part: "train" or "test", as far as the task has it.
 
     """
     size = max(1, PAIRS_AT_ONCE // len(next(iter(weights.values()))))
@@ -61,7 +61,7 @@ def fine_tune(net: Net, weights: Weights, task: GivenTask, epochs: int, seed: in
         net: the architecture.
         weights: networks ``(N, *shape)``; buffers stay as they are.
         task: the images.
-        epochs: passes over the train images.
+        epochs: passes over the train images, 1 or more.
         seed: of the order of the images.
 
     """

@@ -1,4 +1,4 @@
-"""One network as a file of its own, and as a plain ``nn.Module``."""
+"""One network as one file, and as a plain ``nn.Module``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ KIND = "network"
 
 @dataclass(frozen=True)
 class Standardisation:
-    """Images in [0, 1] become ``(images - mean) / std`` before a network reads them."""
+    """Images in [0, 1] become ``(images - mean) / std`` before a network reads them.
+
+    >>> Standardisation(0.25, 0.5)
+    Standardisation(mean=0.25, std=0.5)
+    """
 
     mean: float
     std: float
@@ -40,12 +44,12 @@ def save_networks(
     """Write one safetensors file per network: tensors named as in its module, all else as metadata.
 
     Args:
-        folder: where to.
-        names: file of each of N networks.
+        folder: it is made where it does not exist.
+        names: file names of the N networks.
         net: their architecture.
         weights: tensors ``(N, *shape)``.
         standardisation: of the images they read.
-        info: what should travel with each: ``classes``, and anything that is JSON-ready.
+        info: metadata of each: ``classes``, and anything that is JSON-ready.
 
     """
     for i, (name, more) in enumerate(zip(names, info, strict=True)):
@@ -58,11 +62,11 @@ class Network:
     """One network that weightspace wrote, ready to use.
 
     Attributes:
-        module: the architecture's own ``nn.Module`` with its weights.
-        classes: names of the outputs.
-        mean: subtracted from images in [0, 1] ...
-        std: ... which are then divided by this.
-        info: what was asked and measured.
+        module: the ``nn.Module`` of the architecture, with the weights.
+        classes: names of the outputs, in their order.
+        mean: subtracted from images in [0, 1].
+        std: what the images are divided by after that.
+        info: the request and what was measured, from the file.
 
     """
 
@@ -74,19 +78,39 @@ class Network:
 
     @torch.no_grad()
     def outputs(self, images: np.ndarray) -> Tensor:
-        """Pre-softmax outputs ``(n, classes)`` of images as :meth:`ImageSet.of` takes them."""
+        """Pre-softmax outputs ``(n, classes)`` of images.
+
+        Args:
+            images: ``(n, H, W)``, ``(n, H, W, C)`` or ``(n, C, H, W)``, bytes or floats in [0, 1];
+                other sizes and counts of channels are converted.
+
+        Raises:
+            WeightspaceError: another shape or type, or values out of range.
+
+        """
         given = ImageSet.of(images, np.zeros(len(images), np.int64))
         converted, _ = convert(given.images, tuple(self.info["net"]["shape"]))
         out: Tensor = self.module(torch.from_numpy((converted - self.mean) / self.std).float())
         return out
 
     def predict(self, images: np.ndarray) -> list[str]:
-        """Name of the class of each image."""
+        """Name of the predicted class of each image; images as in :meth:`outputs`."""
         return [self.classes[i] for i in self.outputs(images).argmax(1)]
 
 
 def load_network(path: Path | str) -> Network:
-    """Load a network that :func:`save_networks` wrote, as an ``nn.Module`` in evaluation mode."""
+    """Load one network that weightspace wrote, in evaluation mode.
+
+    Args:
+        path: file of :meth:`Samples.save` or :meth:`Project.save`.
+
+    Returns:
+        The network, with the names of its classes.
+
+    Raises:
+        WeightspaceError: no such file, another kind of file, or a damaged one.
+
+    """
     tensors, meta = load_tensors(Path(path), KIND)
     try:
         net = net_from_meta(meta["net"])

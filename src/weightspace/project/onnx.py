@@ -89,7 +89,7 @@ def _strip(model: Any) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the exporter, which tells of packages that no network here needs."""
+    """Silence the exporter, which tells of packages that none of these networks needs."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

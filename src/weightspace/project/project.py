@@ -70,15 +70,17 @@ LATENTS = "latents"
 
 @dataclass(frozen=True)
 class Project:
-    """A finished pipeline.
+    """A finished pipeline; :func:`load` gives one.
+
+    Networks are always a batch: a dict from the name of each tensor to values ``(N, *shape)``.
 
     Attributes:
-        root: its folder.
-        params: its settings.
-        dataset: images and tasks it was trained on.
-        net: its architecture.
+        root: folder of the project.
+        params: settings.
+        dataset: images and tasks that it was trained on.
+        net: architecture of all networks.
         autoencoder: weights <-> latent.
-        shared: P(z | D, R).
+        shared_encoder: P(z | D, R).
 
     """
 
@@ -111,13 +113,21 @@ class Project:
         *,
         seed: int = 0,
     ) -> GivenTask:
-        """Make a task of your own images.
+        """Make a task, the dataset D of a request, from your images.
 
         Args:
-            data: labelled images: what :func:`weightspace.data.images.read_images` reads, or a pair of
-                arrays (images, labels).
-            classes: names of the classes, in the order of the outputs.
-            seed: of the choice of images.
+            data: labelled images: a path (folder with a folder per class, or .npz), an
+                :class:`ImageSet`, or a pair of arrays (images, labels).
+            classes: names of the classes, in the order of the outputs; as many as a task of the
+                project has.
+            seed: of the choice of images, where there are more than needed.
+
+        Returns:
+            The task, with its images standardised and divided into train and test.
+
+        Raises:
+            WeightspaceError: unreadable data, unknown classes, too few or too many of them, or too
+                few images of a class.
 
         """
         if isinstance(data, tuple):
@@ -129,21 +139,49 @@ class Project:
         return make_task(data, chosen, self.dataset, seed)
 
     def networks(self, *paths: Path | str) -> Weights:
-        """Weights ``(N, *shape)`` of checkpoints of the project's architecture, read strictly.
+        """Read checkpoints of the architecture of the project.
 
         Args:
             paths: files, or folders of which every checkpoint is read, in order of their names.
+
+        Returns:
+            Weights ``(N, *shape)``.
+
+        Raises:
+            WeightspaceError: no checkpoint, or tensors of other names or shapes than expected.
 
         """
         return read_networks([file for p in paths for file in find(Path(p))], self.net.spec)
 
     def encode(self, weights: Weights) -> Tensor:
-        """Latents ``(N, L)`` of networks ``(N, *shape)``."""
+        """Encode networks.
+
+        Args:
+            weights: networks ``(N, *shape)``.
+
+        Returns:
+            Latents ``(N, L)``.
+
+        Raises:
+            WeightspaceError: weights of another architecture.
+
+        """
         self.net.spec.check(weights)
         return encode_members(self.autoencoder, weights)
 
     def decode(self, latents: Tensor) -> Weights:
-        """Networks ``(N, *shape)`` of latents ``(N, L)``."""
+        """Decode latents.
+
+        Args:
+            latents: ``(N, L)``, finite.
+
+        Returns:
+            Networks ``(N, *shape)``.
+
+        Raises:
+            WeightspaceError: another shape, NaN or infinity.
+
+        """
         if latents.ndim != 2 or latents.shape[1] != self.autoencoder.latent or not len(latents):
             raise problem(
                 "latents of a wrong shape",
@@ -155,7 +193,20 @@ class Project:
         return decode_latents(self.autoencoder, latents.float())
 
     def evaluate(self, weights: Weights, task: GivenTask) -> pd.DataFrame:
-        """Loss (nats) and accuracy of networks ``(N, *shape)`` on every part of a task, a row each."""
+        """Measure networks on every part of a task.
+
+        Args:
+            weights: networks ``(N, *shape)``.
+            task: the images.
+
+        Returns:
+            One row per network: ``train_accuracy``, ``train_loss`` (nats), and the same for test
+            where the task has test images.
+
+        Raises:
+            WeightspaceError: weights of another architecture.
+
+        """
         self.net.spec.check(weights)
         return measure(self.net, weights, task)
 
@@ -163,9 +214,14 @@ class Project:
     def class_distances(self, task: GivenTask) -> dict[str, float]:
         """How far each class of a task is from the classes of training, as D describes them.
 
-        Distance to the nearest training class, in units of the largest such distance that a
-        training class has to the others. Above 1 the images are unlike any that sampling was
-        trained or evaluated on.
+        Args:
+            task: the images.
+
+        Returns:
+            Class -> distance to the nearest training class, in units of the largest such distance
+            that a training class has to the others. Above 1 the images are unlike any that sampling
+            was trained or evaluated on.
+
         """
         encoder, images = self.shared_encoder.dataset_encoder, self.dataset.images["train"]
         known, given = encoder(images[self.dataset.seen]), encoder(task.images["train"])
@@ -192,15 +248,23 @@ class Project:
 
         Args:
             task: the dataset D.
-            accuracy: the result R, where the pipeline was trained for accuracy.
-            loss: the result R in nats, where it was trained for loss.
-            n: networks; sample i is the same whatever n is.
-            best_of: candidates drawn for each, of which the one is kept whose result on the train
-                images is nearest to the request.
+            accuracy: the requested result R, from 0 to 1, where the pipeline was trained for
+                accuracy.
+            loss: the requested result R in nats, where it was trained for loss.
+            n: networks, 1 or more; sample i is the same whatever n is.
+            best_of: candidates drawn for each, 1 or more; the one whose result on the train images
+                is nearest to the request is chosen.
             seed: root seed.
-            fine_tune_epochs: passes over the train images with Adam after sampling.
+            fine_tune_epochs: passes over the train images with Adam after sampling; 0 for none.
             reestimate: replace the running statistics of every candidate by those of the train
                 images, before it is measured.
+
+        Returns:
+            The networks, a table of what each achieves, and what was requested.
+
+        Raises:
+            WeightspaceError: a request of the other kind of result or out of range, or
+                ``reestimate`` for an architecture without running statistics.
 
         """
         options = {"n": n, "best_of": best_of, "seed": seed}
@@ -249,7 +313,21 @@ class Project:
         return {k: torch.cat([c[k] for c in chosen]) for k in self.net.spec.names}
 
     def compare(self, a: Weights, b: Weights, task: GivenTask) -> pd.DataFrame:
-        """How alike networks behave, pair by pair; see :func:`weightspace.project.retrieval.compare`."""
+        """Compare how networks behave on all images of a task, pair by pair.
+
+        Args:
+            a: networks ``(N, *shape)``.
+            b: as many others.
+            task: the images.
+
+        Returns:
+            One row per pair: cosine, correlation, agreement, agreement_chance, kappa, and the
+            accuracies of both.
+
+        Raises:
+            WeightspaceError: weights of another architecture, or not as many in ``b`` as in ``a``.
+
+        """
         return comparison.compare(self.net, a, b, task)
 
     def retrieve(
@@ -260,17 +338,20 @@ class Project:
         loss: float | None = None,
         n: int = 5,
     ) -> tuple[pd.DataFrame, Weights]:
-        """Members of the zoo that fit a dataset and a result best, and how they do on it.
+        """Find the members of the zoo that fit a dataset and a result best.
 
         Args:
             task: the dataset D.
-            accuracy: the result R; without one the best of the trained range.
-            loss: the same, where R is the loss.
-            n: networks.
+            accuracy: the result R, from 0 to 1; without one the best of the trained range.
+            loss: the same in nats, where R is the loss.
+            n: networks, at most.
 
         Returns:
             Table, best first, with similarity, what the member was trained on and ``on_train_...``
-            and ``on_test_...`` on the given images; their weights.
+            and ``on_test_...`` on the given images; their weights ``(n, *shape)``.
+
+        Raises:
+            WeightspaceError: a request of the other kind of result or out of range.
 
         """
         target = self.result.best(self.trained_range)
@@ -284,22 +365,47 @@ class Project:
         return pd.concat([table, self.evaluate(weights, task).add_prefix("on_")], axis=1), weights
 
     def retrieve_tasks(self, weights: Weights, *, n: int = 5) -> list[pd.DataFrame]:
-        """Tasks that networks were trained on, most likely first: a table per network."""
+        """Find the tasks that networks were most likely trained on.
+
+        Args:
+            weights: networks ``(N, *shape)``.
+            n: tasks for each, at most.
+
+        Returns:
+            A table per network, most likely first: classes, split of the task, similarity, and the
+            result at which it is highest.
+
+        """
         return retrieval.nearest_tasks(
             self.dataset, self.autoencoder, self.shared_encoder, weights, n
         )
 
     def predict(self, weights: Weights, *, seed: int = 0) -> Predictions:
-        """Accuracy, generalisation gap, epoch and optimiser of networks from their weights alone."""
+        """Predict accuracy, generalisation gap, epoch and optimiser from weights alone.
+
+        Args:
+            weights: networks ``(N, *shape)``.
+            seed: of the predictors, which are fitted on members of the zoo.
+
+        Returns:
+            One row per network, and the error to expect of each property.
+
+        Raises:
+            WeightspaceError: the zoo has no members to learn from, choose by or test on.
+
+        """
         return prediction.predict(self.zoo, self.autoencoder, weights, seed)
 
     def save_latents(self, path: Path | str, latents: Tensor, names: Sequence[str]) -> None:
         """Write latents ``(N, L)`` with a name for each, to be decoded by this autoencoder only.
 
         Args:
-            path: a new file, or one of latents.
-            latents: what :meth:`encode` gave.
-            names: of the networks.
+            path: a new file, or one of latents, which is replaced.
+            latents: from :meth:`encode`, ``(N, L)``.
+            names: of the N networks.
+
+        Raises:
+            WeightspaceError: the path is another kind of file.
 
         """
         check_file(Path(path), is_latents)
@@ -307,7 +413,18 @@ class Project:
         save_tensors(Path(path), LATENTS, {"z": latents}, meta)
 
     def load_latents(self, path: Path | str) -> tuple[Tensor, list[str]]:
-        """Latents ``(N, L)`` and their names, from :meth:`save_latents` or array ``z`` of an .npz."""
+        """Read latents.
+
+        Args:
+            path: file of :meth:`save_latents`, or an .npz with an array ``z`` ``(N, L)``.
+
+        Returns:
+            Latents ``(N, L)`` and the names of their networks; of an .npz numbers from 0.
+
+        Raises:
+            WeightspaceError: latents of another autoencoder, or a damaged file.
+
+        """
         path = Path(path)
         if path.suffix == ".npz":
             z = read_npz(path, ("z",), GIVEN_BYTES)["z"]
@@ -333,17 +450,17 @@ class Project:
         """Write one file per network into a folder.
 
         Args:
-            folder: where to.
-            names: file of each.
-            weights: tensors ``(N, *shape)``.
-            info: what should travel with each: ``classes``, and anything that is JSON-ready.
+            folder: it is made where it does not exist.
+            names: file names of the N networks.
+            weights: networks ``(N, *shape)``.
+            info: metadata of each: ``classes``, and anything that is JSON-ready.
 
         """
         save_networks(folder, names, self.net, weights, self.standardisation, info)
 
     @property
     def standardisation(self) -> Standardisation:
-        """Of the images that all networks of the project read."""
+        """Mean and standard deviation by which the images of all networks are standardised."""
         return Standardisation(self.dataset.mean, self.dataset.std)
 
     def _target(self, accuracy: float | None, loss: float | None) -> float:
@@ -382,14 +499,21 @@ def is_latents(path: Path) -> bool:
 def import_zoo(
     folder: Path | str, results: Path | str, out: Path | str, *, arch: str, root: Path | str = "."
 ) -> Imported:
-    """Make a zoo of a folder of checkpoints; see :func:`weightspace.zoo.imported.import_zoo`.
+    """Make a zoo from a folder of checkpoints that another program trained.
 
     Args:
         folder: the checkpoints.
-        results: table of them.
-        out: new or empty folder.
+        results: table of them, see :func:`weightspace.zoo.imported.import_zoo`.
+        out: a new or empty folder.
         arch: name of the architecture; its sizes are those of ``nets`` in params.yaml.
-        root: project where the dataset stage has run.
+        root: folder of the project, where the dataset stage has run.
+
+    Returns:
+        The table of members, and notes, a line each.
+
+    Raises:
+        WeightspaceError: no dataset, checkpoints that do not fit the table or the architecture, or
+            ``out`` holds files.
 
     """
     root = Path(root)
@@ -407,6 +531,9 @@ def load(root: Path | str = ".") -> Project:
 
     Args:
         root: folder of the project, with ``params.yaml`` and ``data/``.
+
+    Returns:
+        The pipeline as one object.
 
     Raises:
         WeightspaceError: a stage has not run, or its output is damaged or of other settings.

@@ -21,19 +21,29 @@ from weightspace.zoo.result import Result
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked of the sampler.
+    """What is requested of the sampler.
 
     Attributes:
         result: what R is.
         target: the requested result.
         trained_range: lowest and highest R that sampling was trained for.
-        n: networks; sample i is the same whatever n is.
-        best_of: candidates drawn for each, of which one is chosen by its result on train images.
+        n: networks, 1 or more; sample i is the same whatever n is.
+        best_of: candidates drawn for each, 1 or more; the one whose result on train images is
+            nearest to the target is chosen.
         seed: root seed.
-        fine_tune_epochs: passes over the train images after sampling.
+        fine_tune_epochs: passes over the train images after sampling, 0 or more.
         reestimate: replace running statistics by those of the train images.
         guidance_steps: gradient steps that moved every candidate; 0 for draws without gradients.
         images_per_step: labelled train images that each of them read.
+
+    Raises:
+        WeightspaceError: a target, n, best_of or fine_tune_epochs out of range.
+
+    >>> request = Request(Result("accuracy"), 0.99, trained_range=(0.5, 0.95), n=2)
+    >>> request.outside_trained_range
+    True
+    >>> request.table(("cat", "dog"))[["file", "target", "best_of"]].values.tolist()[0]
+    ['network-00000.safetensors', 0.99, 1]
 
     """
 
@@ -89,7 +99,7 @@ class Request:
         return f"{out}."
 
     def table(self, classes: tuple[str, ...]) -> pd.DataFrame:
-        """One row per network: what was asked, the same in each row."""
+        """One row per network: the request, the same in each row, and the name of its file."""
         table = pd.DataFrame({"sample": np.arange(self.n)})
         table["file"] = [file_name(i) for i in range(self.n)]
         table["classes"] = [list(classes)] * self.n
@@ -122,7 +132,7 @@ class Samples:
     """Sampled networks and what each achieves.
 
     Attributes:
-        request: what was asked.
+        request: target, count, seed and so on.
         task: the dataset they were drawn for.
         net: their architecture.
         weights: tensors ``(N, *shape)``.
@@ -155,7 +165,7 @@ class Samples:
         return {k: float(getattr(got, k)()) for k in names} | {"distance": float(off)}
 
     def warnings(self) -> list[str]:
-        """What a reader of the figures must know: request or images unlike those of training."""
+        """What a reader of the metrics must know: request or images unlike those of training."""
         out, request, (low, high) = [], self.request, self.request.trained_range
         if request.outside_trained_range:
             out.append(
@@ -172,7 +182,7 @@ class Samples:
         return out
 
     def report(self) -> dict[str, Any]:
-        """Everything that was asked, done and measured, JSON-ready."""
+        """Everything that was requested, done and measured, JSON-ready."""
         task = self.task
         return {
             "request": self.request.to_json(),
@@ -196,6 +206,12 @@ class Samples:
 
         Args:
             out: a new or empty folder; it is filled completely or not at all.
+
+        Returns:
+            The folder.
+
+        Raises:
+            WeightspaceError: the folder holds files, or cannot be written.
 
         """
         out, report = Path(out), self.report()
@@ -228,11 +244,20 @@ class Samples:
 
 
 def file_name(sample: int) -> str:
-    """File of a sampled network."""
+    """File of a sampled network.
+
+    >>> file_name(7)
+    'network-00007.safetensors'
+    """
     return f"network-{sample:05d}.safetensors"
 
 
 def _text(value: Any) -> str:
+    """A value of the report in words.
+
+    >>> _text({"low": 0.5, "high": 0.95})
+    'low 0.5, high 0.95'
+    """
     if isinstance(value, dict):
         return ", ".join(f"{k} {_text(v)}" for k, v in value.items())
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,1 +1,15 @@
 """What a person looks at: tables, plots, the report page, the reference of the settings."""
+
+__all__ = [
+    "document",
+    "gallery",
+    "headline",
+    "html",
+    "markdown",
+    "page",
+    "plots",
+    "settings",
+    "speed",
+    "stages",
+    "tables",
+]

@@ -34,7 +34,7 @@ th:first-child, td:first-child { text-align: left; white-space: normal; min-widt
 thead th { white-space: normal; vertical-align: bottom; background: #f1f4f8; border-bottom: 1px solid var(--line); }
 tbody tr.head td { font-weight: 700; background: #f1f4f8; }
 tbody tr + tr { border-top: 1px solid #edf1f5; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 18px; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 18px; }
 .small { grid-template-columns: repeat(auto-fit, minmax(min(100%, 150px), 1fr)); max-width: 760px; }
 figure { margin: 0; min-width: 0; }
 img { display: block; width: 100%; height: auto; }

@@ -27,7 +27,7 @@ TABLES: dict[str, Callable[[dict[str, Any], str], Table]] = {
     "properties": results.properties_table,
     "novelty": results.novelty_table,
 }
-# the same of files whose figures belong to no split
+# the same of files whose metrics belong to no split
 WHOLE: dict[str, Callable[[dict[str, Any]], Table]] = {"generation": results.generation_table}
 STEPS = {
     "dataset": "fix the images of each class, draw ordered tasks, split them by class set",
@@ -35,7 +35,7 @@ STEPS = {
     "pca": "one basis per named tensor",
     "autoencoder": "autoencoder between weights W and latent z",
     "shared_encoder": "dataset D and result R to the latents, by contrastive learning",
-    "evaluate": "every figure with its controls, on tasks that no stage was fitted to",
+    "evaluate": "every metric with those of its controls, on tasks that no stage was fitted to",
 }
 CAPTIONS = {
     "pca_against_k.csv": "Val networks rebuilt from k coefficients per tensor, without autoencoder.",
@@ -43,7 +43,7 @@ CAPTIONS = {
     "outputs_over_epochs.csv": "Held-out networks by age. Solid: on test images, dashed: on noise.",
     "accuracy_scatter.csv": "Each point is one held-out network, before and after the autoencoder.",
     "shared_encoder_loss.csv": "Members of train runs against members of val runs.",
-    "latent_heatmap.csv": "Row and column of one task are at the same place; 1 on the diagonal is best.",
+    "latent_heatmap.csv": "Row and column of one task are at the same position; 1 on the diagonal is best.",
     "calibration.csv": "Guided draws for held-out tasks; on the grey line requests are met.",
 }
 AGAIN = "run make repro"
@@ -79,7 +79,7 @@ def write(root: Path, out: Path) -> list[str]:
 
 
 def _metrics(root: Path, missing: list[str]) -> dict[str, dict[str, Any]]:
-    """Figures of every stage that has run; what is not there is noted."""
+    """Metrics of every stage that has run; the name of what is missing is added to ``missing``."""
     out = {}
     for name in ("zoo", *TABLES, *WHOLE):
         path = root / "metrics" / f"{name}.json"
@@ -91,7 +91,7 @@ def _metrics(root: Path, missing: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def head(params: Params, metrics: dict[str, dict[str, Any]]) -> str:
-    """Title, question, and the answer in figures where there are any."""
+    """Title, question, and the answer in numbers where there are any."""
     out = [element("h1", "Networks drawn from P(W | D, R)")]
     question = (
         "Can one ask for a network for this dataset D that performs this well (result R), and get "
@@ -104,7 +104,7 @@ def head(params: Params, metrics: dict[str, dict[str, Any]]) -> str:
     facts = (
         f"{params.dataset.source}, {params.dataset.classes_per_task} ordered classes per task; "
         f"{params.zoo.architecture}, {params.zoo.init} initialisation; {count}seed {params.seed}. "
-        "All figures are of one seed; intervals are over tasks."
+        "All metrics are of one seed; intervals are over tasks."
     )
     return "".join([*out, element("p", facts, "soft")])
 
@@ -129,9 +129,9 @@ def pipeline(root: Path) -> str:
     """A box for each stage with what it does and, where it has run, how long it took."""
     boxes = []
     for name, what in STEPS.items():
-        found = sorted((root / "metrics" / "cost").glob(f"{name}*.json"))
-        seconds = sum(read_json(path)["seconds"] for path in found)
-        boxes.append((name, f"{what} ({seconds:.0f} s)" if found else what))
+        costs = sorted((root / "metrics" / "cost").glob(f"{name}*.json"))
+        seconds = sum(read_json(path)["seconds"] for path in costs)
+        boxes.append((name, f"{what} ({seconds:.0f} s)" if costs else what))
     return element("h2", "Pipeline") + steps(boxes)
 
 
@@ -139,32 +139,32 @@ def tables(metrics: dict[str, dict[str, Any]]) -> str:
     """Every table of every test split there is, then those of no split."""
     out = [element("h2", "Results")]
     for split, meaning in SPLITS.items():
-        found = [
+        of_split = [
             table(make(metrics[name][split], split))
             for name, make in TABLES.items()
             if split in metrics.get(name, {})
         ]
-        if found:
-            out += [element("p", meaning), *found]
+        if of_split:
+            out += [element("p", meaning), *of_split]
             if split in metrics.get("sampling", {}):
                 out += [element("p", note, "soft") for note in _notes(metrics["sampling"][split])]
     out += [table(make(metrics[name])) for name, make in WHOLE.items() if name in metrics]
     out.append(
-        element("p", "A dash is a figure that the run behind this page did not measure.", "soft")
+        element("p", "A dash is a metric that the run behind this page did not measure.", "soft")
         if len(out) > 1
-        else element("p", f"No figures yet; {AGAIN}.", "missing")
+        else element("p", f"No metrics yet; {AGAIN}.", "missing")
     )
     return "".join(out)
 
 
-def _notes(figures: dict[str, Any]) -> list[str]:
+def _notes(metrics: dict[str, Any]) -> list[str]:
     """Notes on one split, where its retrieval was measured."""
-    return results.notes(figures) if "w_to_d_recall_at_1" in figures else []
+    return results.notes(metrics) if "w_to_d_recall_at_1" in metrics else []
 
 
 def plots(root: Path, missing: list[str]) -> str:
     """Every plot that the pipeline leaves data for."""
-    out = [element("h2", "Plots"), '<div class="figures">\n']
+    out = [element("h2", "Plots"), '<div class="pictures">\n']
     for name, caption in CAPTIONS.items():
         path = root / "metrics" / "plots" / name
         if path.is_file():

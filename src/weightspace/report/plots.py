@@ -120,7 +120,14 @@ def _heat_map(axes: Axes, table: pd.DataFrame) -> None:
 
 
 def _losses(name: str, title: str, label: str) -> Callable[[Axes, pd.DataFrame], None]:
-    """A drawing of one loss over epochs, on train and on val."""
+    """What draws one loss over epochs, on train and on val.
+
+    Args:
+        name: of the loss in the table, after ``train_`` and ``val_``.
+        title: of the plot.
+        label: of the axis, with the unit.
+
+    """
 
     def draw(axes: Axes, table: pd.DataFrame) -> None:
         axes.plot(table["epoch"], table[f"train_{name}"], color=INK, label="train")
@@ -150,7 +157,7 @@ def _over_epochs(axes: Axes, table: pd.DataFrame) -> None:
 
 
 def _components(axes: Axes, table: pd.DataFrame) -> None:
-    """What PCA alone keeps, against the number of its components."""
+    """What PCA alone keeps, by the count of its components."""
     for name, colour in (("explained_variance", SOFT), ("agreement", ACCENT), ("cosine", INK)):
         axes.plot(table["k"], table[name], "o-", color=colour, label=name.replace("_", " "))
     axes.set_xscale("log", base=2)
@@ -158,7 +165,7 @@ def _components(axes: Axes, table: pd.DataFrame) -> None:
     axes.set(
         title="PCA alone, on val networks",
         xlabel="components of each tensor",
-        ylabel="share, or score",
+        ylabel="fraction of variance, or score",
     )
     axes.legend(frameon=False)
 

@@ -16,7 +16,7 @@ HEAD = f"""# Settings
 
 Every key of `params.yaml`, its value there, what it may be and what it means. Made from that file and
 from the schema in `src/weightspace/params.py` by `{MADE_BY}`; do not
-edit. The schema has no values of its own: each key must be in the file. `weightspace validate` checks one.
+edit. The schema has no values: each key must be in the file. `weightspace validate` checks one.
 
 *The original study* is D. J. Swanevelder, "A Contrastive Approach to Weight Space Learning", slides.
 
@@ -34,7 +34,7 @@ def reference(path: Path) -> str:
 def _section(
     schema: dict[str, Any], root: dict[str, Any], values: dict[str, Any], name: str
 ) -> Iterator[str]:
-    """Lines of a section: its own keys first, then the sections in it.
+    """Lines of a section: its keys first, then the sections in it.
 
     Args:
         schema: of the section.
@@ -43,7 +43,7 @@ def _section(
         name: dotted name of the section, empty for the whole file.
 
     """
-    known = schema["properties"]  # a member from outside has its own documentation
+    known = schema["properties"]  # a member from outside is documented there
     keys = {k: _resolved(known[k], root) for k in values if k in known}
     if name:
         yield f"## {name}\n"
