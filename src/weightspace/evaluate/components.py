@@ -44,7 +44,16 @@ def against_k(pca: TensorPca, zoo: Zoo, runner: TaskRunner, members: pd.DataFram
 def _scores(
     pca: TensorPca, zoo: Zoo, runner: TaskRunner, members: pd.DataFrame, ks: list[int]
 ) -> Tensor:
-    """Agreement and cosine of M members with their truncations, ``(len(ks), 2, M)``."""
+    """Agreement and cosine of M members with their truncations, ``(len(ks), 2, M)``.
+
+    Args:
+        pca: fitted.
+        zoo: has the weights.
+        runner: the tasks.
+        members: table of M val members.
+        ks: counts of components.
+
+    """
     weights, tasks = zoo.weights(members), members["task"].to_numpy()
     original, coefficients = runner.outputs(weights, tasks, "val"), pca(weights)
     rows = []

@@ -36,7 +36,14 @@ class TrainMembers:
 
     @classmethod
     def of(cls, zoo: Zoo, sampler: Sampler, runner: TaskRunner) -> TrainMembers:
-        """All train members of a zoo, their tasks embedded as the sampler does."""
+        """All train members of a zoo, their tasks embedded as the sampler does.
+
+        Args:
+            zoo: the population.
+            sampler: embeds tasks.
+            runner: the tasks.
+
+        """
         members = zoo.select("train")
         result = runner.results_of(members, sampler.shared_encoder.result)
         tasks = torch.tensor(members["task"].to_numpy())
@@ -72,7 +79,21 @@ class TrainMembers:
         return take(self.weights, torch.from_numpy(rows)), rows
 
     def average(self, target: np.ndarray, count: int = 16) -> Weights:
-        """Average of the ``count`` members whose results are nearest to each target."""
+        """Average of the members whose results are nearest to each target, whatever their tasks.
+
+        Args:
+            target: requested results ``(C,)``.
+            count: members averaged.
+
+        Returns:
+            Weights ``(C, *shape)``.
+
+        >>> weights = {"w": torch.tensor([[1.0], [2.0], [9.0]])}
+        >>> members = TrainMembers(pd.DataFrame(), weights, np.array([0.5, 0.6, 0.9]), torch.eye(3))
+        >>> members.average(np.array([0.55]), count=2)["w"]
+        tensor([[1.5000]])
+
+        """
         order = np.abs(self.result[None, :] - target[:, None]).argsort(1, kind="stable")[:, :count]
         index = torch.from_numpy(order)
         return {name: w[index].mean(1) for name, w in self.weights.items()}
@@ -96,7 +117,13 @@ def noised(spec: Spec, weights: Weights, fraction: float, rng: torch.Generator) 
 
 
 def head_only(spec: Spec, weights: Weights) -> Weights:
-    """Keep each network's output layer, put it on the average of all their backbones."""
+    """Networks with the output layer of each on the average of all backbones.
+
+    Args:
+        spec: the architecture; says which tensors are the head.
+        weights: networks ``(N, *shape)``.
+
+    """
     return {
         name: w if name in spec.head else w.mean(0, keepdim=True).expand_as(w)
         for name, w in weights.items()

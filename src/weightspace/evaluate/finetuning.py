@@ -221,7 +221,15 @@ def ensembles(
 
 
 def _accuracy(trainer: Trainer, tasks: np.ndarray, weights: Weights, part: str) -> np.ndarray:
-    """Accuracy ``(T, n)`` of n networks per task."""
+    """Accuracy ``(T, n)`` of n networks per task.
+
+    Args:
+        trainer: knows the tasks.
+        tasks: T tasks.
+        weights: networks ``(T * n, *shape)``, those of a task side by side.
+        part: "train", "val" or "test".
+
+    """
     outputs = trainer.runner.outputs_by_task(weights, tasks, part)
     return accuracies(outputs).numpy().reshape(len(tasks), -1)
 

@@ -146,7 +146,14 @@ def evaluate_novelty(evaluation: Evaluation, split: str) -> dict[str, float] | N
 
 
 def _distances(name: str, of_draws: np.ndarray, left_out: np.ndarray) -> dict[str, float]:
-    """Medians, and the fraction of draws nearer than 95 % of the members are to one another."""
+    """Medians, and the fraction of draws nearer than 95 % of the members are to one another.
+
+    Args:
+        name: of the distance.
+        of_draws: distance of each draw to the nearest member ``(N,)``.
+        left_out: distance of each member to the nearest of another run ``(M,)``.
+
+    """
     return {
         name: float(np.median(of_draws)),
         f"{name}_leave_one_out": float(np.median(left_out)),
@@ -157,14 +164,28 @@ def _distances(name: str, of_draws: np.ndarray, left_out: np.ndarray) -> dict[st
 def _finished(
     train_members: TrainMembers, limit: int, rng: np.random.Generator
 ) -> tuple[pd.DataFrame, Weights]:
-    """At most ``limit`` finished train members."""
+    """At most ``limit`` finished train members: rows of their table ``(M,)`` and weights.
+
+    Args:
+        train_members: all of them.
+        limit: M at most.
+        rng: random stream of the choice.
+
+    """
     last = train_members.members["snapshot"] == train_members.members["snapshot"].max()
     rows = np.sort(rng.permutation(np.flatnonzero(last.to_numpy()))[:limit])
     return train_members.members.iloc[rows], take(train_members.weights, torch.from_numpy(rows))
 
 
 def _member_overlap(zoo: Zoo, runner: TaskRunner, split: str) -> float:
-    """The reference of :func:`error_overlap`: finished runs of one task, mean over tasks."""
+    """The reference of :func:`error_overlap`: finished runs of one task, mean over tasks.
+
+    Args:
+        zoo: the population.
+        runner: the tasks.
+        split: of the members.
+
+    """
     members = zoo.select(split, last_only=True)
     tasks, weights = members["task"].to_numpy(), zoo.weights(members)
     outputs = runner.outputs(weights, tasks, part_of(split))

@@ -277,7 +277,14 @@ def _likeness(a: Tensor, b: Tensor, suffix: str) -> dict[str, float]:
 
 
 def _intervals(r: Reconstruction, settings: EvaluateSettings, seed: int) -> dict[str, float]:
-    """95 % bootstrap intervals of the means and of accuracy R2, over tasks."""
+    """95 % bootstrap intervals of the means and of accuracy R2, over tasks.
+
+    Args:
+        r: outputs of the members.
+        settings: says how often tasks are drawn.
+        seed: root seed.
+
+    """
     tasks, unit = np.unique(r.members["task"], return_inverse=True)
     before, after = accuracies(r.original).numpy(), accuracies(r.rebuilt).numpy()
     rows = [np.flatnonzero(unit == t) for t in range(len(tasks))]

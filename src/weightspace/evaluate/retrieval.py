@@ -86,6 +86,13 @@ def heat_map(
 
 
 def _results(sampler: Sampler, runner: TaskRunner, members: pd.DataFrame) -> Tensor:
-    """R of every member ``(N,)``, in float32."""
+    """R of every member ``(N,)``, in float32.
+
+    Args:
+        sampler: says what R is.
+        runner: the tasks.
+        members: table of N members.
+
+    """
     achieved = runner.results_of(members, sampler.shared_encoder.result)
     return torch.tensor(achieved, dtype=torch.float32)

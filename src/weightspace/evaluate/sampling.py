@@ -77,7 +77,14 @@ def controls(evaluation: Evaluation, grid: Grid, drawn: Weights) -> dict[str, We
 
 
 def _other_tasks(grid: Grid, dataset: Dataset, rng: np.random.Generator) -> np.ndarray:
-    """For each task of the grid another one, of another class set wherever there is one."""
+    """For each task of the grid another one, of another class set wherever there is one.
+
+    Args:
+        grid: whose tasks count.
+        dataset: has the class set of each task.
+        rng: random stream.
+
+    """
     sets = dataset.tasks.set_index("task")["class_set"].loc[grid.tasks].to_numpy()
     out = []
     for class_set in sets:

@@ -67,6 +67,7 @@ def describe(path: Path) -> Facts:
 
 
 def _project(path: Path) -> Facts:
+    """Which stages of a project have run, and facts about its dataset and zoo."""
     done = [s for s in STAGES if (path / "data" / s).is_dir()]
     facts: Facts = {"kind": "project", "finished": ", ".join(done) or "nothing; run `make repro`"}
     parts = {DATASET_FOLDER.name: _dataset, ZOO_FOLDER.name: _zoo}
@@ -78,6 +79,7 @@ def _project(path: Path) -> Facts:
 
 
 def _zoo(path: Path) -> Facts:
+    """Facts about a zoo: architecture, members, accuracies."""
     zoo = Zoo.open(path)
     m = zoo.members
     runs = m.groupby("split")["run"].nunique()
@@ -94,6 +96,7 @@ def _zoo(path: Path) -> Facts:
 
 
 def _dataset(path: Path) -> Facts:
+    """Facts about a dataset: images, classes, tasks."""
     dataset = Dataset.load(path)
     splits = dataset.tasks["split"].value_counts(sort=False)
     return {
@@ -107,6 +110,7 @@ def _dataset(path: Path) -> Facts:
 
 
 def _networks(path: Path) -> Facts:
+    """Facts about a folder of networks: how many, and what the first is."""
     files = sorted(path.glob("*.safetensors"))
     if not files:
         raise problem("no networks", where=path, expected="*.safetensors")
@@ -114,6 +118,7 @@ def _networks(path: Path) -> Facts:
 
 
 def _images(path: Path) -> Facts:
+    """Facts about labelled images: how many of each class."""
     if source_of(path) == "folder":
         counts, shape = class_sizes(path), "any; central squares are read, at the size needed"
     else:
@@ -150,6 +155,7 @@ def _flatten(data: dict[str, Any], prefix: str = "") -> Facts:
 
 
 def _tensors(path: Path) -> Facts:
+    """Count, names, shapes and types of the tensors of a checkpoint."""
     state = read_state(path)
     listed = [f"{k} {tuple(v.shape)} {v.dtype}" for k, v in list(state.items())[:SHOWN]]
     more = [f"and {len(state) - SHOWN} more"] if len(state) > SHOWN else []

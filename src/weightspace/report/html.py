@@ -65,7 +65,17 @@ def page(title: str, body: str) -> str:
 
 
 def element(name: str, text: str, kind: str = "") -> str:
-    """Give an element with plain text in it."""
+    """Give an element with plain text in it.
+
+    Args:
+        name: of the element.
+        text: plain; what HTML would read as markup is escaped.
+        kind: its class, if any.
+
+    >>> print(element("p", "a < b", "soft"), end="")
+    <p class="soft">a &lt; b</p>
+
+    """
     start = f'<{name} class="{kind}">' if kind else f"<{name}>"
     return f"{start}{escape(text)}</{name}>\n"
 
