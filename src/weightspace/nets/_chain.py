@@ -37,7 +37,7 @@ class Layer(Protocol):
     """A layer of N networks.
 
     ``forward`` may overwrite its input ``x``, and says so; such a layer is never the first of a chain
-    and never follows one that saves its own result. ``backward`` overwrites nothing.
+    and never follows one that saves its result. ``backward`` overwrites nothing.
     """
 
     def forward(self, x: Tensor, weight: Any, bias: Any) -> tuple[Tensor, Saved]:

@@ -173,7 +173,7 @@ class Normalise:
     """Batch normalisation in training mode, with weight and bias ``(N, C)``.
 
     ``y = w u / s + b`` with ``u = x - mean(x)`` and ``s = sqrt(mean(u^2) + epsilon)``, means over M.
-    With M last every pass is a vectorised one; torch's own function takes 2 to 3 times as long here.
+    With M last every pass is a vectorised one; torch's function takes 2 to 3 times as long here.
     Overwrites its input with u, which it saves, and its running statistics.
 
     Source: Ioffe and Szegedy (2015), arXiv 1502.03167, section 3.

@@ -93,7 +93,7 @@ class Net:
         return self._call(weights, images)
 
     def outputs(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
-        """Outputs of N networks, each on its own images or all on the same ones.
+        """Outputs of N networks, each on images of its task or all on the same ones.
 
         Args:
             weights: tensors ``(N, *shape)``.
@@ -141,7 +141,7 @@ class Net:
         Args:
             weights: tensors ``(N, *shape)``; running statistics are updated **in place**.
             images: as those of :meth:`outputs`.
-            grad_of_loss: outputs ``(N, classes, B)`` -> gradient of each network's loss by its own.
+            grad_of_loss: outputs ``(N, classes, B)`` -> gradient of each network's loss by them.
 
         Returns:
             Gradient ``(N, *shape)`` by each parameter.
@@ -179,7 +179,7 @@ class Net:
 
     @cached_property
     def _batched(self) -> Callable[[Mapping[str, Tensor], Tensor], Chain] | None:
-        """The module's own layers of many networks, if it has them: asked once, not in each call."""
+        """Layers of many networks, where the module has them: asked once, not in each call."""
         return self.module.batched if isinstance(self.module, Batched) else None
 
     def _call(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:

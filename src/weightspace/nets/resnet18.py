@@ -94,7 +94,7 @@ def spec(module: Resnet18) -> Spec:
     """Tensors and permutation groups.
 
     All that is added to the shortcut of a stage shares one group, ``stage1`` to ``stage4``; the
-    channels between the two convolutions of a block are a group of their own.
+    channels between the two convolutions of a block are another group.
     """
     tensors: list[TensorSpec] = []
 

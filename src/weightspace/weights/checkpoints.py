@@ -1,4 +1,4 @@
-"""Networks as single files: foreign ones are read strictly, own ones load into plain PyTorch.
+"""Networks as single files: foreign ones are read strictly, those of this package load into plain PyTorch.
 
 No code of a file is ever run: safetensors holds none, and pickles are read by PyTorch's restricted
 reader (``weights_only=True``), which refuses everything that is not a tensor or a plain value.

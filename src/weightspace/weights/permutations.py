@@ -29,7 +29,7 @@ def random_permutations(spec: Spec, count: int, rng: torch.Generator) -> dict[st
 
 
 def shuffled(spec: Spec, weights: Mapping[str, Tensor], rng: torch.Generator) -> Weights:
-    """The same N networks, each with its hidden units in a random order of its own.
+    """The same N networks, each with its hidden units in another random order.
 
     Args:
         spec: the architecture.
