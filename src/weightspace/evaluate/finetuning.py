@@ -119,7 +119,7 @@ def image_gradients(evaluation: Evaluation, tasks: np.ndarray) -> dict[str, int]
     """Labelled image-gradients on its task that a network of each kind of start costs.
 
     A guided draw was moved by gradients on train images. The nearest task's network was trained on
-    other tasks. What is trained from scratch here costs every image of every epoch.
+    other tasks. Training an ensemble from scratch costs every image of every epoch.
     """
     dataset, size = evaluation.runner.dataset, evaluation.params.zoo.batch_size
     images = dataset.classes.shape[1] * dataset.images["train"].shape[1]

@@ -60,7 +60,7 @@ class Suite(Settings):
     stages: list[str] = Field(default_factory=list)
     columns: dict[str, str]
     rows: Annotated[list[Row], Field(min_length=1)]
-    remarks: str = ""  # Markdown below the table; what it says holds for its own settings only
+    remarks: str = ""  # Markdown below the table; what it says holds for these settings only
 
     def changed(self, sets: Sequence[str]) -> Suite:
         """The table with further settings (``key=value``) of every row, without the remarks.
@@ -173,7 +173,7 @@ def _check_files(definition: Path, out: Path, *, reads_raw: bool) -> None:
     Args:
         definition: an input.
         out: the table.
-        reads_raw: the raw figures are read first, which refuses other files in its own words.
+        reads_raw: the raw figures are read first, which refuses other files by a message.
 
     """
     raw = out.with_suffix(".csv")
@@ -266,7 +266,7 @@ def _figures(suite: Suite, row: Row, seed: int, commit: str, baseline: str) -> l
     """Figures of one experiment.
 
     Files in metrics/cost are outputs of no stage: one that came from DVC's cache leaves them as they
-    were in the baseline, and has no time of its own.
+    were in the baseline, and its time is not known.
     """
     out = []
     for column in suite.columns:

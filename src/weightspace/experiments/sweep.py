@@ -1,6 +1,6 @@
 """Sweeps with DVC experiments: values in, a sorted table out, failure when any run fails.
 
-DVC's own ``dvc exp run --run-all`` ends with exit code 0 when experiments failed, and a failed
+DVC's ``dvc exp run --run-all`` ends with exit code 0 when experiments failed, and a failed
 experiment shows the figures of its baseline. In this module every combination runs alone in a temporary
 copy, its exit code counts, and failed ones never reach the table. DVC is called as a command.
 

@@ -211,8 +211,8 @@ def novelty_table(figures: dict[str, Any], split: str) -> Table:
         "distance to the nearest train member, predictions": "function_distance",
     }
     for name, key in rows.items():
-        own, other = (_number(figures.get(key + end)) for end in ("", "_leave_one_out"))
-        table.add_row(name, own, other)
+        sampled, trained = (_number(figures.get(key + end)) for end in ("", "_leave_one_out"))
+        table.add_row(name, sampled, trained)
     draws, members = (_number(figures.get(f"error_overlap_{k}")) for k in ("draws", "members"))
     table.add_row("overlap of errors of two networks of one task", draws, members)
     accuracy = {
