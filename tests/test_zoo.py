@@ -359,7 +359,7 @@ def test_damage_is_noticed_on_the_first_read_and_on_the_first_one_after_a_change
     for age in (60, 50, 40):
         _flipped_bit(path)
         _settle(path, age)
-        with pytest.raises(WeightspaceError, match="numbers changed"):
+        with pytest.raises(WeightspaceError, match="values changed"):
             zoo.weights(first)
         path.write_bytes(whole)
         _settle(path, age - 5)
