@@ -17,8 +17,7 @@ repro: $(READY)  ## run every stage whose inputs changed, then show the results
 test: $(READY)  ## lint, types, all tests
 	ruff check .
 	ruff format --check .
-	mypy
-	pytest -n 2
+	mypy & types=$$!; pytest -n 2; code=$$?; wait $$types && exit $$code
 
 lint: $(READY)
 	ruff check --fix . && ruff format . && mypy

@@ -5,6 +5,7 @@ import yaml
 
 from weightspace.params import validate_params
 from workspace import ROOT
+from workspace import TINY as SETTINGS
 
 # name -> architecture, its settings, image shape, classes
 NETS = {
@@ -21,64 +22,82 @@ NETS = {
 }
 
 FILE = yaml.safe_load((ROOT / "params.yaml").read_text())
-TINY = {  # what it leaves out is as in params.yaml
-    "seed": 3,
-    "dataset": {"samples_per_class": {"train": 20, "val": 10, "test": 10}, "tasks": 60},
-    "zoo": {
-        "runs": 40,
-        "runs_per_shard": 20,
-        "batch_size": 16,
-        "epochs": [1, 2],
-        "snapshots": 3,
-        "first_step": [1, 1],
-        "adam_lr": [0.01, 0.05],
-        "sgd_lr": [0.05, 0.3],
-    },
-    "nets": {
-        "cnn": {"channels": [3, 4]},
-        "mlp": {"hidden": [6, 5]},
-        "resnet18": {"width": 2, "stem": "small"},
-    },
-    "pca": {"components": 8, "identity_below": 5},
-    "autoencoder": {"model": "mlp", "latent": 6, "epochs": 4, "batch_size": 16, "lr": 1e-3},
-    "autoencoders": {
-        "functional": {"width": 16, "depth": 1, "probes": 20},
-        "mlp": {"hidden": [12]},
-        "variational": {"hidden": [12]},
-        "residual": {"hidden": [12]},
-        "reverse_pca": {"hidden": [12], "features": 16, "refit": 0.25},
-        "tokens": {
-            "token": 12,
-            "features": 8,
-            "width": 8,
-            "depth": 1,
-            "heads": 2,
-            "window": 20,
-            "refit": 0.25,
+
+
+def merged(table, changes):
+    """A table of settings with some of them changed, section by section."""
+    return table | {
+        k: merged(table[k], v) if isinstance(v, dict) and isinstance(table.get(k), dict) else v
+        for k, v in changes.items()
+    }
+
+
+def nested(settings):
+    """A table of sections from one of dotted names."""
+    table = {}
+    for name, value in settings.items():
+        *sections, key = name.split(".")
+        inner = table
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[key] = value
+    return table
+
+
+# Those of a clone, with more members and longer fits where members are compared.
+# What it leaves out is as in params.yaml.
+TINY = merged(
+    nested(SETTINGS),
+    {
+        "seed": 3,
+        "dataset": {"samples_per_class": {"train": 20, "val": 10, "test": 10}},
+        "zoo": {
+            "runs": 40,
+            "runs_per_shard": 20,
+            "batch_size": 16,
+            "epochs": [1, 2],
+            "adam_lr": [0.01, 0.05],
+            "sgd_lr": [0.05, 0.3],
         },
+        "nets": {
+            "mlp": {"hidden": [6, 5]},
+            "resnet18": {"width": 2, "stem": "small"},
+        },
+        "pca": {"components": 8, "identity_below": 5},
+        "autoencoder": {"model": "mlp", "latent": 6, "epochs": 4, "batch_size": 16, "lr": 1e-3},
+        "autoencoders": {
+            "functional": {"probes": 20},
+            "mlp": {"hidden": [12]},
+            "variational": {"hidden": [12]},
+            "residual": {"hidden": [12]},
+            "reverse_pca": {"hidden": [12], "features": 16, "refit": 0.25},
+            "tokens": {
+                "token": 12,
+                "features": 8,
+                "width": 8,
+                "depth": 1,
+                "heads": 2,
+                "window": 20,
+                "refit": 0.25,
+            },
+        },
+        "shared_encoder": {
+            "model": "point",
+            "fourier": 2,
+            "epochs": 4,
+            "batch_size": 16,
+            "calibrate": False,
+        },
+        "guidance": {"sampling_steps": 2, "encoding_steps": 2, "images_per_class": 5},
+        "evaluate": {
+            "draws": 3,
+            "finetune_tasks": 3,
+            "bootstrap": 20,
+        },
+        "runtime": {"device": "cpu"},
     },
-    "shared_encoder": {
-        "model": "point",
-        "width": 16,
-        "depth": 1,
-        "fourier": 2,
-        "epochs": 4,
-        "batch_size": 16,
-        "calibrate": False,
-    },
-    "shared_encoders": {"generator": {"decoded": 4}},
-    "guidance": {"sampling_steps": 2, "encoding_steps": 2, "images_per_class": 5},
-    "evaluate": {
-        "targets": 3,
-        "draws": 3,
-        "val_draws": 2,
-        "random_inputs": 8,
-        "finetune_tasks": 3,
-        "ensemble": 2,
-        "bootstrap": 20,
-    },
-    "runtime": {"device": "cpu", "workers": 1},
-}
+)
+
 
 # name -> architecture, its settings where they are not those above; a tiny world of each
 WORLDS = {
@@ -125,14 +144,6 @@ def tiny(**sections):
 def section(name, **keys):
     """A section of params.yaml, some keys changed: ``section("zoo", runs=60)``."""
     return getattr(validate_params(merged(FILE, {name: keys}), "test"), name)
-
-
-def merged(table, changes):
-    """A table of settings with some of them changed, section by section."""
-    return table | {
-        k: merged(table[k], v) if isinstance(v, dict) and isinstance(table.get(k), dict) else v
-        for k, v in changes.items()
-    }
 
 
 def _outputs(seed, members=3, samples=3000, classes=3):

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -156,42 +157,72 @@ def test_without_controls_the_other_figures_stay(copied):
 
 def planned(workspace):
     """Stages that `dvc repro` would run."""
-    return set(re.findall(r"Running stage '(\w+)'", workspace.dvc("repro", "--dry").text))
+    return running(workspace.dvc("repro", "--dry").text)
 
 
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        # evaluate_sampling follows when data/shared_encoder has changed, which a dry run cannot know
-        ({"shared_encoder.temperature": 0.5}, {"check", "shared_encoder"}),
-        (
-            {"shared_encoder.result": "loss"},
-            {"check", "shared_encoder", "evaluate_sampling", "evaluate_novelty", "summary"},
-        ),
-        ({"evaluate.draws": 3}, {"check", "evaluate_sampling"}),
-        ({"evaluate.controls": False}, {"check", "evaluate_sampling", "evaluate_properties"}),
-        (
-            {
-                "nets.mlp.hidden": [7],
-                "autoencoders.mlp.hidden": [7],
-                "shared_encoders.point.length_weight": 0.2,
-                "dataset_encoders.deepsets.width": 9,
-                "sources.glyphs.noise": 0.2,
-                "sources.folder.size": 9,
-                "runtime.workers": 2,
-                "runtime.device": "cpu",
-            },
-            {"check"},
-        ),
-        ({"autoencoders.functional.depth": 2}, {"check", "autoencoder"}),
-        ({"shared_encoders.generator.decoded": 3}, {"check", "shared_encoder"}),
-        ({"pca.identity_below": 3}, {"check", "pca"}),
-    ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
-)
-def test_settings_rerun_their_own_stages(settings, expected, workspace):
-    workspace.set(settings)
-    assert planned(workspace) == expected
+def running(text):
+    """Stages of which DVC says that it runs them."""
+    return set(re.findall(r"Running stage '(\w+)'", text))
+
+
+# settings -> stages that `dvc repro` would run
+RERUNS = [
+    # evaluate_sampling follows when data/shared_encoder has changed, which a dry run cannot know
+    ({"shared_encoder.temperature": 0.5}, {"check", "shared_encoder"}),
+    (
+        {"shared_encoder.result": "loss"},
+        {"check", "shared_encoder", "evaluate_sampling", "evaluate_novelty", "summary"},
+    ),
+    ({"evaluate.draws": 3}, {"check", "evaluate_sampling"}),
+    ({"evaluate.controls": False}, {"check", "evaluate_sampling", "evaluate_properties"}),
+    (
+        {
+            "nets.mlp.hidden": [7],
+            "autoencoders.mlp.hidden": [7],
+            "shared_encoders.point.length_weight": 0.2,
+            "dataset_encoders.deepsets.width": 9,
+            "sources.glyphs.noise": 0.2,
+            "sources.folder.size": 9,
+            "runtime.workers": 2,
+            "runtime.device": "cpu",
+        },
+        {"check"},
+    ),
+    ({"autoencoders.functional.depth": 2}, {"check", "autoencoder"}),
+    ({"shared_encoders.generator.decoded": 3}, {"check", "shared_encoder"}),
+    ({"pca.identity_below": 3}, {"check", "pca"}),
+]
+# DVC takes seconds to start: one process asks about every text of params.yaml.
+ASK = """
+import json, sys
+from pathlib import Path
+from dvc.cli import main
+
+for text in json.loads(Path(sys.argv[1]).read_text()):
+    Path("params.yaml").write_text(text)
+    print("next", flush=True)
+    assert main(["repro", "--dry"]) == 0
+"""
+
+
+def planned_for(workspace, changes, file):
+    """Stages that `dvc repro` would run after each of some changes of settings."""
+    texts = []
+    for settings in changes:
+        workspace.set(settings)
+        texts.append(workspace.read("params.yaml"))
+        workspace.restore()
+    file.write_text(json.dumps(texts))
+    _, *parts = workspace.run(sys.executable, "-c", ASK, str(file)).text.split("next\n")
+    return [running(part) for part in parts]
+
+
+def test_settings_rerun_their_own_stages(workspace, tmp_path):
+    changes = [settings for settings, _ in RERUNS]
+    planned_stages = planned_for(workspace, [*changes, {}], tmp_path / "texts.json")
+    assert planned_stages.pop() == set()  # the control: params.yaml as it was
+    for (settings, expected), stages in zip(RERUNS, planned_stages, strict=True):
+        assert stages == expected, settings
 
 
 def test_new_images_rerun_the_dataset(workspace, tmp_path):

@@ -1,6 +1,7 @@
 """The layout: who may import whom, what the command line loads, how long a function may be."""
 
 import ast
+import doctest
 import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
@@ -57,6 +58,7 @@ PUBLIC = {
 }  # what the package itself hands out
 LONGEST = 65
 MOST_ENTRIES = 25
+FEWEST_EXAMPLES = 30
 
 
 def source(module):
@@ -206,3 +208,39 @@ def test_a_limit_in_bytes_has_one_name_and_one_value():
 
 def test_a_second_limit_of_one_name_would_be_found():
     assert sizes(ast.parse("MOST_BYTES = 1 << 30\nrest = 2")) == {"MOST_BYTES": "1 << 30"}
+
+
+def examples(modules):
+    """Names of all that has an example in its docstring, which `make test` runs."""
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    return {t.name for module in modules for t in finder.find(module) if t.examples}
+
+
+def test_many_docstrings_have_an_example():
+    modules = [import_module(m) for m in MODULES if m != "weightspace.__main__"]
+    assert len(examples(modules)) >= FEWEST_EXAMPLES
+    assert examples([ast]) == set()  # the control: docstrings of another package without any
+
+
+PACKAGES = [module for module in MODULES if (SRC / Path(*module.split("."))).is_dir()]
+
+
+def undeclared(package, names):
+    """Public modules of a package that its ``__all__`` leaves out, and entries that are nothing."""
+    children = {m.rpartition(".")[2] for m in MODULES if m.rpartition(".")[0] == package}
+    public = {name for name in children if not name.startswith("_")}
+    there = {name for name in names if name in children or hasattr(import_module(package), name)}
+    left_out = set() if package == "weightspace" else public - set(names)  # it hands out names only
+    return left_out | (set(names) - there)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_package_says_what_is_public(package):
+    names = import_module(package).__all__
+    assert names == sorted(names)
+    assert undeclared(package, names) == set()
+    assert undeclared(package, [*names, "nothing"]) == {"nothing"}  # the control
+
+
+def test_a_module_that_is_left_out_is_noticed():
+    assert undeclared("weightspace.learning", ["mlp"]) >= {"loop"}

@@ -1,1 +1,3 @@
 """Many runs of the pipeline: sweeps and tables of experiments, by DVC."""
+
+__all__ = ["dvc", "stages", "suite", "sweep"]
