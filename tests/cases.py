@@ -64,7 +64,15 @@ TINY = merged(
             "resnet18": {"width": 2, "stem": "small"},
         },
         "pca": {"components": 8, "identity_below": 5},
-        "autoencoder": {"model": "mlp", "latent": 6, "epochs": 4, "batch_size": 16, "lr": 1e-3},
+        "autoencoder": {
+            "model": "mlp",
+            "latent": 6,
+            "epochs": 4,
+            "batch_size": 16,
+            "lr": 1e-3,
+            "own_queries": FILE["autoencoder"]["own_queries"],  # with a few it learns little
+            "other_queries": FILE["autoencoder"]["other_queries"],
+        },
         "autoencoders": {
             "functional": {"probes": 20},
             "mlp": {"hidden": [12]},

@@ -120,8 +120,9 @@ def parse_sweep(command, clone):
         done = CliRunner().invoke(app, list(command[3:]))
     assert done.exit_code == 0, done.output
     sets, metric, stage = seen[0]
-    for name in {s.partition("=")[0] for job in sweep.combinations(sets) for s in job}:
-        assert name in clone.dvc("params", "diff", "--all").text.split(), f"no key {name}"
+    names = {s.partition("=")[0] for job in sweep.combinations(sets) for s in job}
+    unknown = names - set(clone.dvc("params", "diff", "--all").text.split())
+    assert not unknown, f"no key {', '.join(unknown)}"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(clone.root)
         patch.setenv("PATH", clone.env["PATH"])
