@@ -230,6 +230,23 @@ def run_in_process(words, monkeypatch):
     assert not caught.value.code, shlex.join(words)
 
 
+def absent(text):
+    """Files between backquotes that are neither in the repository nor in the package."""
+    names = set(re.findall(r"`([\w./-]+/[\w.-]+\.(?:py|yaml|json|csv|js))`", text))
+    names = {n for n in names if not re.search("NAME|stripes|^(metrics|data)/", n)}
+    homes = (ROOT, ROOT / "src" / "weightspace")
+    return sorted(n for n in names if not any((home / n).is_file() for home in homes))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_a_page_names_exist(page):
+    assert not absent(PAGES[page])
+
+
+def test_absent_files_are_noticed():
+    assert absent("`zoo/train.py` `stages/zoo.py` `zoo/nothing.py`") == ["zoo/nothing.py"]
+
+
 EXAMPLES = [page for page, text in PAGES.items() if EXAMPLE.search(text)]
 WRITTEN = {
     "README.md": {"drawn"},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -30,28 +29,23 @@ class Costs:
     rates: dict[str, Any]
     training: dict[str, Any]
 
-    @property
-    def images(self) -> int:
-        """Train images of a task."""
-        data = self.params.dataset
-        return data.samples_per_class.train * data.classes_per_task
-
     def drawn(self, n: int = 1) -> tuple[int, float]:
         """Draws in one pass; from two on the nearest to the target is chosen on train images."""
         return 0, n * self._milliseconds("draw") + self._choice(n)
 
     def guided(self, n: int = 1) -> tuple[int, float]:
         """Draws that gradient steps move to the target."""
-        guidance = self.params.guidance
-        images = guidance.images_per_class * self.params.dataset.classes_per_task
-        gradients = n * guidance.sampling_steps * images
+        guidance, data = self.params.guidance, self.params.dataset
+        images = min(guidance.images_per_class, data.samples_per_class.train)
+        gradients = n * guidance.sampling_steps * images * data.classes_per_task
         return gradients, n * self._milliseconds("draw_guided") + self._choice(n)
 
     def trained(self, epochs: int) -> tuple[int, float]:
-        """Epochs of training over the task's train images, many networks at once."""
-        steps = epochs * ceil(self.images / self.params.zoo.batch_size)
+        """Epochs of training in full batches over the task's train images, many networks at once."""
+        data, size = self.params.dataset, self.params.zoo.batch_size
+        steps = epochs * (data.samples_per_class.train * data.classes_per_task // size)
         rate = self.training[self.params.zoo.architecture]["at_once"]["median"]
-        return epochs * self.images, 1000 * steps / rate
+        return steps * size, 1000 * steps / rate
 
     def _milliseconds(self, name: str) -> float:
         return 1000 / float(self.rates[name]["median"])
@@ -118,7 +112,7 @@ def _cost(cost: tuple[int, float | None]) -> list[str]:
 
 
 def measured(root: Path) -> str:
-    """A sentence on where the figures of :func:`draws` come from."""
+    """A sentence on where the figures of the table come from."""
     figures, costs = read_json(root / "metrics" / "sampling.json")[SPLIT], load_costs(root)
     after = read_json(root / "metrics" / "finetuning.json")[SPLIT]
     return (
