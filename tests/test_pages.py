@@ -203,6 +203,8 @@ def broken(name, text, root=ROOT):
         known = []
         if target.suffix == ".md" and target.is_file():
             known = [slug(h) for h in re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)]
+            if anchor.startswith("weightspace."):  # of code; the strict build of the site looks
+                known.append(anchor)
         if "://" not in link and not (target.exists() and (not anchor or anchor in known)):
             out.append(link)
     return out

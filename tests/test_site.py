@@ -50,6 +50,17 @@ def test_every_public_package_is_in_the_reference(site):
     assert "nothing" not in shown
 
 
+def test_doctests_are_code_and_roles_are_gone(site):
+    text = (site / "api" / "evaluate.html").read_text()
+    assert '<span class="gp">>>> </span>' in text.replace("&gt;", ">")
+    assert "<p>>>>" not in text.replace("&gt;", ">")
+    assert not [
+        p
+        for p in (site / "api").glob("*.html")
+        if re.search(r"<p>[^<]*:(meth|func):", p.read_text())
+    ]
+
+
 def test_a_wrong_link_is_an_error(tmp_path):
     docs = tmp_path / "docs"
     shutil.copytree(ROOT / "docs" / "site", docs / "site")

@@ -82,7 +82,11 @@ def draws(root: Path) -> str:
             after[f"control_nearest_task_epoch_{last}"],
             costs.trained(last),
         ),
-        _trained("trained from scratch", after["scratch_single"], costs.trained(SCRATCH_EPOCHS)),
+        _trained(
+            f"trained from scratch, {SCRATCH_EPOCHS} epochs",
+            after["scratch_single"],
+            costs.trained(SCRATCH_EPOCHS),
+        ),
     ]
     head = ["network", "R2", "MAE", "at the highest target", "labelled image-gradients", "ms"]
     return markdown.rows(head, body)
