@@ -18,7 +18,7 @@ EXAMPLE = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 
-NUMBER = re.compile(r"\**[-+]?[\d.,]+(?: %| \(mean\))?\**|-")
+NUMBER = re.compile(r"\**[-+]?[\d.,]+(?: %| \(median\))?\**|-")
 
 
 def table(given: Table) -> str:
