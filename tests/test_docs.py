@@ -71,6 +71,7 @@ def test_the_example_of_a_new_member_passes_the_contracts(tmp_path):
         text = workspace.read(path)
         assert text.count(end) == 1, end
         workspace.write(path, text.replace(end, end + added))
+    workspace.set({"sources.stripes": {"noise": 0.3}})
     done = workspace.run(sys.executable, "-m", "pytest", *tests, "tests/test_layers.py")
     assert re.search(r"\d+ passed|\[100%\]", done.text)
 
