@@ -10,6 +10,7 @@ export NO_MKDOCS_2_WARNING = 1
 .PHONY: repro test lint docs tables outputs results sweep ablation autoencoders glyphs study pictures report clean
 
 repro: $(READY)  ## run every stage whose inputs changed, then show the results
+	python -m weightspace plugins --write
 	python -m weightspace validate
 	dvc repro
 	python -m weightspace results

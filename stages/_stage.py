@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
 from weightspace.errors import WeightspaceError  # noqa: E402
+from weightspace.experiments.markers import selected, verify_markers, write_markers  # noqa: E402
 from weightspace.params import Params, load_params  # noqa: E402
 from weightspace.runtime import prepare  # noqa: E402
 
@@ -34,7 +35,11 @@ def run(name: str, stage: Callable[[Params], None]) -> None:
     start, memory = time.monotonic(), Memory(daemon=True)
     memory.start()
     try:
-        stage(load_params("params.yaml"))
+        params = load_params("params.yaml")
+        if name == "check":  # the first stage: later ones depend on what it writes
+            write_markers(selected(params))
+        verify_markers(params)
+        stage(params)
     except WeightspaceError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -19,10 +19,12 @@ from pydantic import (
     Field,
     ValidationError,
     WithJsonSchema,
+    create_model,
     model_validator,
 )
 
 from weightspace.errors import WeightspaceError, nearest, problem
+from weightspace.registry import FAMILIES, absent, find
 
 # A few lines of YAML can stand for a value of gigabytes when it is written out.
 BRIEF = reprlib.Repr()
@@ -47,7 +49,12 @@ class FamilySettings(Settings):
         """
         options = getattr(self, name) if name in type(self).model_fields else None
         if not isinstance(options, Settings):
-            raise problem(f"no settings of '{name}'", where="params.yaml", do="add its section")
+            raise problem(
+                f"no settings of '{name}'",
+                where="params.yaml",
+                expected="a section for it in that of its family, {} where it has no keys",
+                do="add it",
+            )
         return options
 
 
@@ -549,6 +556,53 @@ class Params(Settings):
     dataset_encoders: DatasetEncodersSettings
     shared_encoders: SharedEncodersSettings
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to other processes as plain values: the class may be one of :func:`_schema`."""
+        return validate_params, (self.model_dump(mode="json"),)
+
+
+def settings_of(family: str, name: str) -> type[Settings]:
+    """Class that validates the options of a member.
+
+    Args:
+        family: section of the family in params.yaml, such as ``autoencoders``.
+        name: the member.
+
+    Raises:
+        WeightspaceError: no such member, or one from outside without the class ``Settings``.
+
+    """
+    if member := find(family, name):
+        options = getattr(member.load(), "Settings", None)
+        if not (isinstance(options, type) and issubclass(options, Settings)):
+            raise problem(
+                "no class Settings",
+                where=f"{family} '{name}' of {member.distribution}",
+                expected="a subclass of weightspace.params.Settings in its module",
+            )
+        return options
+    section: Any = Params.model_fields[family].annotation
+    if name not in section.model_fields:
+        raise problem(
+            absent(family, name) or f"unknown member '{name}' of {family}",
+            where="settings of an artefact",
+        )
+    built_in: type[Settings] = section.model_fields[name].annotation
+    return built_in
+
+
+def _schema(data: dict[str, Any]) -> type[Params]:
+    """Schema of a file: that of the package, and the settings of members from outside that it has."""
+    sections: dict[str, Any] = {}
+    for name in FAMILIES:
+        family: Any = Params.model_fields[name].annotation
+        keys = data[name] if isinstance(data.get(name), dict) else {}
+        more = [k for k in keys if isinstance(k, str) and k not in family.model_fields]
+        fields: dict[str, Any] = {k: (settings_of(name, k), ...) for k in more if find(name, k)}
+        if fields:
+            sections[name] = create_model(family.__name__, __base__=family, **fields), ...
+    return create_model("Params", __base__=Params, **sections) if sections else Params
+
 
 def options_of(family: str, name: str, data: dict[str, Any]) -> Settings:
     """Validate the options of a member, as an artefact carries them.
@@ -559,15 +613,12 @@ def options_of(family: str, name: str, data: dict[str, Any]) -> Settings:
         data: what ``model_dump`` of its options gave.
 
     """
-    section = Params.model_fields[family].annotation
-    assert section is not None, family
-    options: type[Settings] = section.model_fields[name].annotation
-    return options.model_validate(data)
+    return settings_of(family, name).model_validate(data)
 
 
-def _valid_names(location: tuple[int | str, ...]) -> list[str]:
+def _valid_names(schema: type[Params], location: tuple[int | str, ...]) -> list[str]:
     """Names allowed for the last part of a location in the schema."""
-    model: Any = Params
+    model: Any = schema
     for part in location[:-1]:
         if not (isinstance(model, type) and issubclass(model, BaseModel)):
             return []
@@ -578,7 +629,7 @@ def _valid_names(location: tuple[int | str, ...]) -> list[str]:
     )
 
 
-def _explain(path: Path, error: ValidationError) -> WeightspaceError:
+def _explain(path: Path, schema: type[Params], error: ValidationError) -> WeightspaceError:
     """Turn the first validation error into the one line that a person needs.
 
     A mistyped key is unknown and the right one is missing: the first says how to mend both.
@@ -591,7 +642,9 @@ def _explain(path: Path, error: ValidationError) -> WeightspaceError:
     other = [e for e in errors[1:] if (e["type"] == "missing") <= (first["type"] == "missing")]
     more = f" (and {len(other)} more)" if other else ""
     if first["type"] == "extra_forbidden":
-        hint = nearest(str(location[-1]), _valid_names(location))
+        if location[0] in FAMILIES and (line := absent(str(location[0]), str(location[-1]))):
+            return problem(f"'{key}': {line}", where=path)
+        hint = nearest(str(location[-1]), _valid_names(schema, location))
         return problem(f"unknown key '{key}'{more}", where=path, do=hint)
     if first["type"] == "missing":
         return problem(
@@ -639,7 +692,8 @@ def load_params(path: Path | str = "params.yaml") -> Params:
 
 def validate_params(data: dict[str, Any], where: Path | str = "params") -> Params:
     """Validate settings given as a plain dictionary, with the errors of :func:`load_params`."""
+    schema = _schema(data)
     try:
-        return Params.model_validate(data)
+        return schema.model_validate(data)
     except ValidationError as error:
-        raise _explain(Path(where), error) from error
+        raise _explain(Path(where), schema, error) from error

@@ -25,6 +25,7 @@ def check(params: Params) -> Dataset:
 
     """
     resolve(AUTOENCODERS, params.autoencoder.model, "autoencoder.model")
+    params.autoencoders.of(params.autoencoder.model)
     if params.pca.align == "matching" and params.autoencoder.augment_permutations:
         raise problem(
             "pca.align undoes what autoencoder.augment_permutations does",
@@ -34,6 +35,7 @@ def check(params: Params) -> Dataset:
             do="set pca.align=none or autoencoder.augment_permutations=false",
         )
     resolve(SHARED_ENCODERS, params.shared_encoder.model, "shared_encoder.model")
+    params.shared_encoders.of(params.shared_encoder.model)
     resolve(EXECUTORS, params.runtime.executor, "runtime.executor").verify()
     encoder = resolve(
         DATASET_ENCODERS, params.shared_encoder.dataset_encoder, "shared_encoder.dataset_encoder"

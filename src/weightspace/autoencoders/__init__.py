@@ -5,6 +5,8 @@ Autoencoder``; settings are the section ``autoencoder`` of params.yaml, options 
 ``autoencoders.NAME``.
 """
 
+from weightspace.registry import Members
+
 __all__ = [
     "AUTOENCODERS",
     "base",
@@ -16,11 +18,14 @@ __all__ = [
     "variational",
 ]
 
-AUTOENCODERS = {
-    "functional": "weightspace.autoencoders.functional",
-    "mlp": "weightspace.autoencoders.mlp",
-    "variational": "weightspace.autoencoders.variational",
-    "residual": "weightspace.autoencoders.residual",
-    "reverse_pca": "weightspace.autoencoders.reverse_pca",
-    "tokens": "weightspace.autoencoders.tokens",
-}
+AUTOENCODERS = Members(
+    "autoencoders",
+    {
+        "functional": "weightspace.autoencoders.functional",
+        "mlp": "weightspace.autoencoders.mlp",
+        "variational": "weightspace.autoencoders.variational",
+        "residual": "weightspace.autoencoders.residual",
+        "reverse_pca": "weightspace.autoencoders.reverse_pca",
+        "tokens": "weightspace.autoencoders.tokens",
+    },
+)

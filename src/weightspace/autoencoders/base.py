@@ -22,7 +22,7 @@ from weightspace.learning.behavioural import (
 )
 from weightspace.nets.base import Net
 from weightspace.params import BehaviouralSettings, Params
-from weightspace.registry import resolve
+from weightspace.registry import origins, resolve
 from weightspace.rng import torch_stream
 from weightspace.weights.pca import TensorPca
 from weightspace.weights.spec import (
@@ -170,9 +170,8 @@ class Autoencoder(nn.Module, ABC):
 
     def save(self, path: Path) -> None:
         """Write one safetensors file that holds all that is needed to encode and decode."""
-        save_tensors(
-            path, "autoencoder", self.state_dict(), {"autoencoder": self.name, **self.meta()}
-        )
+        meta = {"autoencoder": self.name, **self.meta(), **origins(("autoencoders", self.name))}
+        save_tensors(path, "autoencoder", self.state_dict(), meta)
 
 
 def load_autoencoder(path: Path) -> Autoencoder:

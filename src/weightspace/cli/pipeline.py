@@ -135,6 +135,23 @@ def stages(
 
 
 @commands.command(rich_help_panel=PANEL)
+def plugins(
+    write: Annotated[
+        bool, typer.Option("--write", help="write the markers by which DVC sees their versions")
+    ] = False,
+) -> None:
+    """List the members of every family and where they come from."""
+    from weightspace.experiments.markers import every, listing, write_markers
+
+    if write:
+        for path in write_markers(every()):
+            print(f"Written: {path}")
+    else:
+        for family, member, place in listing():
+            print(f"{family:<18}{member:<16}{place}")
+
+
+@commands.command(rich_help_panel=PANEL)
 def report(
     root: Root = Path(),
     out: Annotated[Path, typer.Option(help="HTML file to write")] = Path("report/index.html"),

@@ -6,11 +6,16 @@ called once with the images of the train classes, and the embedding never depend
 images of a class.
 """
 
+from weightspace.registry import Members
+
 __all__ = ["DATASET_ENCODERS", "base", "clip", "deepsets", "distillation", "statistics"]
 
-DATASET_ENCODERS = {
-    "clip": "weightspace.dataset_encoders.clip",
-    "deepsets": "weightspace.dataset_encoders.deepsets",
-    "distillation": "weightspace.dataset_encoders.distillation",
-    "statistics": "weightspace.dataset_encoders.statistics",
-}
+DATASET_ENCODERS = Members(
+    "dataset_encoders",
+    {
+        "clip": "weightspace.dataset_encoders.clip",
+        "deepsets": "weightspace.dataset_encoders.deepsets",
+        "distillation": "weightspace.dataset_encoders.distillation",
+        "statistics": "weightspace.dataset_encoders.statistics",
+    },
+)

@@ -18,8 +18,8 @@ from weightspace.errors import problem
 
 MARK = "# code, generated"
 # Files that cannot change a result: messages, progress, the schema that validates params.yaml (its
-# values are tracked by DVC, and no key may be left to a default), tables of names.
-NEUTRAL = {"errors.py", "progress.py", "params.py", "registry.py", "__init__.py"}
+# values are tracked by DVC, and no key may be left to a default), tables of names, markers.
+NEUTRAL = {"errors.py", "progress.py", "params.py", "registry.py", "markers.py", "__init__.py"}
 DEPENDENCY = " " * 6 + "- "
 
 

@@ -81,7 +81,7 @@ def _cluster(runtime: RuntimeSettings) -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS")
     local: dict[str, Any] = {"num_cpus": workers(runtime), "include_dashboard": False}
     environment = {
-        "py_modules": [str(Path(weightspace.__file__).parent)],  # and never an installed copy
+        "py_modules": _modules(),
         "env_vars": {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": os.environ["OMP_WAIT_POLICY"]},
     }
     try:
@@ -103,6 +103,13 @@ def _cluster(runtime: RuntimeSettings) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _modules() -> list[str]:
+    """Folders of the package, and never an installed copy, and of the project's members."""
+    package = Path(weightspace.__file__).parent
+    members = package.parent / "members"
+    return [str(f) for f in (package, members) if f.is_dir()]
 
 
 def _reach(address: str | None) -> None:

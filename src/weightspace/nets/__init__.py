@@ -6,10 +6,15 @@ have ``batched(weights, images) -> Chain``, the layers of many networks at once
 (``weightspace.nets._chain``); without it they run by ``torch.func.vmap``.
 """
 
+from weightspace.registry import Members
+
 __all__ = ["NETS", "base", "cnn", "mlp", "resnet18"]
 
-NETS = {
-    "cnn": "weightspace.nets.cnn",
-    "mlp": "weightspace.nets.mlp",
-    "resnet18": "weightspace.nets.resnet18",
-}
+NETS = Members(
+    "nets",
+    {
+        "cnn": "weightspace.nets.cnn",
+        "mlp": "weightspace.nets.mlp",
+        "resnet18": "weightspace.nets.resnet18",
+    },
+)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,8 @@ from torch.func import functional_call, vmap
 from weightspace.nets import NETS
 from weightspace.nets._batch_norm import MOMENTUM, BatchNorm
 from weightspace.nets._chain import Chain
-from weightspace.params import NetsSettings, Params, Settings
-from weightspace.registry import resolve
+from weightspace.params import Params, Settings, options_of
+from weightspace.registry import origins, resolve
 from weightspace.weights.spec import Spec, Weights, take
 
 BLOCK_PIXELS = 1_600_000  # images x pixels of the networks that run at once
@@ -235,6 +235,7 @@ def build_net(
         "shape": list(shape),
         "classes": classes,
         "settings": settings.model_dump(mode="json"),
+        **origins(("nets", architecture)),
     }
     return Net(module, family.spec(module), meta)
 
@@ -264,6 +265,5 @@ def net_from_meta(meta: Mapping[str, Any]) -> Net:
     >>> net_from_meta(net.meta).spec == net.spec
     True
     """
-    section = cast("type[Settings]", NetsSettings.model_fields[meta["architecture"]].annotation)
-    settings = section.model_validate(meta["settings"])
+    settings = options_of("nets", meta["architecture"], meta["settings"])
     return build_net(meta["architecture"], tuple(meta["shape"]), meta["classes"], settings)

@@ -5,9 +5,14 @@ options, rng) -> SharedEncoder``; settings are the section ``shared_encoder`` of
 are ``shared_encoders.NAME``.
 """
 
+from weightspace.registry import Members
+
 __all__ = ["SHARED_ENCODERS", "base", "generator", "point"]
 
-SHARED_ENCODERS = {
-    "generator": "weightspace.shared_encoders.generator",
-    "point": "weightspace.shared_encoders.point",
-}
+SHARED_ENCODERS = Members(
+    "shared_encoders",
+    {
+        "generator": "weightspace.shared_encoders.generator",
+        "point": "weightspace.shared_encoders.point",
+    },
+)

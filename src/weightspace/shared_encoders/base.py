@@ -20,7 +20,7 @@ from weightspace.autoencoders.base import Autoencoder, encode_orders
 from weightspace.dataset_encoders import DATASET_ENCODERS
 from weightspace.dataset_encoders.base import DatasetEncoder
 from weightspace.params import Settings, SharedEncoderSettings, options_of
-from weightspace.registry import resolve
+from weightspace.registry import origins, resolve
 from weightspace.shared_encoders import SHARED_ENCODERS
 from weightspace.weights.spec import Weights, output_orders
 from weightspace.zoo.result import Result
@@ -187,6 +187,10 @@ class SharedEncoder(nn.Module, ABC):
             "dataset_encoder": self.sizes.dataset_encoder,
         }
         meta = {"sizes": sizes} | {k: v.model_dump(mode="json") for k, v in sections.items()}
+        meta |= origins(
+            ("shared_encoders", self.settings.model),
+            ("dataset_encoders", self.settings.dataset_encoder),
+        )
         save_tensors(path, "shared_encoder", self.state_dict(), meta)
 
 

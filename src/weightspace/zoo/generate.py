@@ -29,7 +29,7 @@ from weightspace.jobs.base import execute
 from weightspace.nets import NETS
 from weightspace.params import Params
 from weightspace.progress import progress
-from weightspace.registry import resolve
+from weightspace.registry import find, resolve
 from weightspace.runtime import device
 from weightspace.zoo.shards import ShardJob
 
@@ -52,6 +52,8 @@ def work_key(params: Params, dataset: Path) -> str:
     for name in sorted(n for n in loaded if not n.startswith(EXECUTORS_PACKAGE)):
         file = sys.modules[name].__file__
         digest.update(name.encode() + (Path(file).read_bytes() if file else b""))
+    if member := find("nets", params.zoo.architecture):  # its code is not in the package
+        digest.update(member.digest.encode())
     for path in sorted(dataset.glob("*")):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:KEY_LENGTH]

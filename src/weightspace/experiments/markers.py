@@ -1,0 +1,129 @@
+"""Markers: how DVC sees a member that comes from outside the package.
+
+dvc.yaml names the selected member of a family as ``src/weightspace/FAMILY/${key}.py``, so that editing
+another member reruns nothing. A member from outside has no file there; a marker takes its place:
+
+* For one of a distribution, a file of comments with family, name, distribution, version and the hash of
+  its source: a new version is another file, and DVC reruns the stages that use it, and no others.
+* For one of the project, a symbolic link to ``src/members/FAMILY/NAME.py``: DVC reads through it, so that
+  an edit is seen at once and no hash can be out of date.
+
+``python -m weightspace plugins --write`` writes the markers of all members there are, and ``make repro``
+calls it. The stage ``check`` writes those of the selected members: in the temporary copy of an
+experiment with ``-S autoencoder.model=NAME``, too, where untracked files are missing. Markers belong
+into git like dvc.lock, whose hashes are theirs. Every other stage verifies the markers of the selected
+members and refuses to run with a member that DVC did not see.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from weightspace.artifacts import write_bytes
+from weightspace.errors import problem
+from weightspace.params import Params
+from weightspace.registry import FAMILIES, SOURCE, Outside, find, outside, read_marker
+
+DO = "run `make repro` or `python -m weightspace plugins --write`"
+
+
+def selected(params: Params) -> list[Outside]:
+    """The members from outside that the settings select."""
+    members = []
+    for family in FAMILIES.values():
+        section, key = family.key.split(".")
+        members.append(find(family.name, getattr(getattr(params, section), key)))
+    return [member for member in members if member]
+
+
+def every() -> list[Outside]:
+    """All members from outside.
+
+    Raises:
+        WeightspaceError: two of one name.
+
+    """
+    members = (find(family, name) for family in FAMILIES for name in outside(family))
+    return [member for member in members if member]
+
+
+def write_markers(members: Iterable[Outside]) -> list[Path]:
+    """Write the markers that are missing or out of date; their paths.
+
+    Raises:
+        WeightspaceError: the package is not in a project, or a file that is no marker is in the way.
+
+    """
+    written = []
+    for member in members:
+        path = _path(member)
+        if SOURCE.name != "src":
+            raise problem(
+                "the package is not in a project", where=SOURCE, expected="src/weightspace"
+            )
+        if path.is_file() and read_marker(path) is None:
+            raise problem("in the way of a marker", where=path, do="rename the file or the member")
+        if _is_true(member, path):
+            continue
+        path.unlink(missing_ok=True)
+        if member.local:
+            path.symlink_to(_target(member, path))
+        else:
+            write_bytes(path, member.marker.encode())
+        written.append(path.relative_to(SOURCE.parent))
+    return written
+
+
+def verify_markers(params: Params) -> None:
+    """Refuse a selected member from outside that is not the one of its marker.
+
+    Raises:
+        WeightspaceError: no marker, or one of another version or source; one line.
+
+    """
+    for member in selected(params):
+        path = _path(member)
+        if not _is_true(member, path):
+            facts = read_marker(path)
+            raise problem(
+                f"{member.family} '{member.name}' of {member.distribution} is not what DVC saw",
+                where=path.relative_to(SOURCE.parent),
+                got="no marker" if facts is None else f"version {facts.get('version', 'unknown')}",
+                expected=f"version {member.version}, sha256 {member.digest[:12]}",
+                do=DO,
+            )
+
+
+def listing() -> Iterator[tuple[str, str, str]]:
+    """Family, member and where it comes from, of all members and of markers without one."""
+    for name, family in FAMILIES.items():
+        places = dict.fromkeys(family.table, "weightspace")
+        places |= {
+            m.name: m.distribution if m.local else f"{m.distribution} {m.version}"
+            for m in every()
+            if m.family == name
+        }
+        for path in sorted(family.folder.glob("*.py")):
+            facts = read_marker(path)
+            if facts and path.stem not in places:
+                places[path.stem] = f"{facts['distribution']}, which is not there"
+        yield from ((name, member, place) for member, place in places.items())
+
+
+def _path(member: Outside) -> Path:
+    """File of its marker."""
+    return FAMILIES[member.family].folder / f"{member.name}.py"
+
+
+def _target(member: Outside, path: Path) -> str:
+    """What the link of a project's member says."""
+    return os.path.relpath(member.files[f"{member.name}.py"], path.parent)
+
+
+def _is_true(member: Outside, path: Path) -> bool:
+    """Whether the file is the member's marker as it has to be."""
+    if member.local:
+        return path.is_symlink() and os.readlink(path) == _target(member, path)  # noqa: PTH115
+    return path.is_file() and not path.is_symlink() and path.read_text() == member.marker
