@@ -36,7 +36,7 @@ def run(name: str, stage: Callable[[Params], None]) -> None:
     memory.start()
     try:
         params = load_params("params.yaml")
-        if name == "check":  # the first stage: later ones depend on what it writes
+        if name == "check":  # the first stage: later ones depend on these files
             write_markers(selected(params))
         verify_markers(params)
         stage(params)

@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from weightspace.errors import WeightspaceError, nearest, problem
-from weightspace.registry import FAMILIES, absent, find
+from weightspace.registry import FAMILIES, absent, find, outside
 
 # A few lines of YAML can stand for a value of gigabytes when it is written out.
 BRIEF = reprlib.Repr()
@@ -642,9 +642,15 @@ def _explain(path: Path, schema: type[Params], error: ValidationError) -> Weight
     other = [e for e in errors[1:] if (e["type"] == "missing") <= (first["type"] == "missing")]
     more = f" (and {len(other)} more)" if other else ""
     if first["type"] == "extra_forbidden":
-        if location[0] in FAMILIES and (line := absent(str(location[0]), str(location[-1]))):
+        if (
+            len(location) == 2
+            and location[0] in FAMILIES
+            and (line := absent(str(location[0]), str(location[-1])))
+        ):
             return problem(f"'{key}': {line}", where=path)
-        hint = nearest(str(location[-1]), _valid_names(schema, location))
+        names = _valid_names(schema, location)
+        names += outside(str(location[0])) if len(location) == 2 and location[0] in FAMILIES else []
+        hint = nearest(str(location[-1]), names)
         return problem(f"unknown key '{key}'{more}", where=path, do=hint)
     if first["type"] == "missing":
         return problem(

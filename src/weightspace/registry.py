@@ -180,6 +180,7 @@ def outside(family: str) -> dict[str, tuple[Outside, ...]]:
         for p in entry_points(group=f"weightspace.{family}")
         if p.dist is not None
     ]
+    members.sort(key=lambda member: member.distribution)
     if SOURCE.name == "src":
         files = sorted((SOURCE / "members" / family).glob("[!_]*.py"))
         members += [Outside(family, f.stem, f"members.{family}.{f.stem}", PROJECT) for f in files]

@@ -141,11 +141,11 @@ def plugins(
     ] = False,
 ) -> None:
     """List the members of every family and where they come from."""
-    from weightspace.experiments.markers import every, listing, write_markers
+    from weightspace.experiments.markers import every, listing, track, write_markers
 
     if write:
-        for path in write_markers(every()):
-            print(f"Written: {path}")
+        for path in track(write_markers(every())):
+            print(f"Written for git to commit: {path}")
     else:
         for family, member, place in listing():
             print(f"{family:<18}{member:<16}{place}")

@@ -8,16 +8,17 @@ another member reruns nothing. A member from outside has no file there; a marker
 * For one of the project, a symbolic link to ``src/members/FAMILY/NAME.py``: DVC reads through it, so that
   an edit is seen at once and no hash can be out of date.
 
-``python -m weightspace plugins --write`` writes the markers of all members there are, and ``make repro``
-calls it. The stage ``check`` writes those of the selected members: in the temporary copy of an
-experiment with ``-S autoencoder.model=NAME``, too, where untracked files are missing. Markers belong
-into git like dvc.lock, whose hashes are theirs. Every other stage verifies the markers of the selected
-members and refuses to run with a member that DVC did not see.
+``python -m weightspace plugins --write`` writes the markers of all members there are and adds them to
+git's index, because experiments in the queue or in temporary copies see no untracked file; ``make repro``
+calls it. Markers belong into git like dvc.lock, whose hashes are theirs. Where the marker of a selected
+member is missing, the stage ``check`` writes it. Every stage verifies the markers of the selected members
+and refuses to run with a member that DVC did not see.
 """
 
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -74,6 +75,13 @@ def write_markers(members: Iterable[Outside]) -> list[Path]:
             write_bytes(path, member.marker.encode())
         written.append(path.relative_to(SOURCE.parent))
     return written
+
+
+def track(paths: list[Path]) -> list[Path]:
+    """Add markers to git's index, where there is a repository; the same paths."""
+    if paths and (SOURCE.parent / ".git").exists():
+        subprocess.run(["git", "add", "--", *paths], cwd=SOURCE.parent, check=False)
+    return paths
 
 
 def verify_markers(params: Params) -> None:
