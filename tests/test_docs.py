@@ -1,5 +1,6 @@
 """The pages below docs: commands run, code works, names are those of the code; the package builds."""
 
+import hashlib
 import re
 import shutil
 import subprocess
@@ -12,8 +13,10 @@ import pytest
 import yaml
 
 import weightspace
+from cases import merged
 from test_pages import commands
 from weightspace.artifacts import read_meta, read_parquet
+from weightspace.data.dataset import Dataset
 from weightspace.project.network import KIND
 from weightspace.report.plots import PLOTS
 from workspace import ROOT, clone
@@ -46,13 +49,39 @@ def test_the_tutorial_works(tmp_path):
     assert not [n for n in workspace.run("git", "ls-files").text.split() if "my.npz" in n]
 
 
+def of_kind(kind):
+    """Fenced blocks of docs/extending.md in one language."""
+    return [text for language, text in BLOCK.findall(EXTENDING) if language == kind]
+
+
+@pytest.mark.slow
+def test_the_example_of_a_projects_member_works(tmp_path):
+    """Its file, its section and the commands, as docs/extending.md has them."""
+    workspace = clone(tmp_path / "clone")
+    ((module,), (section,), (lines,)) = map(of_kind, ("python", "yaml", "sh"))
+    (workspace.root / "src" / "members" / "sources").mkdir()
+    workspace.write("src/members/sources/stripes.py", module)
+    params = merged(yaml.safe_load(workspace.read("params.yaml")), yaml.safe_load(section))
+    params["dataset"]["tasks"] = 24  # all there are of three of four classes
+    workspace.write("params.yaml", yaml.safe_dump(params))
+    for line in lines.splitlines():
+        workspace.run(*line.split())
+    assert Dataset.load(workspace.root / "data" / "dataset").class_names[0] == "level"
+    (dependency,) = (d for d in workspace.lock()["dataset"]["deps"] if "stripes" in d["path"])
+    digest = hashlib.md5((workspace.root / "src/members/sources/stripes.py").read_bytes())
+    assert dependency["md5"] == digest.hexdigest()  # through the link
+
+
 @pytest.mark.slow
 def test_the_example_of_a_new_member_passes_the_contracts(tmp_path):
-    """The three steps of docs/extending.md, then the tests of its family and of the layout."""
+    """The steps of docs/extending.md for the package, then the tests of its family and of the layout."""
     workspace = clone(tmp_path / "clone")
-    (_, module), (_, line), (_, case), (_, options), (_, key) = BLOCK.findall(EXTENDING)
+    (module,), (key, line, case) = of_kind("python"), of_kind("text")[1:]
+    options = re.search(r"^class Settings.*?(?=^def )", module, re.MULTILINE | re.DOTALL)[0]
+    imported = "from weightspace.params import StripesSettings as Settings\n\n\n"
     folder = "src/weightspace/data/sources"
-    workspace.write(f"{folder}/stripes.py", module)
+    workspace.write(f"{folder}/stripes.py", module.replace(options, imported))
+    options = options.replace("class Settings(params.", "class StripesSettings(")
     tests = ("tests/test_sources.py", "-k", "stripes or case or family")
     before = workspace.run(
         sys.executable, "-m", "pytest", "tests/test_layers.py", "-k", "family", ok=False
@@ -66,7 +95,8 @@ def test_the_example_of_a_new_member_passes_the_contracts(tmp_path):
             case,
         ),
         ("src/weightspace/params.py", "    npz: NpzSettings\n", key),
-        ("src/weightspace/params.py", "# image sources\n\n\n", options + "\n\n"),
+        ("src/weightspace/params.py", "# image sources\n\n\n", options.replace("params.", "")),
+        ("params.yaml", "sources:\n", "  stripes: {noise: 0.2}\n"),
     ):
         text = workspace.read(path)
         assert text.count(end) == 1, end
