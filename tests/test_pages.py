@@ -382,7 +382,8 @@ def merged(table, changes):
 
 
 def test_settings_in_yaml_blocks_are_valid():
-    text = "\n".join(PAGES.values())
+    # test_docs.py runs the example of extending.md, whose member the package does not have
+    text = "\n".join(text for page, text in PAGES.items() if page != "docs/extending.md")
     blocks = re.findall(r"^```yaml\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     changes = [change for block in blocks for change in yaml.safe_load_all(block)]
