@@ -189,7 +189,7 @@ def show_predictions(project: Project, paths: list[Path]) -> None:
     files = [file for path in paths for file in find(path)]
     predicted = project.predict(project.networks(*files))
     predicted.table.insert(0, "file", [f.name for f in files])
-    show_table(predicted.table, "Read off the weights alone")
+    show_table(predicted.table, "Read off the latents")
     show_table(predicted.errors, "Error on held-out networks of the zoo (test_sets)")
     for row in predicted.errors.to_dict("records"):
         if row["error"] >= row["of_a_constant"]:

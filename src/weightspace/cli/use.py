@@ -156,7 +156,7 @@ def retrieve(
 
 @commands.command(rich_help_panel=PANEL)
 def predict(paths: Networks, root: Root = Path()) -> None:
-    """Predict accuracy, gap, epoch and optimiser from weights alone, with the error to expect."""
+    """Predict accuracy, gap, epoch and optimiser from latents, with the error to expect."""
     from weightspace.cli.output import show_predictions
 
     show_predictions(start(root), paths)

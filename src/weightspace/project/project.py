@@ -381,7 +381,7 @@ class Project:
         )
 
     def predict(self, weights: Weights, *, seed: int = 0) -> Predictions:
-        """Predict accuracy, generalisation gap, epoch and optimiser from weights alone.
+        """Predict accuracy, generalisation gap, epoch and optimiser from latents.
 
         Args:
             weights: networks ``(N, *shape)``.
