@@ -196,12 +196,12 @@ def find(family: str, name: str) -> Outside | None:
 
     """
     members = outside(family).get(name, ())
-    places = [m.distribution for m in members]
+    holders = [m.distribution for m in members]
     if name in FAMILIES[family].table:
-        places = ["weightspace", *places]
-    if len(places) > 1:
+        holders = ["weightspace", *holders]
+    if len(holders) > 1:
         raise problem(
-            f"{family} '{name}' is a member of {places[0]} and of {places[1]}",
+            f"{family} '{name}' is a member of {holders[0]} and of {holders[1]}",
             do="uninstall or rename one of them",
         )
     return members[0] if members else None

@@ -147,8 +147,8 @@ def plugins(
         for path in track(write_markers(every())):
             print(f"Written for git to commit: {path}")
     else:
-        for family, member, place in listing():
-            print(f"{family:<18}{member:<16}{place}")
+        for family, member, origin in listing():
+            print(f"{family:<18}{member:<16}{origin}")
 
 
 @commands.command(rich_help_panel=PANEL)

@@ -107,17 +107,17 @@ def verify_markers(params: Params) -> None:
 def listing() -> Iterator[tuple[str, str, str]]:
     """Family, member and where it comes from, of all members and of markers without one."""
     for name, family in FAMILIES.items():
-        places = dict.fromkeys(family.table, "weightspace")
-        places |= {
+        origins = dict.fromkeys(family.table, "weightspace")
+        origins |= {
             m.name: m.distribution if m.local else f"{m.distribution} {m.version}"
             for m in every()
             if m.family == name
         }
         for path in sorted(family.folder.glob("*.py")):
             facts = read_marker(path)
-            if facts and path.stem not in places:
-                places[path.stem] = f"{facts['distribution']}, which is not there"
-        yield from ((name, member, place) for member, place in places.items())
+            if facts and path.stem not in origins:
+                origins[path.stem] = f"{facts['distribution']}, which is not there"
+        yield from ((name, member, origin) for member, origin in origins.items())
 
 
 def _path(member: Outside) -> Path:
