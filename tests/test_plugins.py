@@ -52,9 +52,10 @@ def site(tmp_path_factory):
 @pytest.fixture
 def searched(monkeypatch):
     """Factory: a folder from which distributions and modules are imported during a test."""
-    loaded = set(sys.modules)
+    folders = []
 
     def add(folder):
+        folders.append(str(folder))
         monkeypatch.syspath_prepend(folder)
         invalidate_caches()
         registry.outside.cache_clear()
@@ -62,8 +63,8 @@ def searched(monkeypatch):
 
     yield add
     registry.outside.cache_clear()
-    for name in set(sys.modules) - loaded:
-        if not name.startswith("weightspace."):
+    for name, module in list(sys.modules.items()):  # the next test has another of its name
+        if (getattr(module, "__file__", None) or "").startswith(tuple(folders)):
             del sys.modules[name]
 
 
