@@ -20,6 +20,7 @@ def main(params: Params) -> None:
     with live("autoencoder"):
         options = params.autoencoders.of(params.autoencoder.model)
         autoencoder, history = family.fit(data, params.autoencoder, options, params.seed)
+    autoencoder.name = params.autoencoder.model  # a member made from another may bear its name
     autoencoder.save(DATA / AUTOENCODER_FILE)
     write_csv(METRICS / "plots" / "autoencoder_loss.csv", history)
 

@@ -557,8 +557,18 @@ class Params(Settings):
     shared_encoders: SharedEncodersSettings
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel to other processes as plain values: the class may be one of :func:`_schema`."""
-        return validate_params, (self.model_dump(mode="json"),)
+        """Travel to other processes as plain values: the class may be one of :func:`_schema`.
+
+        Without the sections of members from outside that are not selected: another machine may lack
+        these members.
+        """
+        data = self.model_dump(mode="json")
+        for name, family in FAMILIES.items():
+            section, key = family.key.split(".")
+            built_in: Any = Params.model_fields[name].annotation
+            needed = {*built_in.model_fields, data[section][key]}
+            data[name] = {k: v for k, v in data[name].items() if k in needed}
+        return validate_params, (data,)
 
 
 def settings_of(family: str, name: str) -> type[Settings]:

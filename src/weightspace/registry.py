@@ -113,7 +113,8 @@ class Outside:
         """Its source: the file, or every Python file of the package that it is in."""
         parts = self.module.split(".")
         if self.local:
-            return {f"{parts[-1]}.py": SOURCE.joinpath(*parts).with_suffix(".py")}
+            folder = members_folder() or SOURCE / "members"
+            return {f"{parts[-1]}.py": folder.joinpath(*parts[1:]).with_suffix(".py")}
         spec = find_spec(parts[0])  # a package at the top is found without being imported
         if spec is None or spec.origin is None:
             raise problem(
@@ -173,6 +174,19 @@ class Outside:
 
 
 @cache
+def members_folder() -> Path | None:
+    """Folder of the project's members; None for a package that is installed by itself.
+
+    On a machine of a Ray cluster the package and the members are two folders on the path.
+    """
+    if SOURCE.name == "src":
+        return SOURCE / "members"
+    spec = find_spec("members") if SOURCE.name.startswith("_ray_pkg_") else None
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    return Path(folders[0]) if folders else None
+
+
+@cache
 def outside(family: str) -> dict[str, tuple[Outside, ...]]:
     """Members from outside by name, several where a name is taken twice."""
     members = [
@@ -181,8 +195,8 @@ def outside(family: str) -> dict[str, tuple[Outside, ...]]:
         if p.dist is not None
     ]
     members.sort(key=lambda member: member.distribution)
-    if SOURCE.name == "src":
-        files = sorted((SOURCE / "members" / family).glob("[!_]*.py"))
+    if folder := members_folder():
+        files = sorted((folder / family).glob("[!_]*.py"))
         members += [Outside(family, f.stem, f"members.{family}.{f.stem}", PROJECT) for f in files]
     names = sorted({m.name for m in members})
     return {name: tuple(m for m in members if m.name == name) for name in names}

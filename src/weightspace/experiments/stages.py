@@ -15,6 +15,7 @@ from pathlib import Path
 
 from weightspace.artifacts import write_bytes
 from weightspace.errors import problem
+from weightspace.registry import read_marker
 
 MARK = "# code, generated"
 # Files that cannot change a result: messages, progress, the schema that validates params.yaml (its
@@ -61,7 +62,8 @@ def chosen_code(dependencies: list[str], root: Path) -> list[Path]:
     for name in dependencies:
         if name.endswith(".py"):
             out += sorted(root.glob(re.sub(r"\$\{[\w.]+\}", "*", name)))
-    return [path for path in out if path.name != "base.py" and not path.name.startswith("_")]
+    members = (p for p in out if p.name != "base.py" and not p.name.startswith("_"))
+    return [path for path in members if read_marker(path) is None]  # no member from outside
 
 
 def generated(text: str, root: Path) -> str:

@@ -29,17 +29,20 @@ def fit(
     counts: dict[str, int],
     settings: FitSettings,
     seed: int,
+    *,
+    stream: str = "",
 ) -> pd.DataFrame:
     """Fit a module's parameters in place.
 
     Args:
-        name: stage name, for the progress bar and the random stream.
+        name: stage and section of params.yaml, for the progress bar and messages.
         module: what is fitted; ends at the epoch of the lowest val loss.
         loss: named losses of some rows of a split ("train" or "val"); on "val" it must draw only
             from the generator it is given, which is the same in every epoch.
         counts: rows of "train" and "val".
         settings: epochs, batch size, rates, patience.
         seed: root seed.
+        stream: of the random numbers; by default the name.
 
     Returns:
         History: one row per epoch, columns ``epoch``, ``train_*`` and ``val_*``.
@@ -56,7 +59,8 @@ def fit(
             expected="train and val members",
             do="raise zoo.runs or check dataset.splits",
         )
-    rng = torch_stream(seed, name, "fit")
+    stream = stream or name
+    rng = torch_stream(seed, stream, "fit")
     trained = [p for p in module.parameters() if p.requires_grad]
     module.zero_grad()  # frozen parts may hold those of an earlier fit
     optimizer = torch.optim.AdamW(
@@ -68,7 +72,7 @@ def fit(
     with progress(name, settings.epochs) as bar:
         for epoch in range(1, settings.epochs + 1):
             train = _epoch(module, loss, counts["train"], per_epoch, (optimizer, schedule), rng)
-            val = _validate(name, module, loss, counts["val"], settings.batch_size, seed)
+            val = _validate(stream, module, loss, counts["val"], settings.batch_size, seed)
             rows.append({"epoch": epoch} | _mean(train, "train_") | _mean(val, "val_"))
             current = rows[-1]["val_loss"]
             if not math.isfinite(current):

@@ -29,6 +29,7 @@ from weightspace.params import GeneratorSettings, SharedEncoderSettings
 from weightspace.rng import torch_stream
 from weightspace.runtime import precision
 from weightspace.shared_encoders.base import (
+    STREAM,
     Pairs,
     SharedEncoder,
     SharedEncoderData,
@@ -259,7 +260,7 @@ def fit(
         seed: root seed.
 
     """
-    rng = torch_stream(seed, "shared", "init")
+    rng = torch_stream(seed, STREAM, "init")
     model = build(Sizes.of(data), settings, options, rng)
     prepare(model, data)
     if not data.autoencoder.normalised:
@@ -269,5 +270,7 @@ def fit(
         model.rms.copy_((z - z.mean(0)).square().mean().sqrt())
     data.autoencoder.requires_grad_(requires_grad=False)
     counts = {"train": len(data.train.tasks), "val": len(data.val.tasks)}
-    history = run_fit("shared", model, GeneratorLoss(model, data), counts, settings, seed)
+    history = run_fit(
+        "shared_encoder", model, GeneratorLoss(model, data), counts, settings, seed, stream=STREAM
+    )
     return model, history

@@ -18,6 +18,7 @@ from weightspace.learning.mlp import mlp
 from weightspace.params import PointSettings, SharedEncoderSettings
 from weightspace.rng import torch_stream
 from weightspace.shared_encoders.base import (
+    STREAM,
     SharedEncoder,
     SharedEncoderData,
     Sizes,
@@ -101,7 +102,7 @@ def fit(
         seed: root seed.
 
     """
-    rng = torch_stream(seed, "shared", "init")
+    rng = torch_stream(seed, STREAM, "init")
     z = data.train.z[:, 0]
     model = build(Sizes.of(data), settings, options, rng)
     prepare(model, data)
@@ -125,7 +126,7 @@ def fit(
         }
 
     counts = {split: len(p.tasks) for split, p in pairs.items()}
-    history = run_fit("shared", model, loss, counts, settings, seed)
+    history = run_fit("shared_encoder", model, loss, counts, settings, seed, stream=STREAM)
     with torch.no_grad():
         e = model.embed(images, classes[data.train.tasks])
         predicted = model.predict(model.condition(e, data.train.result))
