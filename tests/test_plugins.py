@@ -1,5 +1,6 @@
 """Members of families from outside: found, validated, refused, and seen by DVC."""
 
+import os
 import pickle
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ from weightspace.artifacts import read_meta
 from weightspace.autoencoders import AUTOENCODERS
 from weightspace.errors import WeightspaceError
 from weightspace.experiments import markers
-from weightspace.experiments.stages import generated
+from weightspace.experiments.stages import chosen_code, generated
 from weightspace.params import options_of, validate_params
 from weightspace.registry import FAMILIES, Outside, find, resolve
 from workspace import ROOT, Workspace, clone
@@ -216,6 +217,45 @@ def extended(workspace, site, settings):
     return Workspace(workspace.root, {"PYTHONPATH": path})
 
 
+def test_members_are_found_where_ray_unpacks_them(tmp_path):
+    """Package and members are two folders there; another folder called members is not asked."""
+    code = "from weightspace.registry import outside; print(*outside('nets'))"
+
+    def found(package):
+        folder, members = tmp_path / package, tmp_path / "_ray_pkg_b" / "members" / "nets"
+        shutil.copytree(ROOT / "src" / "weightspace", folder / "weightspace", dirs_exist_ok=True)
+        members.mkdir(parents=True, exist_ok=True)
+        (members / "mine.py").touch()
+        path = os.pathsep.join((str(folder), str(tmp_path / "_ray_pkg_b")))
+        command = [sys.executable, "-c", code]
+        return subprocess.run(
+            command, env={"PYTHONPATH": path}, capture_output=True, text=True, check=True
+        ).stdout.split()
+
+    assert found("_ray_pkg_a") == ["mine"]
+    assert found("site-packages") == []
+
+
+def test_settings_travel_without_members_that_are_not_selected(site, searched):
+    """To a machine that lacks the plugin; the section of a selected member travels along."""
+    searched(site)
+    for model in ("mlp", "ridge"):
+        data = merged(FILE, SETTINGS | {"autoencoder": {"model": model}})
+        rebuild, (plain,) = validate_params(data).__reduce__()
+        assert ("ridge" in plain["autoencoders"]) == (model == "ridge")
+        assert rebuild(plain).autoencoders.tokens == validate_params(data).autoencoders.tokens
+
+
+def test_the_generated_dependencies_skip_links_and_markers(tmp_path):
+    folder = tmp_path / "src" / "weightspace" / "autoencoders"
+    folder.mkdir(parents=True)
+    (folder / "mlp.py").write_text("")
+    (folder / "gone.py").symlink_to("../../members/autoencoders/gone.py")
+    (folder / "ridge.py").write_text(registry.MARK + "\n")
+    name = "src/weightspace/autoencoders/${autoencoder.model}.py"
+    assert chosen_code([name], tmp_path) == [folder / "mlp.py"]
+
+
 @pytest.mark.slow
 def test_plugin_and_project_member_run_as_stages(site, tmp_path):
     """One after the other in one clone; what each leaves says where it is from."""
@@ -230,7 +270,8 @@ def test_plugin_and_project_member_run_as_stages(site, tmp_path):
     assert (workspace.root / MARKER).read_text().startswith(registry.MARK)  # by the stage check
 
     text = (EXAMPLE / "weightspace_ridge" / "autoencoder.py").read_text()
-    place(workspace, "src/members/autoencoders/flat.py", text.replace('"ridge"', '"flat"'))
+    assert 'name = "ridge"' in text  # a copy that still bears the name of what it was made from
+    place(workspace, "src/members/autoencoders/flat.py", text)
     flat = {"autoencoders": {"flat": {"ridge": 0.5}}, "autoencoder": {"model": "flat"}}
     workspace = extended(workspace, site, flat)
     refused = workspace.run("python", "stages/autoencoder.py", ok=False)
@@ -249,6 +290,7 @@ def test_plugin_and_project_member_run_as_stages(site, tmp_path):
     assert "A  src/weightspace/autoencoders/flat.py" in workspace.run("git", "status", "-s").text
     workspace.stages("autoencoder")
     assert read_meta(artefact)["members"]["autoencoders.flat"]["distribution"] == "src/members"
+    assert read_meta(artefact)["autoencoder"] == "flat"  # the one that was selected
     listed = workspace.run("python", "-m", "weightspace", "plugins").text
     assert "ridge           weightspace-ridge 0.1.0" in listed
     assert "flat            src/members" in listed
@@ -275,7 +317,8 @@ def test_dvc_sees_a_new_version_and_an_edit(site, finished_clone, tmp_path):
     shutil.copytree(site, tmp_path / "site")
     workspace = finished_clone.copy(tmp_path / "copy")
     text = (EXAMPLE / "weightspace_ridge" / "autoencoder.py").read_text()
-    place(workspace, "src/members/autoencoders/flat.py", text.replace('"ridge"', '"flat"'))
+    assert 'name = "ridge"' in text  # a copy that still bears the name of what it was made from
+    place(workspace, "src/members/autoencoders/flat.py", text)
     sections = {"autoencoders": {"flat": {"ridge": 0.5}, "ridge": {"ridge": 0.01}}}
     workspace = extended(workspace, tmp_path / "site", sections)
     write = ("python", "-m", "weightspace", "plugins", "--write")

@@ -101,6 +101,14 @@ def test_two_fits_give_identical_bytes(fitted, data, tmp_path):
     assert history.equals(fitted[1])
 
 
+def test_a_fit_that_diverges_names_the_key_to_change(fitted, data, world):
+    settings = fitted[0].settings
+    broken = replace(data, val=replace(data.val, z=data.val.z * torch.nan))
+    options = world().params.shared_encoders.of(settings.model)
+    with pytest.raises(WeightspaceError, match=r"^shared_encoder, epoch 1: .*shared_encoder\.lr"):
+        resolve(SHARED_ENCODERS, settings.model, "model").fit(broken, settings, options, 3)
+
+
 def test_range_comes_from_train_members(fitted, data):
     model, train = fitted[0], data.train
     low, high = train.result.quantile(torch.tensor([0.01, 0.99])).tolist()
