@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import re
 from contextlib import suppress
 
 import pytest
@@ -69,6 +70,43 @@ def test_an_old_file_of_torch_save_is_read(tmp_path, net, state):
     path = tmp_path / "old.pt"
     torch.save(state, path, _use_new_zipfile_serialization=False)
     assert same(fit_state(read_state(path), net.spec, path), state)
+
+
+class Stock(nn.Module):
+    """The architecture with PyTorch's own batch normalisation, whose state has counters."""
+
+    def __init__(self):
+        super().__init__()
+        self.convs = nn.ModuleList([nn.Conv2d(1, 3, 3, bias=False), nn.Conv2d(3, 4, 3, bias=False)])
+        self.norms = nn.ModuleList([nn.BatchNorm2d(3), nn.BatchNorm2d(4)])
+        self.head = nn.Linear(16, 3)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "model._orig_mod."])
+def test_counters_of_batch_normalisation_are_left_out_and_nothing_else_is(prefix):
+    spec = build("cnn-batch-norm").spec
+    stock = {prefix + k: v for k, v in Stock().state_dict().items()}
+    counters = {k for k in stock if k.endswith(".num_batches_tracked")}
+    assert len(counters) == 2
+    weights = fit_state(stock, spec, "net.pt")
+    assert set(weights) == set(spec.names)
+    for name, value in weights.items():
+        assert torch.equal(value, stock[prefix + name].float())
+    for extra in (
+        "head.num_batches_tracked",  # beside no running variance
+        "norms.2.num_batches_tracked",
+        "num_batches_tracked",
+        "norms.0.num_batches",
+        "norms.0.gain",
+    ):
+        with pytest.raises(WeightspaceError, match=re.escape(f"{extra}]")):
+            fit_state(stock | {prefix + extra: torch.tensor(1)}, spec, "net.pt")
+
+
+def test_a_counter_is_unknown_where_the_architecture_has_no_batch_normalisation(net, state):
+    name = "head.num_batches_tracked"
+    with pytest.raises(WeightspaceError, match="unknown"):
+        fit_state(state | {name: torch.tensor(1)}, net.spec, "net.pt")
 
 
 def change(state, **changes):

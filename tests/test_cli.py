@@ -109,6 +109,17 @@ def test_statistics_that_are_not_there_cannot_be_reestimated(run, mine, tmp_path
     assert done.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(("words", "steps"), [((), 2), (("--guidance-steps", 0), 0)])
+def test_sample_draws_in_one_pass_on_request(run, mine, tmp_path, words, steps):
+    done = run(*SAMPLE[:-2], "--data", mine, *words)
+    assert done.code == 0, done.err
+    request = read_json(tmp_path / "out" / "report.json")["request"]
+    assert request["guidance_steps"] == steps
+    assert (request["image_gradients"] == 0) == (steps == 0)
+    card = (tmp_path / "out" / "MODEL_CARD.md").read_text()
+    assert ("without a gradient step" in card) == (steps == 0)
+
+
 def test_sample_warns_of_a_request_out_of_range(run, mine, tmp_path):
     done = run("sample", "--data", mine, "--classes", "c,ä,b", "--accuracy", 0.01, "--out", "out")
     assert done.code == 0
@@ -215,6 +226,7 @@ BAD_WORDS = {
     "not a number": "--classes 0,1,2 --accuracy much --out out",
     "NaN": "--classes 0,1,2 --accuracy nan --out out",
     "no networks": "--classes 0,1,2 --accuracy .5 --out out -n 0",
+    "negative guidance": "--classes 0,1,2 --accuracy .5 --out out --guidance-steps -1",
     "negative seed": "--classes 0,1,2 --accuracy .5 --out out --seed -1",
     "a wrong option": "--classes 0,1,2 --accurcy .5 --out out",
     "a full folder": "--classes 0,1,2 --accuracy .5 --out full",

@@ -54,6 +54,20 @@ def of_kind(kind):
     return [text for language, text in BLOCK.findall(EXTENDING) if language == kind]
 
 
+def shortened(text, source):
+    """Whether lines are those of a source in its order, some left out where three dots stand."""
+    rest = iter(source.splitlines())
+    return all(line in rest for line in text.splitlines() if line.strip() not in ("", "..."))
+
+
+def test_the_shortened_example_of_a_distribution_is_its_module():
+    path = ROOT / "examples" / "ridge_autoencoder" / "weightspace_ridge" / "autoencoder.py"
+    (block,) = of_kind("py")
+    assert shortened(block, path.read_text())
+    assert not shortened(block.replace("@ self.encoder", "@ self.decoder"), path.read_text())
+    assert not shortened("\n".join(reversed(block.splitlines())), path.read_text())
+
+
 @pytest.mark.slow
 def test_the_example_of_a_projects_member_works(tmp_path):
     """Its file, its section and the commands, as docs/extending.md has them."""

@@ -253,7 +253,7 @@ EXAMPLES = [page for page, text in PAGES.items() if EXAMPLE.search(text)]
 WRITTEN = {
     "README.md": {"drawn"},
     "docs/guides/command_line.md": {"samples", "retrieved", "decoded", "latents.safetensors"},
-    "docs/guides/images.md": {"letters"},
+    "docs/guides/images.md": {"letters", "photos", "from_photos"},
     "docs/guides/python.md": {"samples"},
     "docs/guides/checkpoints.md": {"mine"},
     "docs/guides/onnx.md": {"onnx"},

@@ -22,6 +22,7 @@ from weightspace.project import prediction
 from weightspace.project import project as api
 from weightspace.project import retrieval as queries
 from weightspace.project.samples import Request
+from weightspace.sampling.latent_steps import LatentSteps
 from weightspace.sampling.sampler import Condition, Sampler
 from weightspace.zoo.result import Result
 
@@ -353,6 +354,37 @@ def test_a_guided_draw_costs_as_many_labelled_images_as_its_steps_read(project, 
             sampler, guidance=settings.model_copy(update={"images_per_class": per_class})
         )
         assert guided.image_gradients(condition) == expected
+
+
+def test_a_draw_in_one_pass_takes_no_gradient_whatever_the_settings(project, task, monkeypatch):
+    """By request or by settings, with a control that does take gradients."""
+    guided = project.sample(task, accuracy=0.5, n=2, best_of=2)
+    steps = project.params.guidance.model_copy(update={"sampling_steps": 0})
+    unguided = replace(project, params=project.params.model_copy(update={"guidance": steps}))
+    by_settings = unguided.sample(task, accuracy=0.5, n=2, best_of=2)
+    overruled = unguided.sample(task, accuracy=0.5, n=2, best_of=2, guidance_steps=2)
+    moved = []
+    guide = LatentSteps.guide
+    monkeypatch.setattr(
+        LatentSteps, "guide", lambda *args, **more: moved.append(1) or guide(*args, **more)
+    )
+    by_request = project.sample(task, accuracy=0.5, n=2, best_of=2, guidance_steps=0)
+    assert not moved
+    project.sample(task, accuracy=0.5)
+    assert moved
+    for name in project.net.spec.names:
+        assert torch.equal(by_request.weights[name], by_settings.weights[name])
+        assert torch.equal(overruled.weights[name], guided.weights[name])
+    assert any(
+        not torch.equal(by_request.weights[k], guided.weights[k]) for k in project.net.spec.names
+    )
+    counts = [s.request.image_gradients for s in (by_request, by_settings, overruled, guided)]
+    assert counts == [0, 0, 30, 30]
+    assert by_request.report()["request"]["guidance_steps"] == 0
+    assert "without a gradient step" in by_request.card()
+    assert "without a gradient step" not in guided.card()
+    with pytest.raises(WeightspaceError, match="guidance_steps must be 0 or more"):
+        project.sample(task, accuracy=0.5, guidance_steps=-1)
 
 
 def test_bytes_are_the_same_every_time(saved, project, task, tmp_path):

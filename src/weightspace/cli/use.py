@@ -39,6 +39,13 @@ def sample(
     reestimate: Annotated[
         bool, typer.Option("--reestimate", help="running statistics from your train images")
     ] = False,
+    guidance_steps: Annotated[
+        int | None,
+        typer.Option(
+            help="gradient steps on every candidate; 0: drawn in one pass; default: params.yaml",
+            min=0,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="root of the random draws", min=0)] = 0,
     root: Root = Path(),
 ) -> None:
@@ -56,6 +63,7 @@ def sample(
         seed=seed,
         fine_tune_epochs=fine_tune_epochs,
         reestimate=reestimate,
+        guidance_steps=guidance_steps,
     )
     samples.save(out)
     show_samples(samples, out)

@@ -240,16 +240,16 @@ class Project:
         seed: int = 0,
         fine_tune_epochs: int = 0,
         reestimate: bool = False,
+        guidance_steps: int | None = None,
     ) -> Samples:
         """Draw networks from P(W | D, R) and measure each.
 
-        Every draw is guided: moved by ``guidance.sampling_steps`` gradient steps on labelled train
-        images of the task, of which the model card gives the number; none with 0 steps.
+        A draw is guided: moved by gradient steps on labelled train images of the task, of which the
+        model card gives the number. With ``guidance_steps=0`` it is left as drawn, in one pass.
 
         Args:
             task: the dataset D.
-            accuracy: the requested result R, from 0 to 1, where the pipeline was trained for
-                accuracy.
+            accuracy: the requested result R, 0 to 1, where the pipeline was trained for accuracy.
             loss: the requested result R in nats, where it was trained for loss.
             n: networks, 1 or more; sample i is the same whatever n is.
             best_of: candidates drawn for each, 1 or more; the one whose result on the train images
@@ -258,6 +258,8 @@ class Project:
             fine_tune_epochs: passes over the train images with Adam after sampling; 0 for none.
             reestimate: replace the running statistics of every candidate by those of the train
                 images, before it is measured.
+            guidance_steps: gradient steps on every candidate, 0 or more; 0 for a draw in one pass,
+                None for ``guidance.sampling_steps`` of params.yaml.
 
         Returns:
             The networks, a table of what each achieves, and what was requested.
@@ -269,9 +271,7 @@ class Project:
         """
         options = {"n": n, "best_of": best_of, "seed": seed}
         options |= {"fine_tune_epochs": fine_tune_epochs, "reestimate": reestimate}
-        guidance, images = self.params.guidance, task.images["train"]
-        options |= {"guidance_steps": guidance.sampling_steps}
-        options |= {"images_per_step": guidance.images_per_step(images.shape[1], len(images))}
+        options |= self._guidance(task, guidance_steps)
         target = self._target(accuracy, loss)
         request = Request(self.result, target, self.trained_range, **options)  # type: ignore[arg-type]
         if reestimate and all(t.role == "parameter" for t in self.net.spec.tensors):
@@ -295,9 +295,19 @@ class Project:
             self.provenance(),
         )
 
+    def _guidance(self, task: GivenTask, steps: int | None) -> dict[str, int]:
+        """Gradient steps on a draw, by default those of params.yaml, and the images that a step reads."""
+        guidance, images = self.params.guidance, task.images["train"]
+        return {
+            "guidance_steps": guidance.sampling_steps if steps is None else steps,
+            "images_per_step": guidance.images_per_step(images.shape[1], len(images)),
+        }
+
     def _draw(self, task: GivenTask, request: Request) -> Weights:
         """The chosen candidate of each sample ``(n, *shape)``."""
-        sampler = Sampler(self.autoencoder, self.shared_encoder, self.net, self.params.guidance)
+        steps = {"sampling_steps": request.guidance_steps}
+        guidance = self.params.guidance.model_copy(update=steps)
+        sampler = Sampler(self.autoencoder, self.shared_encoder, self.net, guidance)
         condition = Condition.of_images(task.images["train"], torch.tensor([request.target]))
         chosen = []
         with progress("sample", request.n) as bar:

@@ -37,7 +37,7 @@ class Request:
         images_per_step: labelled train images that each of them read.
 
     Raises:
-        WeightspaceError: a target, n, best_of or fine_tune_epochs out of range.
+        WeightspaceError: a target, n, best_of, fine_tune_epochs or guidance_steps out of range.
 
     >>> request = Request(Result("accuracy"), 0.99, trained_range=(0.5, 0.95), n=2)
     >>> request.outside_trained_range
@@ -60,8 +60,10 @@ class Request:
 
     def __post_init__(self) -> None:
         self.result.check(self.target)
-        if self.n < 1 or self.best_of < 1 or self.fine_tune_epochs < 0:
-            raise problem("n and best_of must be 1 or more, fine_tune_epochs 0 or more")
+        if self.n < 1 or self.best_of < 1:
+            raise problem("n and best_of must be 1 or more")
+        if self.fine_tune_epochs < 0 or self.guidance_steps < 0:
+            raise problem("fine_tune_epochs and guidance_steps must be 0 or more")
 
     @property
     def outside_trained_range(self) -> bool:

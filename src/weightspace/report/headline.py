@@ -7,11 +7,52 @@ from pathlib import Path
 from typing import Any
 
 from weightspace.artifacts import read_json
+from weightspace.errors import problem
 from weightspace.evaluate.finetuning import EPOCHS, SCRATCH_EPOCHS
 from weightspace.params import Params, load_params
 from weightspace.report import markdown
 
 SPLIT = "test_sets"
+TRAINING_BATCH = 64  # of the steps that benchmarks/zoo_training.py times
+
+
+class Figures(dict[str, Any]):
+    """Figures of a JSON file; one that these settings do not give is one clear line.
+
+    Args:
+        figures: name -> figure.
+        where: the file, for the message.
+        do: what gives the figure.
+
+    >>> Figures({"mae": 0.02}, "metrics/sampling.json")["mae"]
+    0.02
+
+    """
+
+    def __init__(self, figures: dict[str, Any], where: str, do: str = "") -> None:
+        super().__init__(figures)
+        self.where, self.do = where, do
+
+    def __getitem__(self, name: str) -> Any:
+        """Give a figure that is there and defined.
+
+        Raises:
+            WeightspaceError: the file has none of that name.
+
+        """
+        if self.get(name) is None:
+            raise problem(
+                f"README's table needs the figure '{name}'", where=self.where, do=self.do or None
+            )
+        return super().__getitem__(name)
+
+
+def read_metrics(root: Path, name: str) -> Figures:
+    """Figures of the headline split in a file of ``metrics/``."""
+    where = f"metrics/{name}.json"
+    every = Figures(read_json(root / where), where, "run the pipeline with such tasks")
+    needs = "run the pipeline with shared_encoder.result: accuracy and evaluate.controls: true"
+    return Figures(every[SPLIT], f"{where}: {SPLIT}", needs)
 
 
 @dataclass(frozen=True)
@@ -26,8 +67,8 @@ class Costs:
     """
 
     params: Params
-    rates: dict[str, Any]
-    training: dict[str, Any]
+    rates: Figures
+    training: Figures
 
     def drawn(self, n: int = 1) -> tuple[int, float]:
         """Draws in one pass; from two on the nearest to the target is chosen on train images."""
@@ -36,16 +77,26 @@ class Costs:
     def guided(self, n: int = 1) -> tuple[int, float]:
         """Draws that gradient steps move to the target."""
         guidance, data = self.params.guidance, self.params.dataset
-        images = min(guidance.images_per_class, data.samples_per_class.train)
-        gradients = n * guidance.sampling_steps * images * data.classes_per_task
+        images = guidance.images_per_step(data.samples_per_class.train, data.classes_per_task)
+        gradients = n * guidance.sampling_steps * images
         return gradients, n * self._milliseconds("draw_guided") + self._choice(n)
 
     def trained(self, epochs: int) -> tuple[int, float]:
-        """Epochs of training in full batches over the task's train images, many networks at once."""
+        """Epochs of training in full batches over the task's train images, many networks at once.
+
+        The milliseconds are those of as many steps of ``TRAINING_BATCH`` images.
+        """
         data, size = self.params.dataset, self.params.zoo.batch_size
         steps = epochs * (data.samples_per_class.train * data.classes_per_task // size)
-        rate = self.training[self.params.zoo.architecture]["at_once"]["median"]
+        rate = self.training[self.architecture]["at_once"]["median"]
         return steps * size, 1000 * steps / rate
+
+    @property
+    def architecture(self) -> str:
+        """Name of the architecture in the benchmark of training."""
+        name = self.params.zoo.architecture
+        normed = name == "cnn" and self.params.nets.cnn.batch_norm
+        return f"{name}-batch-norm" if normed else name
 
     def _milliseconds(self, name: str) -> float:
         return 1000 / float(self.rates[name]["median"])
@@ -56,14 +107,18 @@ class Costs:
 
 def load_costs(root: Path) -> Costs:
     """Read the settings and the benchmarks of a project."""
-    files = (root / "benchmarks" / f"{name}.json" for name in ("throughput", "zoo_training"))
-    return Costs(load_params(root / "params.yaml"), *map(read_json, files))
+    names = ("throughput", "zoo_training")
+    needs = "time it by the script of that name, or choose an architecture that it has"
+    rates, training = (
+        Figures(read_json(root / "benchmarks" / f"{name}.json"), f"benchmarks/{name}.json", needs)
+        for name in names
+    )
+    return Costs(load_params(root / "params.yaml"), rates, training)
 
 
 def draws(root: Path) -> str:
     """Table of networks for unseen class sets: draws without gradients first, each with its cost."""
-    figures = read_json(root / "metrics" / "sampling.json")[SPLIT]
-    after = read_json(root / "metrics" / "finetuning.json")[SPLIT]
+    figures, after = (read_metrics(root, name) for name in ("sampling", "finetuning"))
     costs, n = load_costs(root), figures["draws"]
     steps = costs.params.guidance.sampling_steps
     kinds = (
@@ -92,9 +147,7 @@ def draws(root: Path) -> str:
     return markdown.rows(head, body)
 
 
-def _row(
-    name: str, figures: dict[str, Any], prefix: str, cost: tuple[int, float | None]
-) -> list[str]:
+def _row(name: str, figures: Figures, prefix: str, cost: tuple[int, float | None]) -> list[str]:
     """Cells of a kind of network, its accuracy as mean over tasks, or as median of older metrics."""
     r2, mae = (f"{figures[prefix + key]:.3f}" for key in ("r2_identity", "mae"))
     mean = figures.get(f"{prefix}accuracy_at_top_mean")
@@ -120,22 +173,30 @@ def _cost(cost: tuple[int, float | None]) -> list[str]:
 
 def measured(root: Path) -> str:
     """A sentence on where the figures of the table come from."""
-    figures, costs = read_json(root / "metrics" / "sampling.json")[SPLIT], load_costs(root)
-    after = read_json(root / "metrics" / "finetuning.json")[SPLIT]
+    figures, after = (read_metrics(root, name) for name in ("sampling", "finetuning"))
+    costs = load_costs(root)
+    top = "mean" if figures.get("accuracy_at_top_mean") is not None else "median"
+    size = costs.params.zoo.batch_size
+    batch = (
+        ""
+        if size == TRAINING_BATCH
+        else f" (training: of as many steps of {TRAINING_BATCH} images)"
+    )
     return (
-        f"{figures['tasks']} tasks whose class sets nobody trained on, {figures['targets']} targets "
-        f"each, test images, seed {costs.params.seed}. *R2* and *MAE*: achieved against target. *At the "
-        f"highest target*: mean accuracy over tasks, over {after['tasks']} of them in the last two rows. "
-        "*Labelled image-gradients*: labelled images times gradient steps that one network takes, of "
-        f"weights or of its latent. *ms*: milliseconds per network, {costs.rates['machine']}, many at "
-        "once. Choosing needs labelled train images, no gradient."
+        f"{figures['tasks']} tasks for whose class sets autoencoder and sampler saw no network, "
+        f"{figures['targets']} targets each, test images, seed {costs.params.seed}. *R2* and *MAE*: "
+        f"achieved against target. *At the highest target*: {top} accuracy over tasks; in the last two "
+        f"rows mean over {after['tasks']} of them. *Labelled image-gradients*: labelled images times "
+        "gradient steps that one network takes, of weights or of its latent. *ms*: milliseconds per "
+        f"network{batch}, {costs.rates['machine']}, many at once. Choosing needs labelled train images, "
+        "no gradient."
     )
 
 
 def facts(root: Path) -> str:
     """What else the trained models do, a line each."""
     names = ("reconstruction", "sampling", "properties", "novelty", "finetuning")
-    metrics = {name: read_json(root / "metrics" / f"{name}.json")[SPLIT] for name in names}
+    metrics = {name: read_metrics(root, name) for name in names}
     latent = load_params(root / "params.yaml").autoencoder.latent
     lines = (
         _encoding(metrics["reconstruction"], latent),
@@ -146,7 +207,7 @@ def facts(root: Path) -> str:
     return "\n".join(f"* {line}" for line in lines)
 
 
-def _encoding(figures: dict[str, Any], latent: int) -> str:
+def _encoding(figures: Figures, latent: int) -> str:
     plain, late = (_percent(figures, f"encoder_only_agreement_mean{k}") for k in ("", "_late"))
     refined, refined_late = (_percent(figures, f"agreement_mean{k}") for k in ("", "_late"))
     chance, chance_late = (_percent(figures, f"agreement_chance{k}") for k in ("", "_late"))
@@ -154,20 +215,25 @@ def _encoding(figures: dict[str, Any], latent: int) -> str:
         f"*Encode and decode*: {latent} numbers rebuild a network that nothing was fitted to. In one "
         f"pass it predicts as its original does on {plain} of the test images (chance {chance}), "
         f"finished networks on {late} ({chance_late}); refined by gradient steps on the latent "
-        f"{refined} and {refined_late}."
+        f"{refined} and {refined_late}. PCA alone: {_percent(figures, 'control_pca_only_agreement_mean')}."
     )
 
 
-def _finding(figures: dict[str, Any]) -> str:
-    there, back = (f"{name}_recall_at_1_late" for name in ("d_to_w", "w_to_d"))
+def _finding(figures: Figures) -> str:
+    (there, there_late), (back, back_late), (running, running_late) = (
+        [_percent(figures, f"{name}_recall_at_1{k}") for k in ("", "_late")]
+        for name in ("d_to_w", "w_to_d", "w_to_d_by_running")
+    )
+    chance = _percent(figures, "w_to_d_recall_at_1_chance")
     return (
-        f"*Find*, among {figures['tasks']} tasks, finished networks: D and R find a network of their "
-        f"task first for {_percent(figures, there)}, a network, its result given, its task for "
-        f"{_percent(figures, back)} (chance {_percent(figures, back + '_chance')})."
+        f"*Find*, among {figures['tasks']} tasks: D and R find a network of their task first for "
+        f"{there_late} (finished networks; {there} over all snapshots), a network, its result given, its "
+        f"task for {back_late} ({back}; running every network on every task {running_late} and "
+        f"{running}; chance {chance})."
     )
 
 
-def _reading(figures: dict[str, Any]) -> str:
+def _reading(figures: Figures) -> str:
     latent, plain = (
         figures[f"{k}_test_accuracy_r2"] for k in ("latent", "control_weight_statistics")
     )
@@ -181,19 +247,19 @@ def _reading(figures: dict[str, Any]) -> str:
     )
 
 
-def _varying(sampling: dict[str, Any], novelty: dict[str, Any], after: dict[str, Any]) -> str:
+def _varying(sampling: Figures, novelty: Figures, after: Figures) -> str:
     draws, members = (_percent(sampling, f"agreement_between_{k}") for k in ("draws", "members"))
     overlap, other = (novelty[f"error_overlap_{k}"] for k in ("draws", "members"))
     gain, scratch = (after[f"{k}_ensemble"] - after[f"{k}_single"] for k in ("sampled", "scratch"))
     return (
         f"*Vary*: two guided draws of one request agree on {draws} of the images, two trained networks "
-        f"of like result on {members}. At the highest target the errors of two draws overlap by "
+        f"of like result on {members}. At the highest target the errors of two guided draws overlap by "
         f"{overlap:.2f}, those of two trained networks by {other:.2f}; an ensemble of "
-        f"{after['ensemble']} gains {gain:+.3f} ({scratch:+.3f} from scratch)."
+        f"{after['ensemble']} guided draws gains {gain:+.3f} ({scratch:+.3f} from scratch)."
     )
 
 
-def _percent(figures: dict[str, Any], name: str) -> str:
+def _percent(figures: Figures, name: str) -> str:
     return f"{100 * figures[name]:.1f} %"
 
 

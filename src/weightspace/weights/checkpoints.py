@@ -25,6 +25,7 @@ from weightspace.weights.spec import Spec, Weights, stack
 SAFE, PICKLED = (".safetensors",), (".pt", ".pth", ".ckpt", ".bin")
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 PREFIXES = ("model.", "module.", "_orig_mod.")  # Lightning and habit, DataParallel, torch.compile
+COUNTER, COUNTED = ".num_batches_tracked", ".running_var"  # of batch normalisation in PyTorch
 SHOWN = 6  # names listed in a message
 
 
@@ -110,7 +111,8 @@ def fit_state(state: Mapping[str, Tensor], spec: Spec, where: object) -> Weights
     """Weights ``(*shape)`` of one network, if every tensor and buffer matches exactly.
 
     The prefixes ``model.``, ``module.`` and ``_orig_mod.`` are removed where all names carry them
-    and all names match after that, and in no other case.
+    and all names match after that, and in no other case. The counters ``num_batches_tracked`` of
+    PyTorch's batch normalisation, which change no output, are left out.
 
     Args:
         state: name -> tensor ``(*shape)``, of any floating or integer type.
@@ -130,12 +132,13 @@ def fit_state(state: Mapping[str, Tensor], spec: Spec, where: object) -> Weights
     weightspace.errors.WeightspaceError: net.pt: tensors do not match architecture 'example'; ...
 
     """
-    tries = [dict(state)]
+    tries = [_without_counters(state, spec)]
     while tries[-1] and set(tries[-1]) != set(spec.names):
         common = [p for p in PREFIXES if all(k.startswith(p) for k in tries[-1])]
         if not common:
             break
-        tries.append({k.removeprefix(common[0]): v for k, v in tries[-1].items()})
+        bare = {k.removeprefix(common[0]): v for k, v in tries[-1].items()}
+        tries.append(_without_counters(bare, spec))
     named = min(tries, key=lambda t: len(set(t) ^ set(spec.names)))
     missing = [n for n in spec.names if n not in named]
     unknown = [n for n in named if n not in spec.names]
@@ -147,6 +150,19 @@ def fit_state(state: Mapping[str, Tensor], spec: Spec, where: object) -> Weights
             expected=f"{len(spec.names)} tensors, no more and no fewer",
         )
     return {t.name: _tensor(named[t.name], t.name, t.shape, where) for t in spec.tensors}
+
+
+def _without_counters(state: Mapping[str, Tensor], spec: Spec) -> dict[str, Tensor]:
+    """Tensors without the counters of steps that stand beside a running variance of the spec.
+
+    >>> from weightspace.weights.spec import TensorSpec
+    >>> spec = Spec("example", (TensorSpec("bn.running_var", (2,), "variance", (None,)),))
+    >>> names = ("bn.running_var", "bn.num_batches_tracked", "fc.num_batches_tracked")
+    >>> list(_without_counters(dict.fromkeys(names, torch.ones(2)), spec))
+    ['bn.running_var', 'fc.num_batches_tracked']
+    """
+    counted = {n.removesuffix(COUNTED) + COUNTER for n in spec.names if n.endswith(COUNTED)}
+    return {k: v for k, v in state.items() if k not in counted}
 
 
 def _tensor(value: Tensor, name: str, shape: tuple[int, ...], where: object) -> Tensor:

@@ -1,0 +1,109 @@
+"""README's table and sentences: of the committed figures, and one clear line where there are none."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+
+from cases import merged
+from weightspace.errors import WeightspaceError
+from weightspace.params import load_params
+from weightspace.report.headline import draws, facts, load_costs, measured
+from workspace import ROOT
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A project with the committed figures and settings, to be changed."""
+    for name in ("metrics", "benchmarks"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    return tmp_path
+
+
+def settings(root, **changes):
+    """Change settings of a project."""
+    path = root / "params.yaml"
+    path.write_text(yaml.safe_dump(merged(yaml.safe_load(path.read_text()), changes)))
+
+
+def figures(root, name, change):
+    """Change the figures of the headline split in a file of metrics."""
+    path = root / "metrics" / f"{name}.json"
+    every = json.loads(path.read_text())
+    every["test_sets"] = change(every["test_sets"])
+    path.write_text(json.dumps(every))
+
+
+def as_loss(names):
+    return {k.replace("accuracy_at_top", "loss_at_top"): v for k, v in names.items()}
+
+
+def without_controls(names):
+    return {k: v for k, v in names.items() if not k.startswith("control_")}
+
+
+def undefined(names):
+    return names | {"r2_identity": None}
+
+
+@pytest.mark.parametrize("change", [as_loss, without_controls, undefined])
+def test_figures_that_other_settings_do_not_give_are_one_line(root, change):
+    assert draws(root).count("\n") == 9  # the control: all are there
+    figures(root, "sampling", change)
+    with pytest.raises(
+        WeightspaceError, match=r"metrics/sampling.json: test_sets: .*evaluate"
+    ) as e:
+        draws(root)
+    assert "\n" not in str(e.value)
+
+
+def test_facts_without_controls_are_one_line(root):
+    assert facts(root).count("\n") == 3
+    figures(root, "reconstruction", without_controls)
+    with pytest.raises(WeightspaceError, match="control_pca_only_agreement_mean"):
+        facts(root)
+
+
+def test_an_architecture_whose_training_nobody_timed_is_one_line(root):
+    settings(root, zoo={"architecture": "resnet18"})
+    with pytest.raises(WeightspaceError, match=r"zoo_training.json: .*'resnet18'"):
+        draws(root)
+
+
+def test_training_with_batch_normalisation_has_its_rate(root):
+    plain = load_costs(root).trained(24)
+    settings(root, nets={"cnn": {"batch_norm": True}})
+    normed = load_costs(root).trained(24)
+    rates = json.loads((root / "benchmarks" / "zoo_training.json").read_text())
+    plain_rate, normed_rate = (rates[k]["at_once"]["median"] for k in ("cnn", "cnn-batch-norm"))
+    assert normed[0] == plain[0]
+    assert normed[1] / plain[1] == pytest.approx(plain_rate / normed_rate) != 1
+    settings(root, zoo={"architecture": "mlp"})
+    assert load_costs(root).architecture == "mlp"
+
+
+@pytest.mark.parametrize(("per_class", "images"), [(24, 24), (10**6, 90)])
+def test_guidance_costs_what_its_settings_say(root, per_class, images):
+    settings(root, guidance={"images_per_class": per_class, "sampling_steps": 7})
+    guidance = load_params(root / "params.yaml").guidance
+    gradients, _ = load_costs(root).guided(2)
+    assert gradients == 2 * 7 * 3 * images == 2 * 7 * guidance.images_per_step(90, 3)
+    assert load_costs(root).drawn(16)[0] == 0
+
+
+def test_the_caption_says_what_the_cells_are(root):
+    def means(names):
+        tops = [k for k in names if k.endswith("accuracy_at_top")]
+        return names | {f"{k}_mean": 0.5 for k in tops}
+
+    figures(root, "sampling", lambda names: {k: v for k, v in names.items() if "top_mean" not in k})
+    assert "(median)" in draws(root)
+    assert "median accuracy over tasks" in measured(root)
+    figures(root, "sampling", means)
+    assert "(median)" not in draws(root)
+    assert "mean accuracy over tasks" in measured(root)
+    assert "as many steps of 64 images" in measured(root)
+    settings(root, zoo={"batch_size": 64})
+    assert "as many steps" not in measured(root)
