@@ -5,7 +5,7 @@ import weightspace as ws
 
 project = ws.load(".")  # a folder where `make repro` has run
 task = project.task("my.npz", ["3", "8", "1"])  # your images of unseen classes
-drawn = project.sample(task, accuracy=0.9, n=4)  # four networks from P(W | D, R)
+drawn = project.sample(task, accuracy=0.9, n=4)  # four guided networks; guidance_steps=0: in one pass
 drawn.table  # what each achieves on your images
 drawn.save("samples")
 network = ws.load_network("samples/network-00000.safetensors")  # a plain nn.Module

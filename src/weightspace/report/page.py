@@ -95,7 +95,7 @@ def head(params: Params, metrics: dict[str, dict[str, Any]]) -> str:
     out = [element("h1", "Networks drawn from P(W | D, R)")]
     question = (
         "Can one ask for a network for this dataset D that performs this well (result R), and get "
-        "its weights W from a distribution, for datasets that no network was trained on?"
+        "its weights W from a distribution, for class sets of which autoencoder and sampler saw no network?"
     )
     out.append(element("p", question, "lead"))
     out += [element("p", text) for text in answers(metrics.get("sampling", {}))]
