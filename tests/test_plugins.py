@@ -145,7 +145,8 @@ def test_a_section_that_is_missing_is_one_line(searched, tmp_path):
 def test_settings_with_members_from_outside_reach_other_processes(searched, tmp_path):
     distribution(tmp_path, "other", {"autoencoders": "wide"})
     searched(tmp_path)
-    params = validate_params(merged(FILE, {"autoencoders": {"wide": {"width": 5}}}))
+    chosen = {"autoencoders": {"wide": {"width": 5}}, "autoencoder": {"model": "wide"}}
+    params = validate_params(merged(FILE, chosen))
     again = pickle.loads(pickle.dumps(params))
     assert again.autoencoders.of("wide").width == 5
     assert again.model_dump() == params.model_dump()
