@@ -269,20 +269,20 @@ class Project:
                 ``reestimate`` for an architecture without running statistics.
 
         """
-        options = {"n": n, "best_of": best_of, "seed": seed}
-        options |= {"fine_tune_epochs": fine_tune_epochs, "reestimate": reestimate}
-        options |= self._guidance(task, guidance_steps)
-        target = self._target(accuracy, loss)
-        request = Request(self.result, target, self.trained_range, **options)  # type: ignore[arg-type]
-        if reestimate and all(t.role == "parameter" for t in self.net.spec.tensors):
-            raise problem(
-                "no running statistics to re-estimate",
-                where=f"architecture '{self.net.spec.architecture}'",
-                do="leave reestimate out",
-            )
+        guidance, images = self.params.guidance, task.images["train"]
+        request = Request(
+            self.result,
+            self._target(accuracy, loss),
+            self.trained_range,
+            n=n,
+            best_of=best_of,
+            seed=seed,
+            fine_tune_epochs=fine_tune_epochs,
+            reestimate=reestimate,
+            guidance_steps=guidance.sampling_steps if guidance_steps is None else guidance_steps,
+            images_per_step=guidance.images_per_step(images.shape[1], len(images)),
+        )
         weights = self._draw(task, request)
-        if fine_tune_epochs:
-            weights = fine_tune(self.net, weights, task, fine_tune_epochs, seed)
         table = pd.concat([request.table(task.classes), self.evaluate(weights, task)], axis=1)
         return Samples(
             request,
@@ -295,16 +295,14 @@ class Project:
             self.provenance(),
         )
 
-    def _guidance(self, task: GivenTask, steps: int | None) -> dict[str, int]:
-        """Gradient steps on a draw, by default those of params.yaml, and the images that a step reads."""
-        guidance, images = self.params.guidance, task.images["train"]
-        return {
-            "guidance_steps": guidance.sampling_steps if steps is None else steps,
-            "images_per_step": guidance.images_per_step(images.shape[1], len(images)),
-        }
-
     def _draw(self, task: GivenTask, request: Request) -> Weights:
-        """The chosen candidate of each sample ``(n, *shape)``."""
+        """The chosen candidate of each sample, trained further on demand ``(n, *shape)``."""
+        if request.reestimate and all(t.role == "parameter" for t in self.net.spec.tensors):
+            raise problem(
+                "no running statistics to re-estimate",
+                where=f"architecture '{self.net.spec.architecture}'",
+                do="leave reestimate out",
+            )
         steps = {"sampling_steps": request.guidance_steps}
         guidance = self.params.guidance.model_copy(update=steps)
         sampler = Sampler(self.autoencoder, self.shared_encoder, self.net, guidance)
@@ -320,7 +318,10 @@ class Project:
                 best = int(nearest_to(column.to_numpy(), request.target))
                 chosen.append(take(drawn, slice(best, best + 1)))
                 bar.advance()
-        return {k: torch.cat([c[k] for c in chosen]) for k in self.net.spec.names}
+        weights = {k: torch.cat([c[k] for c in chosen]) for k in self.net.spec.names}
+        if not request.fine_tune_epochs:
+            return weights
+        return fine_tune(self.net, weights, task, request.fine_tune_epochs, request.seed)
 
     def compare(self, a: Weights, b: Weights, task: GivenTask) -> pd.DataFrame:
         """Compare how networks behave on all images of a task, pair by pair.
