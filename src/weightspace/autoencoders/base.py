@@ -26,9 +26,12 @@ from weightspace.registry import origins, resolve
 from weightspace.rng import torch_stream
 from weightspace.weights.pca import TensorPca
 from weightspace.weights.spec import (
+    Population,
     Spec,
     Weights,
+    block_size,
     block_slices,
+    count,
     fill_blocks,
     reorder_outputs,
     take,
@@ -201,14 +204,36 @@ def load_trained(data: Path, params: Params) -> tuple[TaskRunner, Autoencoder]:
     return runner, load_autoencoder(data / AUTOENCODER_FILE)
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """Networks that are decoded where they are used: :class:`weightspace.weights.spec.Networks`.
+
+    Attributes:
+        autoencoder: latents -> weights.
+        z: latents ``(N, L)``.
+
+    """
+
+    autoencoder: Autoencoder
+    z: Tensor
+
+    def __len__(self) -> int:
+        return len(self.z)
+
+    @torch.no_grad()
+    def take(self, index: slice | Tensor) -> Weights:
+        """Weights ``(n, *shape)`` of some latents, by a slice or an index tensor."""
+        return self.autoencoder.decode(self.z[index])
+
+
 @torch.no_grad()
-def encode_members(autoencoder: Autoencoder, weights: Weights) -> Tensor:
+def encode_members(autoencoder: Autoencoder, weights: Population) -> Tensor:
     """Latents ``(N, L)`` of N networks, in fixed blocks."""
     return _encode(autoencoder, weights, (autoencoder.latent,), autoencoder.encode)
 
 
 @torch.no_grad()
-def encode_orders(autoencoder: Autoencoder, weights: Weights, orders: Tensor) -> Tensor:
+def encode_orders(autoencoder: Autoencoder, weights: Population, orders: Tensor) -> Tensor:
     """Latents ``(N, O, L)`` of N networks for each order of their outputs, in fixed blocks.
 
     Args:
@@ -225,7 +250,7 @@ def encode_orders(autoencoder: Autoencoder, weights: Weights, orders: Tensor) ->
 
 def _encode(
     autoencoder: Autoencoder,
-    weights: Weights,
+    weights: Population,
     shape: tuple[int, ...],
     encode: Callable[[Weights], Tensor],
 ) -> Tensor:
@@ -238,16 +263,16 @@ def _encode(
         encode: a block of weights -> its results.
 
     """
-    count = autoencoder.spec.check(weights)
-    room = weights[autoencoder.spec.names[0]].new_empty(count, *shape)
-    return fill_blocks(room, BLOCK, lambda rows: encode(take(weights, rows)))
+    size = block_size(autoencoder.spec, BLOCK)
+    room = torch.empty(count(weights), *shape)
+    return fill_blocks(room, size, lambda rows: encode(take(weights, rows)))
 
 
 @torch.no_grad()
 def decode_latents(autoencoder: Autoencoder, z: Tensor) -> Weights:
     """Weights ``(N, *shape)`` of N latents ``(N, L)``, in fixed blocks."""
     out = {t.name: z.new_empty(len(z), *t.shape) for t in autoencoder.spec.tensors}
-    for rows in block_slices(len(z), BLOCK):
+    for rows in block_slices(len(z), block_size(autoencoder.spec, BLOCK)):
         for name, w in autoencoder.decode(z[rows]).items():
             out[name][rows] = w
     return out

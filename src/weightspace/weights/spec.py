@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import permutations
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +19,21 @@ from torch import Tensor
 from weightspace.errors import problem
 
 Weights = dict[str, Tensor]
+
+BLOCK_NUMBERS = 1 << 26  # of the networks that are worked on at once: 256 MiB
+
+
+class Networks(Protocol):
+    """Networks that need not be in memory: some of them at a time, whatever their number."""
+
+    def __len__(self) -> int:
+        """Number of networks N."""
+
+    def take(self, index: Any) -> Weights:
+        """Weights ``(n, *shape)`` of some networks, by a slice or an index tensor ``(n,)``."""
+
+
+Population = Mapping[str, Tensor] | Networks  # in memory, or block by block
 
 EPSILON = 1e-5  # what batch normalisation adds to a variance before it divides by its root
 
@@ -295,14 +310,38 @@ def stack(networks: list[Weights]) -> Weights:
     return {name: torch.stack([net[name] for net in networks]) for name in networks[0]}
 
 
-def take(weights: Mapping[str, Tensor], index: Any) -> Weights:
+def take(weights: Population, index: Any) -> Weights:
     """Select networks along the leading axis: by a number, a slice or an index tensor.
+
+    Of networks that are not in memory only these are read or made; not by a number.
 
     >>> weights = {"a": torch.tensor([[1, 2], [3, 4], [5, 6]])}
     >>> take(weights, 1), take(weights, slice(2, 3))
     ({'a': tensor([3, 4])}, {'a': tensor([[5, 6]])})
     """
-    return {name: tensor[index] for name, tensor in weights.items()}
+    if isinstance(weights, Mapping):
+        return {name: tensor[index] for name, tensor in weights.items()}
+    return weights.take(index)
+
+
+def count(weights: Population) -> int:
+    """Number of networks.
+
+    >>> count({"a": torch.zeros(5, 3)})
+    5
+    """
+    return len(next(iter(weights.values()))) if isinstance(weights, Mapping) else len(weights)
+
+
+def block_size(spec: Spec, most: int) -> int:
+    """Networks that are worked on at once: ``most``, fewer where they are large, at least one.
+
+    It depends on the architecture alone, so that no result depends on how many networks there are.
+
+    >>> block_size(Spec("example", (TensorSpec("a", (1 << 25,), "parameter", (None,)),)), 100)
+    2
+    """
+    return max(1, min(most, BLOCK_NUMBERS // spec.numel))
 
 
 def reorder_outputs(spec: Spec, weights: Mapping[str, Tensor], order: Tensor) -> Weights:
@@ -340,14 +379,13 @@ def block_slices(count: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
 
-def blocks(weights: Mapping[str, Tensor], size: int) -> Iterator[Weights]:
+def blocks(weights: Population, size: int) -> Iterator[Weights]:
     """Cut a batch of networks into blocks of at most ``size``, in order.
 
     >>> [block["a"].tolist() for block in blocks({"a": torch.arange(5)}, 2)]
     [[0, 1], [2, 3], [4]]
     """
-    count = len(next(iter(weights.values())))
-    return (take(weights, rows) for rows in block_slices(count, size))
+    return (take(weights, rows) for rows in block_slices(count(weights), size))
 
 
 def fill_blocks(out: Tensor, size: int, compute: Callable[[slice], Tensor]) -> Tensor:

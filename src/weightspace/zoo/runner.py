@@ -16,7 +16,7 @@ from weightspace.data.dataset import PARTS, Dataset
 from weightspace.nets.base import Net, net_for
 from weightspace.params import Params
 from weightspace.rng import torch_stream
-from weightspace.weights.spec import Weights, fill_blocks, take
+from weightspace.weights.spec import Population, block_size, count, fill_blocks, take
 from weightspace.zoo.result import Result, accuracies, losses, request_parts
 
 BLOCK = 100  # members at once; fixed, so that results do not depend on how many there are
@@ -40,7 +40,7 @@ class TaskRunner:
         """Classes of a task."""
         return self.dataset.classes_per_task
 
-    def outputs(self, weights: Weights, tasks: np.ndarray, part: str) -> Tensor:
+    def outputs(self, weights: Population, tasks: np.ndarray, part: str) -> Tensor:
         """Outputs ``(M, B, c)`` of M networks, each on one part of the images of its task.
 
         Args:
@@ -54,9 +54,9 @@ class TaskRunner:
             images, _ = self.dataset.task_batch(torch.tensor(tasks[rows]), part)
             return self.net.run(take(weights, rows), images)
 
-        return fill_blocks(self._room(len(tasks), part), BLOCK, compute)
+        return fill_blocks(self._room(len(tasks), part), self._block(BLOCK), compute)
 
-    def outputs_by_task(self, weights: Weights, tasks: np.ndarray, part: str) -> Tensor:
+    def outputs_by_task(self, weights: Population, tasks: np.ndarray, part: str) -> Tensor:
         """Outputs ``(T * n, B, c)`` of n networks per task, those of a task side by side.
 
         Networks of one task see the same images, which makes the first layer one wide product.
@@ -67,29 +67,43 @@ class TaskRunner:
             part: "train", "val" or "test".
 
         """
-        count = len(next(iter(weights.values()))) // len(tasks)  # networks of a task
+        of_task = count(weights) // len(tasks)
+        size = self._block(of_task)
 
         def compute(rows: slice) -> Tensor:
-            task = torch.tensor([tasks[rows.start // count]])
+            task = torch.tensor([tasks[rows.start // of_task]])
             images, _ = self.dataset.task_batch(task, part)
-            return self.net.run(take(weights, rows), images[0])
+            blocks = range(rows.start, rows.stop, size)
+            outputs = [
+                self.net.run(take(weights, slice(i, min(i + size, rows.stop))), images[0])
+                for i in blocks
+            ]
+            return torch.cat(outputs)
 
-        return fill_blocks(self._room(len(tasks) * count, part), count, compute)
+        return fill_blocks(self._room(count(weights), part), of_task, compute)
 
-    def random_outputs(self, weights: Weights, count: int, seed: int) -> Tensor:
-        """Outputs ``(M, count, c)`` on standard normal images, the same for all networks.
+    def random_outputs(self, weights: Population, inputs: int, seed: int) -> Tensor:
+        """Outputs ``(M, inputs, c)`` on standard normal images, the same for all networks.
 
         Args:
             weights: tensors ``(M, *shape)``.
-            count: images.
+            inputs: images.
             seed: root seed.
 
         """
         rng = torch_stream(seed, "evaluate", "random")
-        return self.net.run(weights, torch.randn(count, *self.dataset.shape, generator=rng))
+        images = torch.randn(inputs, *self.dataset.shape, generator=rng)
+        return self.on_images(weights, images)
+
+    def on_images(self, weights: Population, images: Tensor) -> Tensor:
+        """Outputs ``(M, B, c)`` of M networks on the same images ``(B, C, H, W)``."""
+        room = torch.empty(count(weights), len(images), self.classes)
+        return fill_blocks(
+            room, self._block(BLOCK), lambda rows: self.net.run(take(weights, rows), images)
+        )
 
     def measure(
-        self, weights: Weights, tasks: np.ndarray, parts: Sequence[str] = PARTS
+        self, weights: Population, tasks: np.ndarray, parts: Sequence[str] = PARTS
     ) -> pd.DataFrame:
         """Loss (nats) and accuracy of M networks on parts of their tasks, a row each, in float32.
 
@@ -110,7 +124,7 @@ class TaskRunner:
         """R of each member ``(N,)`` of a table, as it was measured when the zoo was made."""
         return result.of_members(members, request_parts(self.dataset.images))
 
-    def losses_on_all_tasks(self, weights: Weights, tasks: Tensor) -> Tensor:
+    def losses_on_all_tasks(self, weights: Population, tasks: Tensor) -> Tensor:
         """Cross entropy ``(N, T)`` of N networks on the train images of each of T tasks."""
         of_task = self.dataset.classes[tasks]  # (T, c)
         classes, column = of_task.unique(return_inverse=True)
@@ -123,8 +137,12 @@ class TaskRunner:
             per_class = log_p.reshape(len(log_p), *images.shape[:2], width).mean(2)  # (N, K, c)
             return -per_class[:, column, torch.arange(width)].mean(2)
 
-        room = images.new_empty(self.net.spec.check(weights), len(tasks))
-        return fill_blocks(room, BLOCK, compute)
+        room = images.new_empty(count(weights), len(tasks))
+        return fill_blocks(room, self._block(BLOCK), compute)
+
+    def _block(self, most: int) -> int:
+        """Networks that are worked on at once."""
+        return block_size(self.net.spec, most)
 
     def _room(self, count: int, part: str) -> Tensor:
         """Room for the outputs ``(count, B, c)``."""

@@ -228,6 +228,10 @@ class Zoo:
             open_shard(self.folder / shard_name(shard), table, self.spec)
         return lambda who, name, rows: self.part(members.iloc[who], name, rows)
 
+    def networks(self, members: pd.DataFrame) -> Stored:
+        """N rows of the members' table, whose weights are read block by block."""
+        return Stored(self, members)
+
     def weights(self, members: pd.DataFrame) -> Weights:
         """Weights ``(N, *shape)`` of N rows of the members' table, in their order.
 
@@ -247,3 +251,25 @@ class Zoo:
             for name, tensor in weights.items():
                 _copy_rows(out[name], index, tensor, rows)
         return out
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Members of a zoo that stay on disk: :class:`weightspace.weights.spec.Networks`.
+
+    Attributes:
+        zoo: the population.
+        members: N rows of its table.
+
+    """
+
+    zoo: Zoo
+    members: pd.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def take(self, index: slice | Tensor) -> Weights:
+        """Weights ``(n, *shape)`` of some members, by a slice or an index tensor."""
+        rows = index if isinstance(index, slice) else index.numpy()
+        return self.zoo.weights(self.members.iloc[rows])
