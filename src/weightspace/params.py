@@ -527,10 +527,10 @@ class EvaluateSettings(Settings):
 
 
 class RuntimeSettings(Settings):
-    """Where to compute. Never changes a result and is a dependency of no stage."""
+    """Where to compute. Changes no result but its last bits, and is a dependency of no stage."""
 
     device: Literal["auto", "cpu", "cuda"] = Field(
-        description="auto takes a GPU where there is one"
+        description="of every stage, the commands and the API; auto takes a GPU where there is one"
     )
     workers: CountOrAuto = Field(description="processes of the zoo and evaluate_reconstruction")
     executor: Literal["local", "ray"] = Field(

@@ -12,6 +12,7 @@ from weightspace.jobs import EXECUTORS
 from weightspace.nets.base import net_for
 from weightspace.params import Params
 from weightspace.registry import resolve
+from weightspace.runtime import device
 from weightspace.shared_encoders import SHARED_ENCODERS
 from weightspace.zoo.plan import plan_run, steps_per_epoch
 
@@ -20,7 +21,7 @@ def check(params: Params) -> Dataset:
     """Verify that every stage can start with these settings.
 
     Raises:
-        WeightspaceError: unknown member of a family or one that cannot start, settings that undo each other, too few classes or images, a network that
+        WeightspaceError: unknown member of a family or one that cannot start, no GPU where one is required, settings that undo each other, too few classes or images, a network that
             does not fit the images, runs too short for their snapshots, or no run in a split.
 
     """
@@ -37,6 +38,7 @@ def check(params: Params) -> Dataset:
     resolve(SHARED_ENCODERS, params.shared_encoder.model, "shared_encoder.model")
     params.shared_encoders.of(params.shared_encoder.model)
     resolve(EXECUTORS, params.runtime.executor, "runtime.executor").verify()
+    device(params.runtime)
     encoder = resolve(
         DATASET_ENCODERS, params.shared_encoder.dataset_encoder, "shared_encoder.dataset_encoder"
     )

@@ -33,6 +33,22 @@ def stream(seed: int, *names: str | int) -> np.random.Generator:
     return np.random.default_rng(stream_seed(seed, *names))
 
 
+def normal(size: tuple[int, ...], rng: torch.Generator, device: torch.device) -> torch.Tensor:
+    """Standard normal numbers, drawn on the CPU and moved: the same ones on every device.
+
+    Args:
+        size: shape of the result.
+        rng: generator of a named stream.
+        device: where they are needed.
+
+    >>> a, b = (normal((2,), torch_stream(0, "fit"), torch.device("cpu")) for _ in range(2))
+    >>> torch.equal(a, b)
+    True
+
+    """
+    return torch.randn(size, generator=rng).to(device)
+
+
 def torch_stream(seed: int, *names: str | int) -> torch.Generator:
     """Torch CPU generator of a named stream.
 

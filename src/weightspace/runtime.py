@@ -1,4 +1,10 @@
-"""Where and how to compute: device, threads, allocator. Nothing changes a result's meaning."""
+"""Where and how to compute: device, precision, threads, allocator. The one place that decides.
+
+Images, modules and latents live on the device. Networks lie in host memory or on disk and are moved
+to it block by block where they are run; outputs, results and files come back. Plans, splits, indices and
+noise are drawn on the CPU from named streams and moved, so they are equal on every device; sums
+are not, bit by bit.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +14,7 @@ import sys
 
 import torch
 
+from weightspace.errors import problem
 from weightspace.params import RuntimeSettings
 
 THREADS = 2  # fixed, because sums in another order give other bytes
@@ -32,9 +39,21 @@ def prepare(threads: int = THREADS) -> None:
                 libc.mallopt(option, value)
 
 
-def device(settings: RuntimeSettings) -> str:
-    """Device name for torch: the first GPU if it is allowed and there is one, else the CPU."""
-    return "cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu"
+def device(settings: RuntimeSettings) -> torch.device:
+    """Where to compute: the first GPU if it is allowed and there is one, else the CPU.
+
+    Raises:
+        WeightspaceError: a GPU is required and there is none.
+
+    """
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise problem(
+            "no GPU that this torch can use",
+            where="params.yaml: runtime.device",
+            got=f"cuda, and torch {torch.__version__} without it",
+            do="set runtime.device to auto or cpu, or install torch for CUDA and its driver",
+        )
+    return torch.device("cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def precision(name: str, device: torch.device) -> torch.autocast:

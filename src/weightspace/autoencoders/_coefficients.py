@@ -127,6 +127,7 @@ class CoefficientAutoencoder(Autoencoder):
         rng = torch_stream(seed, "autoencoder", "init")
         autoencoder = cls(data.pca, settings.latent, options, rng)
         autoencoder.prepare(data.counts["train"], settings)
+        autoencoder.to(data.runner.device)
         return autoencoder, fit_coefficients(autoencoder, data, settings, seed)
 
 

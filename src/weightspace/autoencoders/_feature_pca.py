@@ -14,7 +14,7 @@ from weightspace.autoencoders.base import BLOCK, Autoencoder, AutoencoderData, e
 from weightspace.learning.loop import fit as run_fit
 from weightspace.params import AutoencoderSettings, BehaviouralSettings
 from weightspace.weights.pca import FeaturePca
-from weightspace.weights.spec import Spec, Weights, blocks
+from weightspace.weights.spec import Spec, Weights, blocks, to_device
 
 
 class FeaturePcaAutoencoder(Autoencoder):
@@ -49,7 +49,7 @@ class FeaturePcaAutoencoder(Autoencoder):
     @torch.no_grad()
     def fit_scale(self, weights: Weights) -> None:
         """Measure what entries are centred and scaled by, from N networks, in float64."""
-        free, groups = self.spec.unconstrain(weights), self.groups()
+        free, groups = self.spec.unconstrain(weights), self.groups().cpu()
         moments = [
             torch.var_mean(free[name].flatten(1).double(), 0, correction=0)
             for name in self.spec.names
@@ -63,6 +63,7 @@ class FeaturePcaAutoencoder(Autoencoder):
 
     def standardise(self, weights: Mapping[str, Tensor]) -> Tensor:
         """Entries ``(N, numel)``, centred and scaled; zero where nothing varies."""
+        weights = to_device(weights, self.scale.device)
         factor = self.scale.reciprocal().nan_to_num(posinf=0.0)
         return (self.spec.flatten(self.spec.unconstrain(weights)) - self.centre) * factor
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from weightspace.weights.spec import (
     fill_blocks,
     reorder_outputs,
     take,
+    to_device,
 )
 from weightspace.zoo.runner import TaskRunner, load_runner
 from weightspace.zoo.store import Zoo
@@ -124,20 +126,26 @@ class Autoencoder(nn.Module, ABC):
     settings: BehaviouralSettings
     normalised = False  # True where every latent has mean 0 and length sqrt(latent)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes; latents are there, too."""
+        places = (x.device for x in chain(self.parameters(), self.buffers()))
+        return next(places, torch.device("cpu"))
+
     def encode(self, weights: Mapping[str, Tensor]) -> Tensor:
-        """Latents ``(N, latent)`` of weights ``(N, *shape)``.
+        """Latents ``(N, latent)`` of weights ``(N, *shape)``, wherever these are.
 
         Raises:
             WeightspaceError: a tensor is missing, unknown, misshapen or not finite; named.
 
         """
         self.check(weights)
-        return self._encode(weights)
+        return self._encode(to_device(weights, self.device))
 
     def encode_orders(self, weights: Mapping[str, Tensor], orders: Tensor) -> Tensor:
         """Latents ``(N, O, latent)`` of N networks for each order ``(O, c)`` of their outputs."""
         self.check(weights)
-        return self._encode_orders(weights, orders)
+        return self._encode_orders(to_device(weights, self.device), orders)
 
     def check(self, weights: Mapping[str, Tensor]) -> None:
         """Refuse networks of another architecture or size, and NaN or infinity, by tensor."""
@@ -194,14 +202,14 @@ def load_autoencoder(path: Path) -> Autoencoder:
 
 
 def load_trained(data: Path, params: Params) -> tuple[TaskRunner, Autoencoder]:
-    """Architecture, tasks and autoencoder that the stages left in ``data``.
+    """Architecture, tasks and autoencoder that the stages left in ``data``, on ``runtime.device``.
 
     Raises:
         WeightspaceError: a stage has not run, or its output is damaged.
 
     """
     runner = load_runner(data, params)
-    return runner, load_autoencoder(data / AUTOENCODER_FILE)
+    return runner, load_autoencoder(data / AUTOENCODER_FILE).to(runner.device)
 
 
 @dataclass(frozen=True)
@@ -223,7 +231,7 @@ class Decoded:
     @torch.no_grad()
     def take(self, index: slice | Tensor) -> Weights:
         """Weights ``(n, *shape)`` of some latents, by a slice or an index tensor."""
-        return self.autoencoder.decode(self.z[index])
+        return self.autoencoder.decode(self.z[index].to(self.autoencoder.device))
 
 
 @torch.no_grad()
@@ -264,13 +272,14 @@ def _encode(
 
     """
     size = block_size(autoencoder.spec, BLOCK)
-    room = torch.empty(count(weights), *shape)
+    room = torch.empty(count(weights), *shape, device=autoencoder.device)
     return fill_blocks(room, size, lambda rows: encode(take(weights, rows)))
 
 
 @torch.no_grad()
 def decode_latents(autoencoder: Autoencoder, z: Tensor) -> Weights:
-    """Weights ``(N, *shape)`` of N latents ``(N, L)``, in fixed blocks."""
+    """Weights ``(N, *shape)`` of N latents ``(N, L)``, in fixed blocks, where the autoencoder is."""
+    z = z.to(autoencoder.device)
     out = {t.name: z.new_empty(len(z), *t.shape) for t in autoencoder.spec.tensors}
     for rows in block_slices(len(z), block_size(autoencoder.spec, BLOCK)):
         for name, w in autoencoder.decode(z[rows]).items():

@@ -28,10 +28,10 @@ from weightspace.learning.loop import fit as run_fit
 from weightspace.learning.mlp import ResidualMlp
 from weightspace.nets.base import Net, net_from_meta
 from weightspace.params import AutoencoderSettings, FunctionalSettings
-from weightspace.rng import torch_stream
+from weightspace.rng import normal, torch_stream
 from weightspace.runtime import precision
 from weightspace.weights.pca import TensorPca
-from weightspace.weights.spec import Weights, output_orders, reorder_outputs, take
+from weightspace.weights.spec import Weights, output_orders, reorder_outputs, take, to_device
 
 
 class FunctionalAutoencoder(Autoencoder):
@@ -83,6 +83,7 @@ class FunctionalAutoencoder(Autoencoder):
 
     def read(self, weights: Mapping[str, Tensor]) -> Tensor:
         """Outputs ``(N, K, c)`` of N networks on the probes; with a gradient where those learn."""
+        weights = to_device(weights, self.probes.device)
         if self.settings.learn_probes and torch.is_grad_enabled():
             return self.net.outputs(weights, self.probes)
         return self.net.run(weights, self.probes)
@@ -222,7 +223,7 @@ class FunctionalLoss:
         original = self.coefficients[split][rows, which]
         z = self.autoencoder.encode_read(probes, original)
         if split == "train":
-            z = z + s.latent_noise * torch.randn(z.shape, generator=rng)
+            z = z + s.latent_noise * normal(z.shape, rng, z.device)
         coefficients = self.autoencoder.coefficients(z)
         rebuilt = self.autoencoder.pca.inverse(coefficients)
         total, parts = self.behaviour(rebuilt, rows, split, rng, order, probes)
@@ -270,7 +271,7 @@ def fit(
     rng = torch_stream(seed, "autoencoder", "init")
     probes = choose_images(data.dataset, options.probes, seed)
     autoencoder = FunctionalAutoencoder(data.net, data.pca, probes, settings.latent, options, rng)
-    loss = FunctionalLoss(autoencoder, data, settings)
+    loss = FunctionalLoss(autoencoder.to(data.runner.device), data, settings)
     last = data.members["train"]["snapshot"] == data.members["train"]["snapshot"].max()
     start = int(last.to_numpy().argmax())  # the first finished run is the reference
     with torch.no_grad():

@@ -91,7 +91,7 @@ def fit(
     """
     rng = torch_stream(seed, "autoencoder", "init")
     autoencoder = ReversePcaAutoencoder(data.net.spec, settings.latent, options, rng)
-    autoencoder.fit_scale(data.weights["train"])
+    autoencoder.to(data.runner.device).fit_scale(data.weights["train"])
     varies = autoencoder.scale > 0
     sizes = [int(part.sum()) for part in varies.split([t.numel for t in data.net.spec.tensors])]
     combine = FitLoss(data, settings, options.behaviour_weight, seed)

@@ -40,7 +40,7 @@ from weightspace.learning.mlp import mlp
 from weightspace.params import AutoencoderSettings, TokensSettings
 from weightspace.rng import torch_stream
 from weightspace.weights.pca import FeaturePca
-from weightspace.weights.spec import Spec, TensorSpec, Weights, take
+from weightspace.weights.spec import Spec, TensorSpec, Weights, take, to_device
 
 
 def layers(spec: Spec) -> list[list[TensorSpec]]:
@@ -70,8 +70,8 @@ def _owner(t: TensorSpec, earlier: list[list[TensorSpec]]) -> list[TensorSpec] |
     return next(grouped, None)
 
 
-class Layout:
-    """Where every entry of a network lies in its tokens.
+class Layout(nn.Module):
+    """Where every entry of a network lies in its tokens; nothing of it is saved.
 
     Args:
         spec: the architecture.
@@ -88,7 +88,14 @@ class Layout:
 
     """
 
+    index: Tensor
+    entry: Tensor
+    layer: Tensor
+    channel: Tensor
+    piece: Tensor
+
     def __init__(self, spec: Spec, size: int) -> None:
+        super().__init__()
         starts, start = {}, 0
         for t in spec.tensors:
             starts[t.name] = start
@@ -107,10 +114,13 @@ class Layout:
             channel.append(torch.linspace(0, 1, count).repeat_interleave(pieces))
             piece.append(torch.linspace(0, 1, pieces).repeat(count))
             self.channels, self.pieces = max(self.channels, count), max(self.pieces, pieces)
-        self.index, self.layer = torch.cat(index), torch.cat(layer)
-        self.channel, self.piece = torch.cat(channel), torch.cat(piece)
-        real = (self.index < spec.numel).flatten().nonzero()[:, 0]
-        self.entry = real[self.index.flatten()[real].argsort()]
+        whole = torch.cat(index)
+        real = (whole < spec.numel).flatten().nonzero()[:, 0]
+        parts = {"index": whole, "entry": real[whole.flatten()[real].argsort()]}
+        parts |= {"layer": torch.cat(layer), "channel": torch.cat(channel)}
+        parts |= {"piece": torch.cat(piece)}
+        for name, part in parts.items():
+            self.register_buffer(name, part, persistent=False)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -331,7 +341,7 @@ class TokensAutoencoder(FeaturePcaAutoencoder):
             )
         other = TokensAutoencoder(spec, self.latent, self.settings, self.sizes, torch.Generator())
         other.encoder, other.decoder, other.head = self.encoder, self.decoder, self.head
-        other.fit_scale(weights)
+        other.to(self.device).fit_scale(weights)
         other.fit_pool(weights)
         return other.train(self.training)
 
@@ -383,7 +393,8 @@ class TokensLoss:
             z: latents ``(B, L)`` once the PCA is fitted.
 
         """
-        autoencoder, weights = self.autoencoder, take(self.data.weights[split], rows)
+        autoencoder = self.autoencoder
+        weights = to_device(take(self.data.weights[split], rows), autoencoder.device)
         tokens, rebuilt, penalties = autoencoder.tokens(weights), [], {}
         parts = self._parts(rng)
         size = autoencoder.settings.features
@@ -462,6 +473,6 @@ def fit(
     layout = Layout(data.net.spec, options.token)
     sizes = (len(layout.layers), layout.channels, layout.pieces)
     autoencoder = TokensAutoencoder(data.net.spec, settings.latent, options, sizes, rng)
-    autoencoder.fit_scale(data.weights["train"])
+    autoencoder.to(data.runner.device).fit_scale(data.weights["train"])
     loss = TokensLoss(autoencoder, data, settings, seed)
     return autoencoder, fit_feature_pca(autoencoder, loss, data, settings, options.refit, seed)

@@ -18,6 +18,7 @@ from torch import Tensor
 from weightspace.autoencoders._coefficients import CoefficientAutoencoder
 from weightspace.learning.mlp import SkipMlp
 from weightspace.params import AutoencoderSettings, VariationalSettings
+from weightspace.rng import normal
 
 LOG_VARIANCE = (-12.0, 6.0)  # of the posterior: bounds keep its exponential finite
 START = -4.0  # initial log variance: the first steps see little noise
@@ -76,7 +77,7 @@ class VariationalAutoencoder(CoefficientAutoencoder):
 
         """
         mean, log_variance = self.posterior(scaled)
-        noise = torch.randn(mean.shape, generator=rng)
+        noise = normal(mean.shape, rng, mean.device)
         kl = kl_from_prior(mean, log_variance).mean()
         weight = self.settings.prior_weight * (self._warm() if split == "train" else 1.0)
         return self.expand(mean + (log_variance / 2).exp() * noise), {"prior": weight * kl}
@@ -88,7 +89,7 @@ class VariationalAutoencoder(CoefficientAutoencoder):
 
     def sample(self, count: int, rng: torch.Generator) -> Tensor:
         """Latents ``(count, latent)`` from the prior, standard normal."""
-        return torch.randn(count, self.latent, generator=rng)
+        return normal((count, self.latent), rng, self.device)
 
 
 def kl_from_prior(mean: Tensor, log_variance: Tensor) -> Tensor:

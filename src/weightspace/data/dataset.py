@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -72,6 +72,15 @@ class Dataset:
         """Classes of every task."""
         return self.classes.shape[1]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the images are; indices of tasks and classes are on the CPU."""
+        return self.images["train"].device
+
+    def to(self, device: torch.device) -> Dataset:
+        """The same dataset with its images on a device."""
+        return replace(self, images={part: x.to(device) for part, x in self.images.items()})
+
     def task_images(self, tasks: Tensor, part: str) -> Tensor:
         """Images of each task, in the order of its classes: ``(N, c, n, C, H, W)``."""
         return self.images[part][self.classes[tasks]]
@@ -79,7 +88,8 @@ class Dataset:
     def task_batch(self, tasks: Tensor, part: str) -> tuple[Tensor, Tensor]:
         """Images ``(N, B, C, H, W)`` of N tasks, class after class, and the labels ``(B,)`` of all."""
         images = self.task_images(tasks, part)  # (N, c, n, C, H, W)
-        return images.flatten(1, 2), class_labels(images.shape[1], images.shape[2])
+        labels = class_labels(images.shape[1], images.shape[2]).to(images.device)
+        return images.flatten(1, 2), labels
 
     def save(self, folder: Path) -> None:
         """Write ``images.safetensors`` and ``tasks.parquet``."""

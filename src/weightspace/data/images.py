@@ -284,7 +284,7 @@ def make_task(given: ImageSet, classes: Sequence[str], like: Dataset, seed: int)
     )
     images, notes = convert(given.images[chosen.flatten()], like.shape)
     x = torch.from_numpy((images - like.mean) / like.std).float()
-    x = x.reshape(*chosen.shape, *like.shape)  # (c, n, C, H, W)
+    x = x.reshape(*chosen.shape, *like.shape).to(like.device)  # (c, n, C, H, W)
     parts: dict[str, Tensor] = dict(zip(sizes, x.split(list(sizes.values()), 1), strict=True))
     notes = [*given.notes, *notes, _division(sizes)]
     return GivenTask(parts, tuple(classes), given.source, tuple(notes))

@@ -82,8 +82,8 @@ class Clip(Standardised):
     @torch.no_grad()
     def describe(self, images: Tensor) -> Tensor:
         """Mean and standard deviation ``(M, 2 F)`` of the unit features of images ``(M, n, C, H, W)``."""
-        flat = images.flatten(0, 1)
-        raw = [self._model[0].encode_image(self.pixels(block)) for block in flat.split(BLOCK)]
+        flat, model = images.flatten(0, 1), self._model[0].to(images.device)
+        raw = [model.encode_image(self.pixels(block)) for block in flat.split(BLOCK)]
         features = F.normalize(torch.cat(raw).float(), dim=1).unflatten(0, images.shape[:2])
         return torch.cat([features.mean(1), features.std(1)], 1)
 
@@ -92,7 +92,7 @@ class Clip(Standardised):
         x = ((images - self.low) / (self.high - self.low).clamp_min(1e-6)).clamp(0, 1)
         x = x if x.shape[1] == 3 else x.mean(1, keepdim=True).expand(-1, 3, -1, -1)
         x = F.interpolate(x, self._size, mode="bicubic", antialias=True).clamp(0, 1)
-        mean, std = self._scale
+        mean, std = (value.to(x.device) for value in self._scale)
         return (x - mean) / std
 
 

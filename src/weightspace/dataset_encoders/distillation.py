@@ -46,6 +46,7 @@ from torch import Tensor
 
 from weightspace.dataset_encoders.base import Standardised
 from weightspace.params import DistillationSettings
+from weightspace.rng import normal
 
 OUTPUTS = 2  # of the random networks; the class of the images is the first
 Layers = tuple[Tensor, ...]
@@ -84,9 +85,10 @@ class Distillation(Standardised):
         """Learned images ``(m, C, H, W)`` of a class's images ``(n, C, H, W)``."""
         s, rng = self.settings, torch.Generator().manual_seed(int(self.seed))
         real = in_order(images)
-        noise = torch.randn((s.images, *real.shape[1:]), generator=rng)
+        noise = normal((s.images, *real.shape[1:]), rng, real.device)
         learned = (real.mean(0) + real.std(0) * noise).requires_grad_()
-        pool = random_networks(s.networks, real.shape[1], s.width, rng)
+        drawn = random_networks(s.networks, real.shape[1], s.width, rng)
+        pool = [layer.to(real.device) for layer in drawn]
         target = gradients_one_by_one(pool, real)
         optimizer = torch.optim.Adam([learned], lr=s.lr, betas=(0.9, 0.99))
         for step in range(s.steps):
@@ -106,7 +108,7 @@ def in_order(images: Tensor) -> Tensor:
     >>> in_order(torch.tensor([3.0, 1.0, 2.0])[:, None, None, None]).flatten()
     tensor([1., 2., 3.])
     """
-    rows = np.lexsort(images.flatten(1).T.numpy())
+    rows = np.lexsort(images.flatten(1).T.cpu().numpy())
     return images[torch.from_numpy(rows)]
 
 

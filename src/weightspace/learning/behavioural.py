@@ -76,7 +76,7 @@ def read_originals(
         weights: tensors ``(N, *shape)``.
 
     """
-    on_task = runner.outputs(weights, tasks, "train")
+    on_task = runner.outputs(weights, tasks, "train").to(images.device)
     return Originals(torch.tensor(tasks), on_task, runner.net.run(weights, images))
 
 
@@ -143,9 +143,10 @@ def reorder(outputs: Tensor, order: Tensor) -> Tensor:
     >>> reorder(torch.tensor([[[5.0, 6.0, 7.0]]]), torch.tensor([[2, 0, 1]]))
     tensor([[[7., 5., 6.]]])
     """
-    return outputs.gather(2, order[:, None].expand_as(outputs))
+    return outputs.gather(2, order.to(outputs.device)[:, None].expand_as(outputs))
 
 
 def _choose(outputs: Tensor, index: Tensor) -> Tensor:
     """Choose queries ``(N, Q)`` of ``(N, all, c)``."""
+    index = index.to(outputs.device)
     return outputs.gather(1, index[..., None].expand(-1, -1, outputs.shape[-1]))

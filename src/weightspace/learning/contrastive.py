@@ -31,7 +31,7 @@ def nt_xent(a: Tensor, b: Tensor, temperature: float, groups: Tensor | None = No
     partner = torch.arange(2 * n, device=a.device).roll(n)
     masked = torch.eye(2 * n, dtype=torch.bool, device=a.device)
     if groups is not None:
-        both = groups.repeat(2)
+        both = groups.to(a.device).repeat(2)
         masked |= both[:, None] == both[None, :]
         masked[torch.arange(2 * n, device=a.device), partner] = False
     return F.cross_entropy(similarity.masked_fill(masked, -torch.inf), partner)

@@ -17,7 +17,7 @@ from weightspace.nets._batch_norm import MOMENTUM, BatchNorm
 from weightspace.nets._chain import Chain
 from weightspace.params import Params, Settings, options_of
 from weightspace.registry import origins, resolve
-from weightspace.weights.spec import Spec, Weights, take
+from weightspace.weights.spec import Spec, Weights, take, to_device
 
 BLOCK_PIXELS = 1_600_000  # images x pixels of the networks that run at once
 
@@ -110,7 +110,7 @@ class Net:
     def run(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
         """As :meth:`outputs` of any number of networks, without gradients, in bounded memory.
 
-        The networks run in blocks whose size depends on the images alone.
+        The networks run where the images are, in blocks whose size depends on the images alone.
         """
         size = max(1, BLOCK_PIXELS // images.shape[-4:].numel())
         shared, count = images.ndim == 4, len(weights[self.spec.names[0]])
@@ -118,7 +118,8 @@ class Net:
         out = images.new_empty(count, images.shape[-4], self.meta["classes"])
         for start in range(0, count, size):
             rows = slice(start, start + size)
-            out[rows] = self.outputs(take(weights, rows), images if shared else images[rows])
+            block = to_device(take(weights, rows), images.device)
+            out[rows] = self.outputs(block, images if shared else images[rows])
         return out
 
     def training_outputs(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from weightspace.data.images import GivenTask
 from weightspace.nets.base import Net
 from weightspace.progress import progress
 from weightspace.rng import torch_stream
-from weightspace.weights.spec import Weights, blocks
+from weightspace.weights.spec import Weights, blocks, to_device
 from weightspace.zoo.result import accuracies, losses
 
 PAIRS_AT_ONCE = 20_000  # network and image pairs run together, to bound the memory
@@ -31,8 +31,10 @@ def outputs(net: Net, weights: Weights, task: GivenTask, part: str) -> Tensor:
         part: "train" or "test", as far as the task has it.
 
     """
+    images = task.batch(part)
+    weights = to_device(weights, images.device)
     size = max(1, PAIRS_AT_ONCE // len(next(iter(weights.values()))))
-    return torch.cat([net.outputs(weights, block) for block in task.batch(part).split(size)], 1)
+    return torch.cat([net.outputs(weights, block) for block in images.split(size)], 1).cpu()
 
 
 def reestimated(net: Net, weights: Weights, task: GivenTask) -> Weights:
@@ -46,10 +48,10 @@ def reestimated(net: Net, weights: Weights, task: GivenTask) -> Weights:
     """
     images = task.batch("train")
     parts = [
-        net.reestimate(block, images)
+        net.reestimate(to_device(block, images.device), images)
         for block in blocks(weights, PAIRS_AT_ONCE // len(images) or 1)
     ]
-    return {name: torch.cat([part[name] for part in parts]) for name in net.spec.names}
+    return {name: torch.cat([part[name] for part in parts]).cpu() for name in net.spec.names}
 
 
 def fine_tune(net: Net, weights: Weights, task: GivenTask, epochs: int, seed: int) -> Weights:
@@ -66,7 +68,8 @@ def fine_tune(net: Net, weights: Weights, task: GivenTask, epochs: int, seed: in
 
     """
     images = task.batch("train")
-    labels = class_labels(len(task.classes), task.images_per_class["train"])
+    labels = class_labels(len(task.classes), task.images_per_class["train"]).to(images.device)
+    weights = to_device(weights, images.device)
     trained = [t.name for t in net.spec.tensors if t.role == "parameter"]
     tuned = weights | {k: weights[k].clone().requires_grad_() for k in trained}
     optimizer = torch.optim.Adam([tuned[k] for k in trained], lr=TUNE_LR)
@@ -81,7 +84,7 @@ def fine_tune(net: Net, weights: Weights, task: GivenTask, epochs: int, seed: in
                 loss.mean(1).sum().backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
             bar.advance()
-    return {k: w.detach() for k, w in tuned.items()}
+    return {k: w.detach().cpu() for k, w in tuned.items()}
 
 
 def measure(net: Net, weights: Weights, task: GivenTask, parts: Sequence[str] = ()) -> pd.DataFrame:

@@ -58,8 +58,8 @@ def predict(zoo: Zoo, autoencoder: Autoencoder, weights: Weights, seed: int) -> 
     empty = [s for s, table in members.items() if table.empty]
     if empty:
         raise problem(f"zoo has no members in split '{empty[0]}'", where=zoo.folder)
-    z = {s: latents(zoo, t, autoencoder).numpy() for s, t in members.items()}
-    given = encode_members(autoencoder, weights).numpy()
+    z = {s: latents(zoo, t, autoencoder).cpu().numpy() for s, t in members.items()}
+    given = encode_members(autoencoder, weights).cpu().numpy()
     names = varying_targets(members["train"])
     table, errors = pd.DataFrame(index=range(len(given))), []
     with progress("predict", len(names)) as bar:

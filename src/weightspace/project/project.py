@@ -54,11 +54,12 @@ from weightspace.project.network import Standardisation, save_networks
 from weightspace.project.prediction import Predictions
 from weightspace.project.samples import Request, Samples
 from weightspace.rng import torch_stream
+from weightspace.runtime import device
 from weightspace.sampling.requests import nearest_to
 from weightspace.sampling.sampler import Condition, Sampler, load_sampler
 from weightspace.shared_encoders.base import SharedEncoder
 from weightspace.weights.checkpoints import find, read_networks
-from weightspace.weights.spec import Weights, take
+from weightspace.weights.spec import Weights, take, to_device
 from weightspace.zoo import imported
 from weightspace.zoo.imported import Imported
 from weightspace.zoo.result import Result
@@ -167,7 +168,7 @@ class Project:
 
         """
         self.net.spec.check(weights)
-        return encode_members(self.autoencoder, weights)
+        return encode_members(self.autoencoder, weights).cpu()
 
     def decode(self, latents: Tensor) -> Weights:
         """Decode latents.
@@ -190,7 +191,7 @@ class Project:
             )
         if not latents.isfinite().all():
             raise problem("latents hold NaN or infinity")
-        return decode_latents(self.autoencoder, latents.float())
+        return to_device(decode_latents(self.autoencoder, latents.float()), torch.device("cpu"))
 
     def evaluate(self, weights: Weights, task: GivenTask) -> pd.DataFrame:
         """Measure networks on every part of a task.
@@ -318,7 +319,7 @@ class Project:
                 best = int(nearest_to(column.to_numpy(), request.target))
                 chosen.append(take(drawn, slice(best, best + 1)))
                 bar.advance()
-        weights = {k: torch.cat([c[k] for c in chosen]) for k in self.net.spec.names}
+        weights = {k: torch.cat([c[k] for c in chosen]).cpu() for k in self.net.spec.names}
         if not request.fine_tune_epochs:
             return weights
         return fine_tune(self.net, weights, task, request.fine_tune_epochs, request.seed)
@@ -533,7 +534,7 @@ def import_zoo(
         Dataset.load(root / "data" / DATASET_FOLDER),
     )
     net = net_for(params, dataset.shape, dataset.classes_per_task, arch)
-    runner = TaskRunner(net, dataset)
+    runner = TaskRunner(net, dataset.to(device(params.runtime)))
     return imported.import_zoo(Path(folder), Path(results), runner, Path(out))
 
 

@@ -61,7 +61,7 @@ def nearest_networks(
     z = latents(zoo, members, autoencoder)
     e = shared_encoder.embed(task.images["train"], torch.arange(len(task.classes))[None])
     condition = shared_encoder.project(shared_encoder.condition(e, torch.tensor([target])))
-    similarity = (shared_encoder.project_latent(z) @ condition.T)[:, 0]
+    similarity = (shared_encoder.project_latent(z) @ condition.T)[:, 0].cpu()
     best = similarity.argsort(descending=True, stable=True)[:count].numpy()
     table = members.iloc[best].reset_index(drop=True)
     table.insert(0, "similarity", similarity.numpy()[best])
@@ -101,7 +101,7 @@ def nearest_tasks(
             for r in grid
         ]
     )  # (R, N, T)
-    similarity, at_result = every.max(0)
+    similarity, at_result = every.cpu().max(0)
     out = []
     for row, index in zip(similarity, at_result, strict=True):
         best = row.argsort(descending=True, stable=True)[:count].numpy()

@@ -131,7 +131,7 @@ class Sampler:
         if self.guidance is None or not self.guidance.sampling_steps:
             return z
         tasks, counts = torch.unique_consecutive(condition.classes, return_counts=True, dim=0)
-        sizes, target = counts.tolist(), condition.target.to(z.dtype)
+        sizes, target = counts.tolist(), condition.target.to(z)
         steps = LatentSteps(self.autoencoder, self.net, self.guidance)
         moved = [
             steps.guide(
@@ -172,5 +172,5 @@ def load_sampler(data: Path, params: Params) -> tuple[Sampler, TaskRunner]:
 
     """
     runner, autoencoder = load_trained(data, params)
-    model = load_shared_encoder(data / SHARED_ENCODER_FILE)
+    model = load_shared_encoder(data / SHARED_ENCODER_FILE).to(runner.device)
     return Sampler(autoencoder, model, runner.net, params.guidance), runner

@@ -144,20 +144,19 @@ class SharedEncoder(nn.Module, ABC):
 
         """
         low, high = self.trained_range
-        x = ((target - low) / (high - low).clamp_min(1e-6))[:, None]
-        angle = math.pi * x * torch.arange(1, self.settings.fourier + 1)
+        x = ((target.to(e.device) - low) / (high - low).clamp_min(1e-6))[:, None]
+        angle = math.pi * x * torch.arange(1, self.settings.fourier + 1, device=e.device)
         r = torch.cat([2 * x - 1, angle.sin(), angle.cos()], 1)
         if use_dataset is not None:
-            e = torch.where(use_dataset[:, None], e, self.no_dataset)
+            e = torch.where(use_dataset.to(e.device)[:, None], e, self.no_dataset)
         if use_result is not None:
-            r = torch.where(use_result[:, None], r, self.no_result)
+            r = torch.where(use_result.to(e.device)[:, None], r, self.no_result)
         return torch.cat([e, r], 1)
 
     def calibrated(self, result: Tensor) -> Tensor:
         """Condition ``(N,)`` whose mean achieved result on val was the requested one."""
-        x = np.interp(
-            result.numpy(), self.calibration_achieved.numpy(), self.calibration_requested.numpy()
-        )
+        curve = self.calibration_achieved.cpu().numpy(), self.calibration_requested.cpu().numpy()
+        x = np.interp(result.cpu().numpy(), *curve)
         return torch.tensor(x, dtype=torch.float32)
 
     @abstractmethod
@@ -308,7 +307,8 @@ def set_calibration(model: SharedEncoder, requested: np.ndarray, achieved: np.nd
         achieved: results on val images of val tasks ``(M,)``.
 
     """
-    curve = np.polyval(np.polyfit(requested, achieved, 4), model.calibration_requested.numpy())
+    grid = model.calibration_requested.cpu().numpy()
+    curve = np.polyval(np.polyfit(requested, achieved, 4), grid)
     rising = np.maximum.accumulate(curve) + 1e-6 * np.arange(len(curve))
     if (rising[0] < rising[-1]) and np.isfinite(rising).all():
         model.calibration_achieved.copy_(torch.from_numpy(rising).float())

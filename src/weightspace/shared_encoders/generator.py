@@ -21,12 +21,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from weightspace.learning.behavioural import reorder
 from weightspace.learning.contrastive import nt_xent
 from weightspace.learning.loop import fit as run_fit
 from weightspace.learning.mlp import ResidualMlp, mlp
 from weightspace.learning.result_matching import result_error
 from weightspace.params import GeneratorSettings, SharedEncoderSettings
-from weightspace.rng import torch_stream
+from weightspace.rng import normal, torch_stream
 from weightspace.runtime import precision
 from weightspace.shared_encoders.base import (
     STREAM,
@@ -37,7 +38,7 @@ from weightspace.shared_encoders.base import (
     draw_masks,
     prepare,
 )
-from weightspace.weights.spec import output_orders, take
+from weightspace.weights.spec import output_orders, take, to_device
 
 NOISE = 32  # features of the generator's noise
 HEAD = 128  # features of the contrastive space
@@ -101,7 +102,7 @@ class GeneratorModel(SharedEncoder):
 
         """
         h = self.trunk_of(condition).repeat_interleave(draws, 0)
-        noise = torch.randn(len(h), NOISE, generator=rng)
+        noise = normal((len(h), NOISE), rng, h.device)
         return self.draw(h, noise).reshape(len(condition), draws, -1)
 
     def project(self, condition: Tensor) -> Tensor:
@@ -145,11 +146,13 @@ class GeneratorLoss:
         twice = rows.repeat(2)
         classes = self.data.runner.dataset.classes[p.tasks[twice]].gather(1, self.orders[which])
         e = model.embed_classes(self._class_embeddings(split, rng), classes)
-        result, z = p.result[twice], p.z[twice, which]
+        z = p.z[twice, which]
+        result = p.result[twice].to(z.device)
         h = model.trunk_of(model.condition(e, result))
         masks = draw_masks(len(twice), s.dropout if split == "train" else 0.0, rng)
         masked = model.trunk_of(model.condition(e, result, *masks))
-        draws = [model.draw(masked, torch.randn(len(z), NOISE, generator=rng)) for _ in range(2)]
+        shape = len(z), NOISE
+        draws = [model.draw(masked, normal(shape, rng, z.device)) for _ in range(2)]
         energy = energy_score(*map(model.standard, (z, *draws))) * z.shape[1] ** -0.5
         groups = p.runs[twice] * len(self.orders) + which
         condition = F.normalize(model.condition_head(h), dim=1)
@@ -204,16 +207,15 @@ class GeneratorLoss:
         n = min(options.queries_per_class, images.shape[2])
         chosen = torch.rand(len(h), images.shape[1], images.shape[2], generator=rng).argsort(2)
         index = chosen[:, :, :n, None, None, None].expand(-1, -1, -1, *images.shape[3:])
-        queries = images.gather(2, index).flatten(1, 2)  # (D, c * n, C, H, W)
-        noise = torch.randn(2 * len(h), NOISE, generator=rng)
+        queries = images.gather(2, index.to(h.device)).flatten(1, 2)  # (D, c * n, C, H, W)
+        noise = normal((2 * len(h), NOISE), rng, h.device)
         z = self.model.draw(h.repeat(2, 1), noise)
         both = queries.repeat(2, *[1] * (queries.ndim - 1))
         outputs = net.outputs(self.data.autoencoder.decode(z), both)
         error, soft = result_error(outputs, target.repeat(2), self.model.result)
         with torch.no_grad():
-            original = net.outputs(take(p.weights, rows), queries)
-            order = self.orders[which][:, None].expand_as(original)
-            original = original.gather(2, order)
+            original = net.outputs(to_device(take(p.weights, rows), h.device), queries)
+            original = reorder(original, self.orders[which])
             std = original.std((1, 2), keepdim=True) + 0.05
         scaled = [
             ((y - y.mean(2, keepdim=True)) / std).asinh() for y in (original, *outputs.chunk(2))
@@ -261,7 +263,7 @@ def fit(
 
     """
     rng = torch_stream(seed, STREAM, "init")
-    model = build(Sizes.of(data), settings, options, rng)
+    model = build(Sizes.of(data), settings, options, rng).to(data.runner.device)
     prepare(model, data)
     if not data.autoencoder.normalised:
         z = data.train.z[:, 0]

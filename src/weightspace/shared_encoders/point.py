@@ -16,7 +16,7 @@ from weightspace.learning.contrastive import nt_xent
 from weightspace.learning.loop import fit as run_fit
 from weightspace.learning.mlp import mlp
 from weightspace.params import PointSettings, SharedEncoderSettings
-from weightspace.rng import torch_stream
+from weightspace.rng import normal, torch_stream
 from weightspace.shared_encoders.base import (
     STREAM,
     SharedEncoder,
@@ -71,7 +71,7 @@ class PointModel(SharedEncoder):
 
         """
         mean = self.predict(condition)[:, None]
-        noise = torch.randn(len(condition), draws, mean.shape[-1], generator=rng)
+        noise = normal((len(condition), draws, mean.shape[-1]), rng, mean.device)
         return mean + self.residual * noise
 
     def project(self, condition: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ def fit(
     """
     rng = torch_stream(seed, STREAM, "init")
     z = data.train.z[:, 0]
-    model = build(Sizes.of(data), settings, options, rng)
+    model = build(Sizes.of(data), settings, options, rng).to(data.runner.device)
     prepare(model, data)
     model.centre.copy_(z.mean(0))
     model.log_length.copy_((z - model.centre).norm(dim=1).log().mean())

@@ -66,7 +66,7 @@ def align(spec: Spec, reference: Mapping[str, Tensor], weights: Mapping[str, Ten
 def _match_block(
     spec: Spec, reference: Mapping[str, Tensor], weights: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Match some networks at once; those where a sweep changes nothing are finished.
+    """Match some networks at once, on the CPU; those where a sweep changes nothing are finished.
 
     Args:
         spec: the architecture.
@@ -74,7 +74,7 @@ def _match_block(
         weights: tensors ``(N, *shape)``.
 
     """
-    a, b = ({k: w[k].double() for k in spec.names} for w in (reference, weights))
+    a, b = ({k: w[k].cpu().double() for k in spec.names} for w in (reference, weights))
     count = len(b[spec.names[0]])
     chosen = {g: torch.arange(n).repeat(count, 1) for g, n in spec.groups.items()}
     active = torch.arange(count)

@@ -31,8 +31,9 @@ from weightspace.artifacts import (
 from weightspace.errors import problem
 from weightspace.params import PcaSettings
 from weightspace.weights.matching import align
-from weightspace.weights.spec import Spec, TensorSpec, Weights
+from weightspace.weights.spec import Spec, TensorSpec, Weights, to_device
 
+CPU = torch.device("cpu")
 CONSTANT, IDENTITY, PCA = "constant", "identity", "pca"
 PART_BYTES = 1 << 27  # weights read at once
 BLOCK_BYTES = 1 << 22  # of them, what is worked on at once, as float64
@@ -92,7 +93,8 @@ class TensorPca(nn.Module):
         return [self.counts[name] for name in self.spec.names]
 
     def forward(self, weights: Mapping[str, Tensor]) -> Tensor:
-        """Coefficients ``(N, features)`` of N networks."""
+        """Coefficients ``(N, features)`` of N networks, computed where the basis is."""
+        weights = to_device(weights, self.reference.device)
         if self.align:
             weights = align(self.spec, self.spec.unflatten(self.reference), weights)
         free = self.spec.unconstrain(weights)
@@ -119,7 +121,7 @@ class TensorPca(nn.Module):
         for i, count in enumerate(self.sizes):
             if count:
                 rms = self._part("variance", i).mean().sqrt()
-                parts.append((rms if rms > 0 else torch.ones(())).expand(count))
+                parts.append((rms if rms > 0 else torch.ones_like(rms)).expand(count))
         return torch.cat(parts)
 
     def variances(self) -> Tensor:
@@ -246,7 +248,12 @@ def fit_pca(spec: Spec, weights: Weights, settings: PcaSettings) -> TensorPca:
 
 
 def stream_pca(
-    spec: Spec, read: Read, members: int, settings: PcaSettings, scratch: Path | None = None
+    spec: Spec,
+    read: Read,
+    members: int,
+    settings: PcaSettings,
+    scratch: Path | None = None,
+    device: torch.device = CPU,
 ) -> TensorPca:
     """Fit a basis per tensor to networks that need not fit in memory.
 
@@ -261,6 +268,7 @@ def stream_pca(
         settings: section ``pca`` of params.yaml.
         scratch: folder for aligned copies of the train members, removed afterwards; those that a
             killed process left are removed, too (see :func:`remove_abandoned`).
+        device: where bases are computed, and where they are afterwards.
 
     Raises:
         WeightspaceError: fewer than two members.
@@ -288,7 +296,8 @@ def stream_pca(
     with TemporaryDirectory(dir=scratch, prefix=ALIGNED) as folder, held(Path(folder)):
         if matching:
             read = _align_copies(spec, reference, read, members, Path(folder))
-        fits = {t.name: fit_tensor(t, read, members, settings) for t in spec.tensors}
+        moved = _on(device, read)
+        fits = {t.name: fit_tensor(t, moved, members, settings) for t in spec.tensors}
     sizes = {name: len(fit.variance) for name, fit in fits.items()}
     modes = {name: fit.mode for name, fit in fits.items()}
     state = {
@@ -300,7 +309,12 @@ def stream_pca(
     with torch.device("meta"):  # no room: the tensors are taken as they are
         pca = TensorPca(spec, modes, sizes, align=matching)
     pca.load_state_dict(state, assign=True)
-    return pca
+    return pca.to(device)
+
+
+def _on(device: torch.device, read: Read) -> Read:
+    """Reads onto a device."""
+    return lambda who, name, rows: read(who, name, rows).to(device)
 
 
 def _align_copies(spec: Spec, reference: Weights, read: Read, members: int, folder: Path) -> Read:
@@ -384,7 +398,8 @@ def fit_tensor(t: TensorSpec, read: Read, members: int, settings: PcaSettings) -
     if total == 0:
         return Fit(CONSTANT, mean, mean.new_zeros(0, t.numel), variance[:0], total)
     if t.numel < settings.identity_below:
-        return Fit(IDENTITY, mean, torch.eye(t.numel, dtype=mean.dtype), variance, total)
+        identity = torch.eye(t.numel, dtype=mean.dtype, device=mean.device)
+        return Fit(IDENTITY, mean, identity, variance, total)
     values, vectors = _eigen(covariance, min(settings.components, members - 1))
     components = vectors.T
     return Fit(PCA, mean, _signs(components)[:, None] * components, values, total)
@@ -433,7 +448,8 @@ def _fit_gram(t: TensorSpec, read: Read, members: int, k: int) -> Fit:
     values, vectors = _eigen(centred, min(k, members - 1))
     vectors -= vectors.mean(0)
     left = torch.cat([(vectors / values.sqrt()).T, gram.new_full((1, members), 1 / members)])
-    mean, components = torch.empty(t.numel), torch.empty(len(values), t.numel)
+    mean = torch.empty(t.numel, device=gram.device)
+    components = torch.empty(len(values), t.numel, device=gram.device)
     inner, start = gram.new_zeros(len(values), len(values)), 0
     for origin, x in _columns(t, read, members):
         columns, rows = slice(start, start + len(origin)), left @ x  # (k + 1, b)
@@ -455,7 +471,8 @@ def _gram(t: TensorSpec, read: Read, members: int) -> Tensor:
     7e-8 of its largest entry, which hides directions of less variance than that. Arguments as those of
     :func:`fit_tensor`.
     """
-    gram = torch.zeros(members, members, dtype=torch.float64)
+    device = read(slice(0, 1), t.name, slice(0, 1)).device
+    gram = torch.zeros(members, members, dtype=torch.float64, device=device)
     height = -(-members // STRIPS)
     for _, x in _columns(t, read, members):
         for i in range(0, members, height):

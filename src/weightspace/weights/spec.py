@@ -56,7 +56,8 @@ class Axis:
         """Order of the entries ``(..., size * block)`` that units in order ``(..., size)`` give."""
         if self.block == 1:
             return order
-        return (order[..., None] * self.block + torch.arange(self.block)).flatten(-2)
+        block = torch.arange(self.block, device=order.device)
+        return (order[..., None] * self.block + block).flatten(-2)
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class TensorSpec:
         for dim, axis in enumerate(self.axes, start=1):
             if axis is None or axis.group not in permutations:
                 continue
-            index = axis.entries(permutations[axis.group])
+            index = axis.entries(permutations[axis.group].to(values.device))
             if index.ndim == 1:
                 values = values.index_select(dim, index)
             else:
@@ -331,6 +332,16 @@ def count(weights: Population) -> int:
     5
     """
     return len(next(iter(weights.values()))) if isinstance(weights, Mapping) else len(weights)
+
+
+def to_device(weights: Mapping[str, Tensor], device: torch.device) -> Weights:
+    """The same networks on a device; nothing is copied where they are there.
+
+    >>> weights = {"a": torch.zeros(5, 3)}
+    >>> to_device(weights, torch.device("cpu"))["a"] is weights["a"]
+    True
+    """
+    return {name: w.to(device) for name, w in weights.items()}
 
 
 def block_size(spec: Spec, most: int) -> int:

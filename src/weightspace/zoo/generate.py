@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from weightspace.artifacts import (
     MEMBERS_FILE,
@@ -38,7 +39,7 @@ KEY_LENGTH = 16  # hexadecimal digits in the name of a work folder
 
 
 def work_key(params: Params, dataset: Path) -> str:
-    """Name of the work folder: a hash of the code, the settings and the inputs of the zoo.
+    """Name of the work folder: a hash of the code, the settings, the inputs and the device of the zoo.
 
     Finished shards are only ever reused under the same hash, so old and new never mix. The count
     of runs is left out: a longer zoo continues from a shorter, interrupted one. So are executors,
@@ -47,7 +48,8 @@ def work_key(params: Params, dataset: Path) -> str:
     digest = hashlib.sha256()
     zoo = params.zoo.model_dump(mode="json", exclude={"runs"})
     net = params.nets.of(params.zoo.architecture).model_dump(mode="json")
-    digest.update(canonical([params.seed, zoo, net]).encode())
+    where = [device(params.runtime).type, torch.__version__]  # other bits, so no mixing
+    digest.update(canonical([params.seed, zoo, net, where]).encode())
     loaded = (n for n in sys.modules if n.split(".")[0] == "weightspace")
     for name in sorted(n for n in loaded if not n.startswith(EXECUTORS_PACKAGE)):
         file = sys.modules[name].__file__
@@ -78,7 +80,7 @@ def generate(params: Params, dataset_folder: Path, out: Path, scratch: Path) -> 
     shards = -(-params.zoo.runs // params.zoo.runs_per_shard)
     where, net = device(params.runtime), params.nets.of(params.zoo.architecture)
     jobs = [
-        ShardJob(dataset_folder, params.zoo, net, params.seed, folder, shard, where)
+        ShardJob(dataset_folder, params.zoo, net, params.seed, folder, shard, where.type)
         for shard in range(shards)
     ]
     with _alone(folder):

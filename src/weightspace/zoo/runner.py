@@ -15,7 +15,8 @@ from weightspace.artifacts import DATASET_FOLDER
 from weightspace.data.dataset import PARTS, Dataset
 from weightspace.nets.base import Net, net_for
 from weightspace.params import Params
-from weightspace.rng import torch_stream
+from weightspace.rng import normal, torch_stream
+from weightspace.runtime import device
 from weightspace.weights.spec import Population, block_size, count, fill_blocks, take
 from weightspace.zoo.result import Result, accuracies, losses, request_parts
 
@@ -39,6 +40,11 @@ class TaskRunner:
     def classes(self) -> int:
         """Classes of a task."""
         return self.dataset.classes_per_task
+
+    @property
+    def device(self) -> torch.device:
+        """Where networks run; outputs and results come back to the CPU."""
+        return self.dataset.device
 
     def outputs(self, weights: Population, tasks: np.ndarray, part: str) -> Tensor:
         """Outputs ``(M, B, c)`` of M networks, each on one part of the images of its task.
@@ -92,8 +98,7 @@ class TaskRunner:
 
         """
         rng = torch_stream(seed, "evaluate", "random")
-        images = torch.randn(inputs, *self.dataset.shape, generator=rng)
-        return self.on_images(weights, images)
+        return self.on_images(weights, normal((inputs, *self.dataset.shape), rng, self.device))
 
     def on_images(self, weights: Population, images: Tensor) -> Tensor:
         """Outputs ``(M, B, c)`` of M networks on the same images ``(B, C, H, W)``."""
@@ -137,7 +142,7 @@ class TaskRunner:
             per_class = log_p.reshape(len(log_p), *images.shape[:2], width).mean(2)  # (N, K, c)
             return -per_class[:, column, torch.arange(width)].mean(2)
 
-        room = images.new_empty(count(weights), len(tasks))
+        room = torch.empty(count(weights), len(tasks))
         return fill_blocks(room, self._block(BLOCK), compute)
 
     def _block(self, most: int) -> int:
@@ -150,7 +155,7 @@ class TaskRunner:
 
 
 def load_runner(data: Path, params: Params) -> TaskRunner:
-    """Architecture and tasks of the dataset that the stages left in ``data``."""
-    dataset = Dataset.load(data / DATASET_FOLDER)
+    """Architecture and tasks of the dataset that the stages left in ``data``, on ``runtime.device``."""
+    dataset = Dataset.load(data / DATASET_FOLDER).to(device(params.runtime))
     net = net_for(params, dataset.shape, dataset.classes_per_task)
     return TaskRunner(net, dataset)

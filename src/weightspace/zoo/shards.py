@@ -24,7 +24,7 @@ from weightspace.errors import WeightspaceError, problem
 from weightspace.nets.base import Net, build_net
 from weightspace.params import Settings, ZooSettings
 from weightspace.rng import torch_stream
-from weightspace.weights.spec import Weights, stack
+from weightspace.weights.spec import Weights, stack, to_device
 from weightspace.zoo.plan import Run, draw_batches, plan_runs
 from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.store import check_shard, shard_bytes, shard_name
@@ -116,7 +116,7 @@ def train_shard(job: ShardJob) -> int:
     A shard is always trained whole, so that the last one of a small zoo has the same bytes in a
     larger one; runs beyond ``zoo.runs`` are left out when the zoo is put together.
     """
-    dataset = Dataset.load(job.dataset)
+    dataset = Dataset.load(job.dataset).to(torch.device(job.device))
     net = build_net(job.zoo.architecture, dataset.shape, dataset.classes_per_task, job.net)
     runner = TaskRunner(net, dataset)
     first = job.shard * job.zoo.runs_per_shard
@@ -147,7 +147,7 @@ def _train(runner: TaskRunner, runs: Sequence[Run], batches: Tensor, job: ShardJ
         runner: the architecture and the tasks.
         runs: R plans.
         batches: images of every step ``(R, steps, B)``.
-        job: settings, seed and device.
+        job: settings and seed.
 
     """
     tasks = torch.tensor([run.task for run in runs])
@@ -156,9 +156,9 @@ def _train(runner: TaskRunner, runs: Sequence[Run], batches: Tensor, job: ShardJ
     weights = train_runs(
         runner.net,
         runs,
-        {name: w.to(job.device) for name, w in initial.items()},
-        images.to(job.device),
-        labels.to(job.device),
+        to_device(initial, runner.device),
+        images,
+        labels,
         batches,
         job.zoo.momentum,
     )
