@@ -1,11 +1,18 @@
-"""bf16 only where the processor has it; elsewhere torch would multiply entry by entry."""
+"""Device and precision: a GPU that is required is there or said to be missing; bf16 where it is fast."""
 
 import pytest
 import torch
 
-from weightspace.runtime import precision
+from fake_device import fake_device
+from weightspace.errors import WeightspaceError
+from weightspace.params import RuntimeSettings
+from weightspace.runtime import device, precision
 
 CPU = torch.device("cpu")
+
+
+def runtime(where):
+    return RuntimeSettings(device=where, workers=1, executor="local")
 
 
 @pytest.mark.parametrize("supported", [True, False])
@@ -18,3 +25,29 @@ def test_bf16_where_the_cpu_has_it(supported, library, monkeypatch):
         assert linear(x).dtype == (torch.bfloat16 if supported and library else torch.float32)
     with precision("float32", CPU):
         assert linear(x).dtype == torch.float32
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_bf16_on_a_gpu_whatever_the_cpu_has(supported, monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    with fake_device() as gpu:
+        linear, x = torch.nn.Linear(2, 3).to(gpu), torch.ones(4, 2, device=gpu)
+        with precision("bf16", x.device):
+            assert linear(x).dtype == torch.bfloat16
+        with precision("float32", x.device):
+            assert linear(x).dtype == torch.float32
+        with precision("bf16", CPU):  # says nothing about tensors elsewhere
+            assert linear(x).dtype == torch.float32
+
+
+def test_a_gpu_that_is_required_and_missing_is_an_error(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device(runtime("auto")) == device(runtime("cpu")) == CPU
+    with pytest.raises(WeightspaceError, match=r"runtime\.device: no GPU.*set runtime\.device"):
+        device(runtime("cuda"))
+
+
+def test_auto_takes_the_gpu_and_cpu_does_not():
+    with fake_device():
+        chosen = [device(runtime(where)).type for where in ("auto", "cuda", "cpu")]
+    assert chosen == ["cuda", "cuda", "cpu"]

@@ -20,6 +20,7 @@ import yaml
 import reference
 from cases import NETS, WORLDS, build, networks, section, tiny
 from conftest import _here, train_zoo
+from fake_device import fake_device
 from weightspace.artifacts import load_tensors, save_tensors, write_parquet
 from weightspace.data.dataset import PARTS, make_dataset
 from weightspace.errors import WeightspaceError, problem
@@ -627,7 +628,12 @@ def test_old_shards_are_left_alone_when_settings_change(world, tmp_path, monkeyp
     code.write_text("edited")
     monkeypatch.setattr(sys.modules["weightspace.zoo.train"], "__file__", str(code))
     keys.add(work_key(tiny(), dataset))
-    assert len(keys) == 6
+    with fake_device():
+        keys.add(work_key(tiny(runtime={"device": "auto"}), dataset))
+        assert work_key(tiny(runtime={"device": "cpu"}), dataset) in keys  # the control
+    monkeypatch.setattr(torch, "__version__", "2.0")
+    keys.add(work_key(tiny(), dataset))
+    assert len(keys) == 8
     same = {work_key(tiny(zoo={"runs": 80}, runtime={"executor": "ray"}), dataset)}
     assert same <= keys
 
