@@ -19,6 +19,7 @@ NETS = {
     "mlp-one-layer": ("mlp", {"hidden": [7]}, (3, 4, 4), 5),
     "resnet18": ("resnet18", {"width": 2}, (3, 40, 33), 4),
     "resnet18-small": ("resnet18", {"width": 3, "stem": "small"}, (1, 8, 8), 3),
+    "resnet18-small-odd": ("resnet18", {"width": 2, "stem": "small"}, (3, 7, 9), 4),
 }
 
 FILE = yaml.safe_load((ROOT / "params.yaml").read_text())

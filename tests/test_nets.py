@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,17 @@ from torch.func import functional_call, vmap
 from cases import NETS, WORLDS, build, networks, section
 from weightspace.nets import NETS as ARCHITECTURES
 from weightspace.nets._batch_norm import BatchNorm
-from weightspace.nets._layers import Conv3x3, Linear, Normalise, Relu, ReluPool
+from weightspace.nets._chain import Residual, _forward
+from weightspace.nets._layers import (
+    Conv3x3,
+    GlobalMean,
+    Linear,
+    MaxPool,
+    Normalise,
+    PatchConv,
+    Relu,
+    ReluPool,
+)
 from weightspace.nets.base import Batched, build_net, net_from_meta
 from weightspace.params import Resnet18Settings
 from weightspace.weights.pca import fit_pca
@@ -199,6 +210,44 @@ def test_gradient_of_training_equals_that_of_autograd(case, own, rng):
         torch.testing.assert_close(found[name], expected[name], rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("case", ["resnet18", "resnet18-small", "resnet18-small-odd"])
+def test_a_step_of_training_saves_no_more_than_what_layers_return(case, rng):
+    net = build(case)
+    images = torch.randn(3, 7, *NETS[case][2], generator=rng)
+    net.module.train()
+    chain = net.module.batched(networks(net, 3), images)
+    most = net.activations * 3 * 7
+    assert 0.9 * most < _saved(chain.layers, chain) < 1.1 * most
+    assert _saved([_without_recomputing(layer) for layer in chain.layers], chain) > 1.5 * most
+
+
+def _saved(layers, chain):
+    """Numbers that a forward pass keeps for the gradient, weights left out."""
+    _, saved = _forward(layers, chain.x, chain.weights)
+    kept = {t.data_ptr(): t.untyped_storage().nbytes() // t.itemsize for t in _tensors(saved)}
+    weights = {w.data_ptr() for w in chain.weights.values()}
+    return sum(count for pointer, count in kept.items() if pointer not in weights)
+
+
+def _without_recomputing(layer):
+    """The same layer, which saves its patches."""
+    if isinstance(layer, Residual):
+        return Residual(
+            *([_without_recomputing(x) for x in y] for y in (layer.body, layer.shortcut))
+        )
+    return replace(layer, recompute=False) if hasattr(layer, "recompute") else layer
+
+
+@pytest.mark.parametrize("case", ["cnn-batch-norm", "resnet18", "resnet18-small"])
+def test_float32_is_near_float64(case, rng):
+    net = build(case)
+    images = torch.randn(3, 7, *NETS[case][2], generator=rng)
+    exact = {name: w.double() for name, w in networks(net, 3).items()}
+    gradients = net.gradient(networks(net, 3), images, torch.cos)
+    for name, g in net.gradient(exact, images.double(), torch.cos).items():
+        assert (gradients[name] - g).abs().max() < 1e-3 * g.abs().max(), name
+
+
 def test_a_chain_runs_backward_once():
     net = build("cnn")
     weights = {k: w.requires_grad_() for k, w in networks(net, 2).items()}
@@ -241,25 +290,51 @@ def test_batch_normalisation_takes_the_place_of_a_bias():
     assert plain.groups == normed.groups
 
 
-LAYERS = {  # name -> layer of 4x6 images, shapes of weight and bias, whether its input is overwritten
-    "linear": (Linear(), (3, 5, 2), (3, 5), False),
-    "conv": (Conv3x3(4, 6), (3, 5, 2, 3, 3), (3, 5), False),
-    "relu": (Relu(), None, None, True),
-    "pool": (ReluPool(4, 6), None, None, True),
-    "normalise": (Normalise(torch.zeros(3, 2), torch.ones(3, 2)), (3, 2), (3, 2), True),
+LAYERS = {  # name -> layer of 4x6 images, shapes of its weights, whether its input is overwritten
+    "linear": (Linear("w", "b"), {"w": (3, 5, 2), "b": (3, 5)}, False),
+    "conv": (Conv3x3("w", "b", h=4, w=6), {"w": (3, 5, 2, 3, 3), "b": (3, 5)}, False),
+    "patches": (
+        PatchConv("w", "b", h=4, w=6, size=7, stride=2),
+        {"w": (3, 5, 2, 7, 7), "b": (3, 5)},
+        False,
+    ),
+    "relu": (Relu(), {}, True),
+    "pool": (ReluPool(4, 6), {}, True),
+    "max pool": (MaxPool(4, 6), {}, False),
+    "mean": (GlobalMean(24), {}, False),
+    "normalise": (
+        Normalise(torch.zeros(3, 2), torch.ones(3, 2), ("w", "b")),
+        {"w": (3, 2), "b": (3, 2)},
+        True,
+    ),
+    "residual": (
+        Residual([Linear("w"), Relu(), Linear("v")]),
+        {"w": (3, 5, 2), "v": (3, 2, 5)},
+        False,
+    ),
 }
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_overwrites_what_it_says_and_its_gradient_nothing(name, rng):
-    layer, *shapes, overwrites = LAYERS[name]
-    weight, bias = (None if s is None else torch.randn(s, generator=rng) for s in shapes)
+    layer, shapes, overwrites = LAYERS[name]
+    weights = {key: torch.randn(shape, generator=rng) for key, shape in shapes.items()}
     x = torch.randn(3, 2, 4 * 6 * 7, generator=rng)
     before = x.clone()
-    out, saved = layer.forward(x, weight, bias)
+    out, saved = layer.forward(x, weights)
     assert torch.equal(x, before) != overwrites
     assert ("overwrites its input" in layer.__doc__.lower()) == overwrites
-    grad, tensors = torch.randn(out.shape, generator=rng), [t for t in saved if t is not None]
+    grad, tensors = torch.randn(out.shape, generator=rng), _tensors(saved)
     copies = [t.clone() for t in (grad, *tensors)]
-    layer.backward(grad, saved, needs_input_grad=True)
+    by_x, gradients = layer.backward(grad, saved, needs_input_grad=True)
     assert all(torch.equal(a, b) for a, b in zip((grad, *tensors), copies, strict=True))
+    assert by_x.shape == x.shape
+    assert {key: g.shape for key, g in gradients.items()} == shapes
+    assert set(layer.names) == set(shapes)
+
+
+def _tensors(saved):
+    """All tensors in what layers saved."""
+    if isinstance(saved, torch.Tensor):
+        return [saved]
+    return [t for part in saved for t in _tensors(part)]

@@ -22,36 +22,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 Saved = tuple[Any, ...]  # what a layer needs for its gradient
-# By input, weight and bias; None for what there is not, and for the input where it is not needed
-Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+# By the input, None where it is not needed, and by each weight
+Gradients = tuple[Tensor | None, dict[str, Tensor]]
 
 
 class Layer(Protocol):
-    """A layer of N networks.
+    """A layer of N networks, which knows its weights by name.
 
     ``forward`` may overwrite its input ``x``, and says so; such a layer is never the first of a chain
     and never follows one that saves its result. ``backward`` overwrites nothing.
     """
 
-    def forward(self, x: Tensor, weight: Any, bias: Any) -> tuple[Tensor, Saved]:
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of its weights, which no other layer of the chain has."""
+
+    def forward(self, x: Tensor, weights: Mapping[str, Tensor]) -> tuple[Tensor, Saved]:
         """Result, and what :meth:`backward` needs.
 
         Args:
             x: input ``(N, C, M)``.
-            weight: ``(N, ...)``; None for a layer without.
-            bias: ``(N, ...)``; None for a layer without.
+            weights: name -> ``(N, ...)``.
 
         """
 
     def backward(self, grad: Tensor, saved: Saved, *, needs_input_grad: bool) -> Gradients:
-        """Gradient of the loss by input, weight and bias.
+        """Gradient of the loss by the input and by each weight.
 
         Args:
             grad: gradient by the result, of its shape.
@@ -61,12 +64,49 @@ class Layer(Protocol):
         """
 
 
-class Step(NamedTuple):
-    """A layer of a chain, and the names of its weight and its bias; None for what it does without."""
+@dataclass(frozen=True)
+class Residual:
+    """Sum of two chains of layers with one input, ``y = f(x) + g(x)``.
 
-    layer: Layer
-    weight_name: str | None = None
-    bias_name: str | None = None
+    The result of ``body`` becomes the sum, so its last layer does not save it. Overwrites nothing.
+
+    Args:
+        body: layers of f.
+        shortcut: layers of g; none for the input as it is.
+
+    >>> from weightspace.nets._layers import Linear
+    >>> chain = Chain(torch.tensor([[2.0]]), [Linear("a"), Residual([Linear("b")])], {
+    ...     "a": torch.tensor([[[3.0]]]), "b": torch.tensor([[[10.0]]])})
+    >>> chain.outputs()  # 10 * 6 + 6
+    tensor([[[66.]]])
+    >>> chain.gradient(torch.ones_like)
+    {'b': tensor([[[6.]]]), 'a': tensor([[[22.]]])}
+
+    """
+
+    body: Sequence[Layer]
+    shortcut: Sequence[Layer] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those of both."""
+        return tuple(name for layer in (*self.body, *self.shortcut) for name in layer.names)
+
+    def forward(self, x: Tensor, weights: Mapping[str, Tensor]) -> tuple[Tensor, Saved]:
+        """As the result of ``body``."""
+        out, saved = _forward(self.body, x, weights)
+        shortcut, saved_shortcut = _forward(self.shortcut, x, weights)
+        return out.add_(shortcut), (saved, saved_shortcut)
+
+    def backward(self, grad: Tensor, saved: Saved, *, needs_input_grad: bool) -> Gradients:
+        """By x: the sum of the gradients through both."""
+        by_x, gradients = _backward(self.body, saved[0], grad, needs_input_grad=needs_input_grad)
+        by_shortcut, others = _backward(
+            self.shortcut, saved[1], grad, needs_input_grad=needs_input_grad
+        )
+        if by_x is not None and by_shortcut is not None:
+            by_x = by_x + by_shortcut
+        return by_x, gradients | others
 
 
 @dataclass(frozen=True)
@@ -75,28 +115,30 @@ class Chain:
 
     Attributes:
         x: input of the first, ``(N, C, M)``, or ``(C, M)`` for all networks.
-        steps: the layers; the last is a :class:`Linear`, which does not save its result.
+        layers: the last is a linear layer, which does not save its result.
         weights: name -> ``(N, ...)``.
 
     >>> from weightspace.nets._layers import Linear, Relu
-    >>> steps = [Step(Linear(), "a"), Step(Relu()), Step(Linear(), "b")]
+    >>> layers = [Linear("a"), Relu(), Linear("b")]
     >>> weights = {"a": torch.tensor([[[1.0], [-1.0]]]), "b": torch.tensor([[[3.0, 5.0]]])}
-    >>> chain = Chain(torch.tensor([[2.0, -2.0]]), steps, weights)  # one network, two images
+    >>> chain = Chain(torch.tensor([[2.0, -2.0]]), layers, weights)  # one network, two images
     >>> chain.outputs()
     tensor([[[ 6., 10.]]])
     >>> chain.gradient(torch.ones_like)
-    {'a': tensor([[[  6.],
-             [-10.]]]), 'b': tensor([[[2., 2.]]])}
+    {'b': tensor([[[2., 2.]]]), 'a': tensor([[[  6.],
+             [-10.]]])}
 
     """
 
     x: Tensor
-    steps: Sequence[Step]
+    layers: Sequence[Layer]
     weights: Mapping[str, Tensor]
 
     def outputs(self) -> Tensor:
         """Result of the last layer, ``(N, C, M)``."""
-        out: Tensor = _Chain.apply([step.layer for step in self.steps], self.x, *self._arguments())
+        names = [name for layer in self.layers for name in layer.names]
+        arguments = [self.weights[name] for name in names]
+        out: Tensor = _Chain.apply(self.layers, names, self.x, *arguments)
         return out
 
     @torch.no_grad()
@@ -107,28 +149,20 @@ class Chain:
             grad_of_loss: result of the last layer -> gradient of the loss by it, both ``(N, C, M)``.
 
         """
-        layers = [step.layer for step in self.steps]
-        out, saved = _forward(layers, self.x, self._arguments())
-        _, gradients = _backward(layers, saved, grad_of_loss(out), needs_input_grad=False)
-        named = zip(self._names(), gradients, strict=True)
-        return {name: g for name, g in named if name is not None and g is not None}
-
-    def _names(self) -> list[str | None]:
-        """Names of weight and bias of each layer in turn."""
-        return [name for step in self.steps for name in step[1:]]
-
-    def _arguments(self) -> list[Tensor | None]:
-        """Weight and bias of each layer in turn."""
-        return [None if name is None else self.weights[name] for name in self._names()]
+        out, saved = _forward(self.layers, self.x, self.weights)
+        return _backward(self.layers, saved, grad_of_loss(out), needs_input_grad=False)[1]
 
 
 class _Chain(torch.autograd.Function):
     """The layers as one node of autograd."""
 
     @staticmethod
-    def forward(ctx: Any, layers: Sequence[Layer], x: Tensor, *arguments: Any) -> Tensor:
-        out, saved = _forward(layers, x, arguments, save=any(ctx.needs_input_grad))
-        ctx.shape, ctx.layers, ctx.saved = x.shape, layers, saved
+    def forward(
+        ctx: Any, layers: Sequence[Layer], names: Sequence[str], x: Tensor, *arguments: Tensor
+    ) -> Tensor:
+        weights = dict(zip(names, arguments, strict=True))
+        out, saved = _forward(layers, x, weights, save=any(ctx.needs_input_grad))
+        ctx.shape, ctx.layers, ctx.names, ctx.saved = x.shape, layers, names, saved
         return out
 
     @staticmethod
@@ -137,26 +171,27 @@ class _Chain(torch.autograd.Function):
         if len(ctx.saved) < len(ctx.layers):
             raise RuntimeError("a chain of layers runs backward once: it frees what it saved")
         by_x, gradients = _backward(
-            ctx.layers, ctx.saved, grad, needs_input_grad=ctx.needs_input_grad[1]
+            ctx.layers, ctx.saved, grad, needs_input_grad=ctx.needs_input_grad[2]
         )
-        return None, None if by_x is None else by_x.view(ctx.shape), *gradients
+        by_x = None if by_x is None else by_x.view(ctx.shape)
+        return None, None, by_x, *(gradients[name] for name in ctx.names)
 
 
 def _forward(
-    layers: Sequence[Layer], x: Tensor, arguments: Sequence[Any], *, save: bool = True
+    layers: Sequence[Layer], x: Tensor, weights: Mapping[str, Tensor], *, save: bool = True
 ) -> tuple[Tensor, list[Saved]]:
     """Result of all layers, and what each of them saved.
 
     Args:
         layers: one after the other.
         x: input of the first, ``(N, C, M)`` or ``(C, M)``.
-        arguments: weight and bias of each layer in turn.
+        weights: name -> ``(N, ...)``.
         save: whether a gradient will be needed.
 
     """
     all_saved = []
-    for i, layer in enumerate(layers):
-        x, saved = layer.forward(x, arguments[2 * i], arguments[2 * i + 1])
+    for layer in layers:
+        x, saved = layer.forward(x, weights)
         if save:
             all_saved.append(saved)
     return x, all_saved
@@ -164,8 +199,8 @@ def _forward(
 
 def _backward(
     layers: Sequence[Layer], saved: list[Saved], grad: Tensor, *, needs_input_grad: bool
-) -> tuple[Tensor | None, list[Tensor | None]]:
-    """Gradient by the input of the first layer, if needed, and by weight and bias of each in turn.
+) -> Gradients:
+    """Gradient by the input of the first layer, if needed, and by each weight.
 
     Args:
         layers: as those of :func:`_forward`.
@@ -174,12 +209,12 @@ def _backward(
         needs_input_grad: whether the gradient by the input of the first layer is needed.
 
     """
-    gradients: list[Tensor | None] = []  # from the last to the first
+    gradients: dict[str, Tensor] = {}
     by_x: Tensor | None = grad
     for i in reversed(range(len(layers))):
         assert by_x is not None
-        by_x, by_weight, by_bias = layers[i].backward(
+        by_x, of_layer = layers[i].backward(
             by_x, saved.pop(), needs_input_grad=needs_input_grad or i > 0
         )
-        gradients += [by_bias, by_weight]
-    return by_x, gradients[::-1]
+        gradients |= of_layer
+    return by_x, gradients

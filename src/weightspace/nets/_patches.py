@@ -1,64 +1,102 @@
-"""3x3 neighbourhoods of images, so that a convolution is a linear layer of them.
+"""Neighbourhoods of pixels, so that a convolution is a linear layer of them.
 
 When this file may be deleted: see ``_chain``.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def patches(x: Tensor) -> Tensor:
-    """3x3 neighbourhoods with a border of zeros; a convolution is a linear layer of them.
+def images_last(images: Tensor) -> Tensor:
+    """Images ``(N, B, C, H, W)`` to ``(N, C, H W B)``; N may be missing."""
+    return images.movedim(-4, -1).flatten(-3, -2).flatten(-2)
+
+
+def strided(length: int, stride: int) -> int:
+    """Neighbourhoods along one axis of ``length`` pixels.
+
+    >>> strided(7, 2)
+    4
+    """
+    return (length - 1) // stride + 1
+
+
+def make_patches(x: Tensor, h: int, w: int, size: int, stride: int = 1) -> Tensor:
+    """Neighbourhoods with a border of zeros; a convolution is a linear layer of them.
+
+    ``y[size i + j, p, q] = x[stride p + i - size // 2, stride q + j - size // 2]``, 0 outside.
 
     Args:
-        x: ``(N, C, H, W, B)``, or ``(C, H, W, B)`` for all networks.
+        x: images ``(N, C, H W B)``, or ``(C, H W B)`` for all networks.
+        h: height of an image, in pixels.
+        w: width of an image, in pixels.
+        size: height and width of a neighbourhood, odd.
+        stride: from one to the next, in pixels.
 
     Returns:
-        ``(N, 9 C, H W B)`` or ``(9 C, H W B)``, in the order of a convolution's flattened weight.
+        ``(N, size^2 C, H' W' B)`` or without N, in the order of a convolution's flattened weight.
 
-    >>> patches(torch.arange(1.0, 5).reshape(1, 2, 2, 1))[:, 0].reshape(3, 3)  # of the first pixel
+    >>> import torch
+    >>> make_patches(torch.arange(1.0, 5).reshape(1, 4), 2, 2, 3)[:, 0].reshape(3, 3)  # of the first pixel
     tensor([[0., 0., 0.],
             [0., 1., 2.],
             [0., 3., 4.]])
 
     """
-    stacked: Tensor = _Patches.apply(x.reshape(-1, *x.shape[-3:]))  # (N C, 9, H W B)
-    return stacked.reshape(*x.shape[:-4], -1, stacked.shape[-1])
+    edge = size // 2
+    pixels = x.reshape(-1, h, w, x.shape[-1] // (h * w))  # (N C, H, W, B)
+    padded = F.pad(pixels, (0, 0, edge, edge, edge, edge))
+    by_image, by_row, by_column, by_b = padded.stride()
+    shape = size, size, strided(h, stride), strided(w, stride)
+    steps = by_image, by_row, by_column, by_row * stride, by_column * stride, by_b
+    copied = padded.as_strided((len(pixels), *shape, pixels.shape[-1]), steps).reshape(
+        len(pixels) * size**2, -1
+    )
+    return copied.view(*x.shape[:-2], -1, copied.shape[-1])
 
 
-class _Patches(torch.autograd.Function):
-    """Neighbourhoods ``(L, 9, H W B)`` of ``(L, H, W, B)``.
+def add_patches(grad: Tensor, h: int, w: int, size: int, stride: int = 1) -> Tensor:
+    """Gradient by the images of :func:`make_patches`: at each pixel the sum over its neighbourhoods.
 
-    ``y[3 i + j, h, w] = x[h + i - 1, w + j - 1]``, 0 outside.
-    The gradient by x is ``sum_ij g[3 i + j, h - i + 1, w - j + 1]``; autograd's is 3 times slower.
+    Args:
+        grad: gradient by the neighbourhoods ``(N, size^2 C, H' W' B)``, or without N.
+        h: height of an image, in pixels.
+        w: width of an image, in pixels.
+        size: height and width of a neighbourhood, odd.
+        stride: from one to the next, in pixels.
+
+    Returns:
+        ``(N, C, H W B)``, or without N.
+
+    >>> import torch
+    >>> add_patches(torch.ones(9, 4), 2, 2, 3)  # each of 2x2 pixels is in all four neighbourhoods
+    tensor([[4., 4., 4., 4.]])
+
     """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        count, h, w, b = ctx.shape = x.shape
-        padded = F.pad(x.contiguous(), (0, 0, 1, 1, 1, 1))  # (L, H + 2, W + 2, B)
-        by_l, by_h, by_w, by_b = padded.stride()
-        steps = (by_l, by_h, by_w, by_h, by_w, by_b)
-        return padded.as_strided((count, 3, 3, h, w, b), steps).reshape(count, 9, -1)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
-        count, h, w, b = ctx.shape
-        grad = grad.view(count, 3, 3, h, w, b)  # (L, 3, 3, H, W, B)
-        out = grad[:, 1, 1].clone()
-        for i, (to_h, from_h) in enumerate(_shifts(h)):
-            for j, (to_w, from_w) in enumerate(_shifts(w)):
-                if (i, j) != (1, 1):
-                    out[:, to_h, to_w] += grad[:, i, j, from_h, from_w]
-        return out
+    rows, columns = (_moves(length, size, stride) for length in (h, w))
+    high, wide = strided(h, stride), strided(w, stride)
+    by_patch = grad.reshape(-1, size, size, high, wide, grad.shape[-1] // (high * wide))
+    out = grad.new_zeros(len(by_patch), h, w, by_patch.shape[-1])
+    for i, (to_row, from_row) in enumerate(rows):
+        for j, (to_column, from_column) in enumerate(columns):
+            out[:, to_row, to_column] += by_patch[:, i, j, from_row, from_column]
+    return out.view(*grad.shape[:-2], grad.shape[-2] // size**2, -1)
 
 
-def _shifts(size: int) -> tuple[tuple[slice, slice], ...]:
-    """Where the gradient of each of three neighbours goes along one axis, and where it comes from."""
-    every, rest, most = slice(None), slice(1, None), slice(size - 1)
-    return (most, rest), (every, every), (rest, most)
+def _moves(length: int, size: int, stride: int) -> list[tuple[slice, slice]]:
+    """Along one axis: the pixels that are the i-th of a neighbourhood, and those neighbourhoods.
+
+    >>> _moves(4, 3, 1)[0]  # the left one is missing in the first
+    (slice(0, 3, 1), slice(1, 4, None))
+
+    """
+    moves = []
+    for offset in range(-(size // 2), size // 2 + 1):
+        first = max(0, -(offset // stride))  # the first neighbourhood with this pixel inside
+        end = min(strided(length, stride), (length - 1 - offset) // stride + 1)
+        count, start = max(end - first, 0), first * stride + offset
+        pixels = slice(start, start + count * stride, stride) if count else slice(0)
+        moves.append((pixels, slice(first, first + count)))
+    return moves

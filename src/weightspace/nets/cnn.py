@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weightspace.errors import problem
-from weightspace.nets._batch_norm import BatchNorm, batch_norm_tensors, running_affine
-from weightspace.nets._chain import Chain, Layer, Step
-from weightspace.nets._layers import Conv3x3, Linear, Normalise, ReluPool
-from weightspace.nets._patches import patches
+from weightspace.nets._batch_norm import BatchNorm, batch_norm_tensors
+from weightspace.nets._chain import Chain, Layer
+from weightspace.nets._layers import Conv3x3, Linear, PatchConv, ReluPool, normalised
+from weightspace.nets._patches import images_last
 from weightspace.params import CnnSettings
 from weightspace.weights.spec import Axis, Spec, TensorSpec
 
@@ -72,41 +73,22 @@ class Cnn(nn.Module):
         return out
 
     def batched(self, weights: Mapping[str, Tensor], images: Tensor) -> Chain:
-        """The layers of N networks.
-
-        The first convolution reads 3x3 neighbourhoods, so that it is a linear layer of few inputs.
-        """
+        """The layers of N networks."""
         h, w = images.shape[-2:]
         folded = dict(weights)
-        steps: list[Step] = []
+        layers: list[Layer] = []
         for i in range(len(self.convs)):
-            conv: Layer = Conv3x3(h, w) if i else Linear()
-            steps += [*self._convolution(conv, i, folded), Step(ReluPool(h, w))]
+            # the first has few inputs
+            conv = partial(Conv3x3, h=h, w=w) if i else partial(PatchConv, h=h, w=w, size=3)
+            name, norm = f"convs.{i}", f"norms.{i}"
+            if self.norms:
+                layers += normalised(conv, name, norm, folded, training=self.training)
+            else:
+                layers.append(conv(f"{name}.weight", f"{name}.bias"))
+            layers.append(ReluPool(h, w))
             h, w = h // 2, w // 2
-        steps.append(Step(Linear(), "head.weight", "head.bias"))
-        return Chain(patches(images.movedim(-4, -1)), steps, folded)
-
-    def _convolution(self, conv: Layer, i: int, weights: dict[str, Tensor]) -> list[Step]:
-        """Steps of one convolution and of what normalises its result.
-
-        Normalisation by fixed statistics, in evaluation mode, is part of the convolution.
-
-        Args:
-            conv: its layer.
-            i: its index.
-            weights: those of N networks, where a normalised convolution gets its new weights.
-
-        """
-        weight, bias, norm = f"convs.{i}.weight", f"convs.{i}.bias", f"norms.{i}"
-        if not self.norms:
-            return [Step(conv, weight, bias)]
-        running = weights[f"{norm}.running_mean"], weights[f"{norm}.running_var"]
-        affine = f"{norm}.weight", f"{norm}.bias"
-        if self.training:
-            return [Step(conv, weight), Step(Normalise(*running), *affine)]
-        scale, weights[bias] = running_affine(*running, *(weights[name] for name in affine))
-        weights[weight] = weights[weight] * scale[..., None, None, None]
-        return [Step(conv, weight, bias)]
+        layers.append(Linear("head.weight", "head.bias"))
+        return Chain(images_last(images), layers, folded)
 
 
 def build(shape: tuple[int, int, int], classes: int, settings: CnnSettings) -> Cnn:

@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weightspace.nets._chain import Chain, Step
+from weightspace.nets._chain import Chain, Layer
 from weightspace.nets._layers import Linear, Relu
 from weightspace.params import MlpSettings
 from weightspace.weights.spec import Axis, Spec, TensorSpec
@@ -46,11 +46,11 @@ class Mlp(nn.Module):
 
     def batched(self, weights: Mapping[str, Tensor], images: Tensor) -> Chain:
         """The layers of N networks."""
-        steps: list[Step] = []
+        layers: list[Layer] = []
         for i in range(len(self.layers)):
-            steps += [Step(Linear(), f"layers.{i}.weight", f"layers.{i}.bias"), Step(Relu())]
-        steps.append(Step(Linear(), "head.weight", "head.bias"))
-        return Chain(images.flatten(-3).mT, steps, weights)
+            layers += [Linear(f"layers.{i}.weight", f"layers.{i}.bias"), Relu()]
+        layers.append(Linear("head.weight", "head.bias"))
+        return Chain(images.flatten(-3).mT, layers, weights)
 
 
 def build(shape: tuple[int, int, int], classes: int, settings: MlpSettings) -> Mlp:

@@ -6,10 +6,24 @@ Source: He et al. (2016), arXiv 1512.03385, table 1. Batch normalisation has no 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weightspace.nets._batch_norm import BatchNorm, batch_norm_tensors
+from weightspace.nets._chain import Chain, Layer, Residual
+from weightspace.nets._layers import (
+    Conv3x3,
+    GlobalMean,
+    Linear,
+    MaxPool,
+    PatchConv,
+    Relu,
+    normalised,
+)
+from weightspace.nets._patches import images_last, strided
 from weightspace.params import Resnet18Settings
 from weightspace.weights.spec import Axis, Spec, TensorSpec
 
@@ -19,6 +33,7 @@ class Block(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
+        self.stride = stride
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
         self.bn1 = BatchNorm(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
@@ -32,6 +47,30 @@ class Block(nn.Module):
         shortcut = self.downsample(x) if hasattr(self, "downsample") else x
         x = F.relu(self.bn1(self.conv1(x)))
         return F.relu(self.bn2(self.conv2(x)) + shortcut)
+
+    def residual(self, name: str, weights: dict[str, Tensor], h: int, w: int) -> Residual:
+        """The layers of N networks, up to the sum.
+
+        Args:
+            name: of the block.
+            weights: those of N networks, where convolutions get what normalises their results.
+            h: height of an image, in pixels.
+            w: width of an image, in pixels.
+
+        """
+
+        def conv(kind: Callable[..., Layer], part: str, norm: str) -> list[Layer]:
+            names = f"{name}.{part}", f"{name}.{norm}"
+            return normalised(kind, *names, weights, training=self.training)
+
+        half = strided(h, self.stride), strided(w, self.stride)
+        inner = partial(Conv3x3, h=half[0], w=half[1], recompute=True)
+        if self.stride == 1:
+            return Residual([*conv(inner, "conv1", "bn1"), Relu(), *conv(inner, "conv2", "bn2")])
+        outer = partial(PatchConv, h=h, w=w, stride=self.stride, recompute=True)
+        body = conv(partial(outer, size=3), "conv1", "bn1")
+        body += [Relu(), *conv(inner, "conv2", "bn2")]
+        return Residual(body, conv(partial(outer, size=1), "downsample.0", "downsample.1"))
 
 
 class Resnet18(nn.Module):
@@ -76,6 +115,24 @@ class Resnet18(nn.Module):
             x = self.get_submodule(f"layer{i}")(x)
         out: Tensor = self.fc(x.mean((2, 3)))
         return out
+
+    def batched(self, weights: Mapping[str, Tensor], images: Tensor) -> Chain:
+        """The layers of N networks."""
+        folded = dict(weights)
+        h, w = images.shape[-2:]
+        size, stride = self.conv1.kernel_size[0], self.conv1.stride[0]
+        stem = partial(PatchConv, h=h, w=w, size=size, stride=stride, recompute=True)
+        layers = [*normalised(stem, "conv1", "bn1", folded, training=self.training), Relu()]
+        h, w = strided(h, stride), strided(w, stride)
+        if not self.small:
+            layers.append(MaxPool(h, w))
+            h, w = strided(h, 2), strided(w, 2)
+        for name, block in self.named_modules():
+            if isinstance(block, Block):
+                layers += [block.residual(name, folded, h, w), Relu()]
+                h, w = strided(h, block.stride), strided(w, block.stride)
+        layers += [GlobalMean(h * w), Linear("fc.weight", "fc.bias")]
+        return Chain(images_last(images), layers, folded)
 
 
 def build(shape: tuple[int, int, int], classes: int, settings: Resnet18Settings) -> Resnet18:
