@@ -19,10 +19,10 @@ def main(params: Params) -> None:
         if measured is None:
             continue
         members = zoo.select(split)
-        weights = zoo.weights(members)
-        z = encode_members(sampler.autoencoder, weights)
+        networks = zoo.networks(members)
+        z = encode_members(sampler.autoencoder, networks)
         metrics, curve = measured
-        out[split] = metrics | retrieval(sampler, runner, members, weights, z)
+        out[split] = metrics | retrieval(sampler, runner, members, networks, z)
         if split == "test_sets":
             write_csv(METRICS / "plots" / "calibration.csv", curve)
             heat = heat_map(sampler, runner, members, z)

@@ -1,5 +1,7 @@
 """Fine-tuning, ensembles, retrieval by running, and what noise of few images allows."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,8 @@ from weightspace.registry import resolve
 from weightspace.sampling.sampler import Sampler
 from weightspace.shared_encoders import SHARED_ENCODERS
 from weightspace.weights.spec import stack, take
+from weightspace.zoo.result import accuracies
+from weightspace.zoo.runner import TaskRunner
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +48,15 @@ def _fresh(net, count, seed=0):
     return stack([net.init(rng) for _ in range(count)])
 
 
+def _accuracy(trainer, tasks, weights, part):
+    return accuracies(trainer.runner.outputs(weights, tasks, part))
+
+
 def test_training_on_raises_train_accuracy_and_keeps_each_epoch(trainer, tasks):
     start = _fresh(trainer.runner.net, 3)
     one, five = trainer(tasks, start, 1e-2, (1, 12))
     (alone,) = trainer(tasks, start, 1e-2, (1,))
-    before, after, late = (
-        finetuning._accuracy(trainer, tasks, w, "train").mean() for w in (start, one, five)
-    )
+    before, after, late = (_accuracy(trainer, tasks, w, "train").mean() for w in (start, one, five))
     assert before < after < late
     assert all(torch.equal(one[k], w) for k, w in alone.items())  # longer training starts alike
 
@@ -80,16 +86,17 @@ def test_an_ensemble_of_copies_is_no_better_than_one(trainer, tasks):
 
 def test_rates_are_chosen_on_val_images(trainer, tasks, monkeypatch):
     seen = []
-    accuracy = finetuning._accuracy
+    outputs = TaskRunner.outputs
     monkeypatch.setattr(
-        finetuning, "_accuracy", lambda t, k, w, part: seen.append(part) or accuracy(t, k, w, part)
+        TaskRunner, "outputs", lambda r, w, t, part: seen.append(part) or outputs(r, w, t, part)
     )
     start = _fresh(trainer.runner.net, 3)
     found = finetuning.choose_rates(trainer, tasks, {"random": start})
     assert set(seen) == {"val"}
     after = {r: trainer(tasks, start, r, finetuning.EPOCHS) for r in finetuning.RATES}
     scores = {
-        r: sum(accuracy(trainer, tasks, w, "val").mean() for w in a) for r, a in after.items()
+        r: sum(float(_accuracy(trainer, tasks, w, "val").mean()) for w in a)
+        for r, a in after.items()
     }
     *_, second, best = sorted(scores, key=lambda rate: scores[rate])
     assert scores[best] > scores[second] + 0.05  # the control: it is a choice
@@ -97,17 +104,24 @@ def test_rates_are_chosen_on_val_images(trainer, tasks, monkeypatch):
 
 
 @pytest.mark.parametrize("best", finetuning.RATES)
-def test_every_rate_is_chosen_where_it_is_the_best(best, tasks, monkeypatch):
-    """Networks that are their own rate; on all parts but val the others are better."""
+def test_every_rate_is_chosen_where_it_is_the_best(best, tasks):
+    """On all parts but val the other rates are better."""
 
-    def accuracy(trainer, tasks, rate, part):
-        return np.full((len(tasks), 1), float((rate == best) == (part == "val")))
+    def accuracy(tasks, start, rate, epochs, part):
+        return np.full((len(epochs), len(tasks)), float((rate == best) == (part == "val")))
 
-    monkeypatch.setattr(finetuning, "_accuracy", accuracy)
-    found = finetuning.choose_rates(
-        lambda tasks, start, rate, epochs: [rate] * len(epochs), tasks, {"a": {}, "b": {}}
-    )
-    assert found == {"a": best, "b": best}
+    trainer = SimpleNamespace(accuracy=accuracy)
+    assert finetuning.choose_rates(trainer, tasks, {"a": {}, "b": {}}) == {"a": best, "b": best}
+
+
+def test_networks_are_trained_as_if_each_block_were_all(trainer, tasks, monkeypatch):
+    start = _fresh(trainer.runner.net, 3)
+    together = trainer.accuracy(tasks, start, 1e-2, (1, 4), "train")
+    monkeypatch.setattr(finetuning, "BLOCK", 2)
+    by_two = trainer.accuracy(tasks, start, 1e-2, (1, 4), "train")
+    assert by_two.shape == (2, 3)
+    assert by_two == pytest.approx(together, abs=0.02)
+    assert (together[1] > together[0] + 0.05).any()  # the control: training changes it
 
 
 def test_figures_of_a_tiny_pipeline(world, sampler):

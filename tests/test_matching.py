@@ -82,7 +82,7 @@ def test_noise_is_at_the_distance_asked_for(tiny, rng):
     spec = tiny.net.spec
     members = tiny.zoo.weights(tiny.zoo.select("train").iloc[:3])
     asked = np.array([0.1, 0.5, 2.0])
-    moved = novelty.at_distance(spec, members, asked, rng)
+    moved = take(novelty.at_distance(spec, members, asked, rng), slice(None))
     a, b = spec.flatten(members), spec.flatten(moved)
     assert ((a - b).norm(dim=1) / a.norm(dim=1)).tolist() == pytest.approx(asked.tolist(), rel=1e-4)
 
@@ -90,7 +90,7 @@ def test_noise_is_at_the_distance_asked_for(tiny, rng):
 def test_midpoint_of_a_network_and_its_hidden_copy_is_the_network(tiny):
     spec, one = tiny.net.spec, _one(tiny, 0)
     copy = spec.permute(one, _permutations(spec, 5))
-    torch.testing.assert_close(novelty.midpoints(spec, one, copy), one)
+    torch.testing.assert_close(take(novelty.midpoints(spec, one, copy), slice(None)), one)
 
 
 def test_error_overlap_of_equal_disjoint_and_faultless_networks():
@@ -173,12 +173,18 @@ def test_novelty_asks_for_the_best_networks_whatever_the_result_is(name, best, w
     def embed(condition):
         return condition.class_images[condition.classes].flatten(1)[:, :4]
 
-    def draw(condition, count, generator):
+    def latents(condition, count, rng):
         targets.extend(condition.target.tolist())
-        return {k: w[: len(condition) * count] for k, w in tiny.zoo.weights(members).items()}
+        return torch.zeros(len(condition), count, 1)
 
     model = SimpleNamespace(result=Result(name), bounds=(0.2, 0.9))
-    sampler = SimpleNamespace(shared_encoder=model, embed=embed, draw=draw)
+    sampler = SimpleNamespace(
+        shared_encoder=model,
+        embed=embed,
+        latents=latents,
+        guided=lambda z, condition, rng: z,
+        networks=lambda z: tiny.zoo.networks(members.iloc[: len(z.flatten(0, 1))]),
+    )
     asked, nearest_task = [], TrainMembers.nearest_task
 
     def noted(self, embedding, target, rank=0):
@@ -188,6 +194,6 @@ def test_novelty_asks_for_the_best_networks_whatever_the_result_is(name, best, w
     monkeypatch.setattr(TrainMembers, "nearest_task", noted)
     settings = tiny.params.evaluate.model_copy(update={"novelty_networks": 4})
     params = tiny.params.model_copy(update={"evaluate": settings})
-    novelty.evaluate_novelty(Evaluation(tiny.zoo, sampler, tiny.runner, params), "test_sets")
+    novelty.evaluate_novelty(Evaluation(tiny.zoo, sampler, tiny.runner, params))
     assert targets == pytest.approx([best] * 4)
     assert asked == pytest.approx([best] * 8)  # the networks that draws are compared with, too

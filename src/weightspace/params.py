@@ -519,7 +519,7 @@ class EvaluateSettings(Settings):
         ge=2, description="random images of the second comparison of outputs"
     )
     novelty_networks: int = Field(
-        ge=2, description="samples, and train members, compared after alignment"
+        ge=2, description="samples, and train members, compared with all finished train members"
     )
     finetune_tasks: int = Field(ge=2, description="tasks for fine-tuning and ensembles")
     ensemble: int = Field(ge=2, description="networks of an ensemble")

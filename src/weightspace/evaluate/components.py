@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from weightspace.evaluate.metrics import agreement, cosine
 from weightspace.weights.pca import TensorPca
-from weightspace.weights.spec import block_slices
+from weightspace.weights.spec import Weights, block_size, block_slices, take
 from weightspace.zoo.runner import BLOCK, TaskRunner
 from weightspace.zoo.store import Zoo
 
 MEMBERS = 300  # val members are enough for a curve
-READ_BYTES = 1 << 28  # weights of the networks that are read at once
 
 
 def against_k(pca: TensorPca, zoo: Zoo, runner: TaskRunner, members: pd.DataFrame) -> pd.DataFrame:
@@ -30,10 +30,10 @@ def against_k(pca: TensorPca, zoo: Zoo, runner: TaskRunner, members: pd.DataFram
     """
     members, most = members.iloc[:MEMBERS], max(pca.sizes)
     ks = sorted({min(2**i, most) for i in range(most.bit_length() + 1)})
-    size = max(1, min(BLOCK, READ_BYTES // (4 * zoo.spec.numel)))
+    networks, tasks = zoo.networks(members), members["task"].to_numpy()
     scores = torch.empty(len(ks), 2, len(members), dtype=torch.float64)
-    for rows in block_slices(len(members), size):
-        scores[..., rows] = _scores(pca, zoo, runner, members.iloc[rows], ks)
+    for rows in block_slices(len(members), block_size(zoo.spec, BLOCK)):
+        scores[..., rows] = _scores(pca, runner, take(networks, rows), tasks[rows], ks)
     means = scores.mean(2).tolist()
     return pd.DataFrame(
         {"k": k, "explained_variance": pca.explained(k), "agreement": a, "cosine": c}
@@ -42,19 +42,18 @@ def against_k(pca: TensorPca, zoo: Zoo, runner: TaskRunner, members: pd.DataFram
 
 
 def _scores(
-    pca: TensorPca, zoo: Zoo, runner: TaskRunner, members: pd.DataFrame, ks: list[int]
+    pca: TensorPca, runner: TaskRunner, weights: Weights, tasks: np.ndarray, ks: list[int]
 ) -> Tensor:
     """Agreement and cosine of M members with their truncations, ``(len(ks), 2, M)``.
 
     Args:
         pca: fitted.
-        zoo: has the weights.
         runner: the tasks.
-        members: table of M val members.
+        weights: tensors ``(M, *shape)``.
+        tasks: task of each ``(M,)``.
         ks: counts of components.
 
     """
-    weights, tasks = zoo.weights(members), members["task"].to_numpy()
     original, coefficients = runner.outputs(weights, tasks, "val"), pca(weights)
     rows = []
     for k in ks:

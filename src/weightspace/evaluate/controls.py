@@ -9,10 +9,28 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from weightspace.nets.base import Net
 from weightspace.sampling.requests import nearest_to
 from weightspace.sampling.sampler import Condition, Sampler
+from weightspace.weights.lazy import (
+    Made,
+    Selected,
+    draw_seeds,
+    mean_network,
+    seeded,
+    standard_deviations,
+)
 from weightspace.weights.matching import align
-from weightspace.weights.spec import Spec, Weights, take
+from weightspace.weights.spec import (
+    Networks,
+    Population,
+    Spec,
+    Weights,
+    block_slices,
+    count,
+    stack,
+    take,
+)
 from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.store import Zoo
 
@@ -23,14 +41,14 @@ class TrainMembers:
 
     Attributes:
         members: their table.
-        weights: ``(N, *shape)``.
+        networks: N of them, read where they are used.
         result: R of every member ``(N,)``, accuracy or loss in nats.
         embedding: dataset embedding of every member's task ``(N, E)``.
 
     """
 
     members: pd.DataFrame
-    weights: Weights
+    networks: Population
     result: np.ndarray
     embedding: Tensor
 
@@ -50,11 +68,9 @@ class TrainMembers:
         embedding = sampler.embed(
             Condition.of_tasks(runner.dataset, tasks, torch.from_numpy(result))
         )
-        return cls(members, zoo.weights(members), result, embedding)
+        return cls(members, zoo.networks(members), result, embedding)
 
-    def nearest_task(
-        self, embedding: Tensor, target: np.ndarray, rank: int = 0
-    ) -> tuple[Weights, np.ndarray]:
+    def nearest_task(self, embedding: Tensor, target: np.ndarray, rank: int = 0) -> Selected:
         """For each condition: the member of the nearest training task whose result is nearest.
 
         Args:
@@ -62,107 +78,143 @@ class TrainMembers:
             target: requested results ``(C,)``.
             rank: 0 for the nearest task, 1 for the second nearest, and so on.
 
-        Returns:
-            Weights ``(C, *shape)`` and the chosen rows ``(C,)``.
-
         """
         tasks, first = np.unique(self.members["task"], return_index=True)
         distance = torch.cdist(embedding.double(), self.embedding[first].double())
         nearest = tasks[distance.argsort(1)[:, rank].numpy()]
         trained_on = self.members["task"].to_numpy()
-        rows = np.array(
-            [
-                np.flatnonzero(trained_on == task)[nearest_to(self.result[trained_on == task], r)]
-                for task, r in zip(nearest, target, strict=True)
-            ]
-        )
-        return take(self.weights, torch.from_numpy(rows)), rows
+        rows = [
+            np.flatnonzero(trained_on == task)[nearest_to(self.result[trained_on == task], r)]
+            for task, r in zip(nearest, target, strict=True)
+        ]
+        return Selected(self.networks, torch.tensor(np.array(rows)))
 
-    def average(self, target: np.ndarray, count: int = 16) -> Weights:
+    def average(self, spec: Spec, target: np.ndarray, most: int = 16) -> Selected:
         """Average of the members whose results are nearest to each target, whatever their tasks.
 
+        One network is in memory for each target that differs from the others.
+
         Args:
+            spec: the architecture.
             target: requested results ``(C,)``.
-            count: members averaged.
+            most: members averaged.
 
-        Returns:
-            Weights ``(C, *shape)``.
-
-        >>> weights = {"w": torch.tensor([[1.0], [2.0], [9.0]])}
-        >>> members = TrainMembers(pd.DataFrame(), weights, np.array([0.5, 0.6, 0.9]), torch.eye(3))
-        >>> members.average(np.array([0.55]), count=2)["w"]
+        >>> from weightspace.weights.spec import TensorSpec
+        >>> spec = Spec("example", (TensorSpec("w", (1,), "parameter", (None,)),))
+        >>> networks = {"w": torch.tensor([[1.0], [2.0], [9.0]])}
+        >>> members = TrainMembers(pd.DataFrame(), networks, np.array([0.5, 0.6, 0.9]), torch.eye(3))
+        >>> members.average(spec, np.array([0.55]), most=2).take(slice(None))["w"]
         tensor([[1.5000]])
 
         """
-        order = np.abs(self.result[None, :] - target[:, None]).argsort(1, kind="stable")[:, :count]
-        index = torch.from_numpy(order)
-        return {name: w[index].mean(1) for name, w in self.weights.items()}
+        targets, of_condition = np.unique(target, return_inverse=True)
+        order = np.abs(self.result[None, :] - targets[:, None]).argsort(1, kind="stable")[:, :most]
+        means = [
+            mean_network(spec, Selected(self.networks, rows)) for rows in torch.from_numpy(order)
+        ]
+        return Selected(
+            {k: torch.cat([m[k] for m in means]) for k in spec.names},
+            torch.from_numpy(of_condition),
+        )
 
 
-def noised(spec: Spec, weights: Weights, fraction: float, rng: torch.Generator) -> Weights:
-    """Add normal noise of a fraction of each tensor's standard deviation over the batch.
+def noised(spec: Spec, networks: Population, fraction: float, rng: torch.Generator) -> Networks:
+    """Add normal noise of a fraction of each tensor's standard deviation over all networks.
 
     Args:
         spec: the architecture.
-        weights: networks ``(N, *shape)``.
+        networks: N of them.
         fraction: of the standard deviation, 0 or more.
         rng: random stream of the noise.
 
     """
-    out = {}
-    for name, w in spec.unconstrain(weights).items():
-        noise = torch.randn(w.shape, generator=rng)
-        out[name] = w + fraction * w.std() * noise
-    return spec.constrain(out)
+    std, seeds = standard_deviations(spec, networks), draw_seeds(count(networks), rng)
+
+    def make(rows: Tensor) -> Weights:
+        free = spec.unconstrain(take(networks, rows))
+        noise = spec.unflatten(_normal(spec, seeds[rows]))
+        return spec.constrain({k: w + fraction * std[k] * noise[k] for k, w in free.items()})
+
+    return Made(count(networks), make)
 
 
-def head_only(spec: Spec, weights: Weights) -> Weights:
+def head_only(spec: Spec, networks: Population) -> Networks:
     """Networks with the output layer of each on the average of all backbones.
 
     Args:
         spec: the architecture; says which tensors are the head.
-        weights: networks ``(N, *shape)``.
+        networks: N of them.
 
     """
-    return {
-        name: w if name in spec.head else w.mean(0, keepdim=True).expand_as(w)
-        for name, w in weights.items()
-    }
+    mean = mean_network(spec, networks)
+
+    def make(rows: Tensor) -> Weights:
+        block = take(networks, rows)
+        return {k: w if k in spec.head else mean[k].expand_as(w) for k, w in block.items()}
+
+    return Made(count(networks), make)
 
 
 def at_distance(
-    spec: Spec, weights: Weights, distance: np.ndarray, rng: torch.Generator
-) -> Weights:
+    spec: Spec, networks: Population, distance: np.ndarray, rng: torch.Generator
+) -> Networks:
     """Networks with noise, each moved by a distance relative to its norm.
 
     Buffers stay as they are: noise would make variances negative.
 
     Args:
         spec: the architecture.
-        weights: networks ``(N, *shape)``.
+        networks: N of them.
         distance: of every network, relative to its norm ``(N,)``, 0 or more.
         rng: random stream of the noise.
 
     """
-    learned = spec.parameters
-    flat, norm = learned.flatten(weights), spec.flatten(weights).norm(dim=1, keepdim=True)
-    noise = torch.randn(flat.shape, generator=rng)
-    step = torch.tensor(distance, dtype=flat.dtype)[:, None] * norm
-    return weights | learned.unflatten(flat + step * noise / noise.norm(dim=1, keepdim=True))
+    learned, seeds = spec.parameters, draw_seeds(count(networks), rng)
+    relative = torch.tensor(distance, dtype=torch.float32)[:, None]
+
+    def make(rows: Tensor) -> Weights:
+        weights = take(networks, rows)
+        noise = _normal(learned, seeds[rows])
+        step = relative[rows] * spec.flatten(weights).norm(dim=1, keepdim=True)
+        noise *= step / noise.norm(dim=1, keepdim=True)
+        return weights | learned.unflatten(learned.flatten(weights) + noise)
+
+    return Made(count(networks), make)
 
 
-def midpoints(spec: Spec, a: Weights, b: Weights) -> Weights:
+def midpoints(spec: Spec, a: Population, b: Population) -> Networks:
     """Average of pairs of networks after alignment of the second to the first.
 
     Args:
         spec: the architecture.
-        a: networks ``(N, *shape)``.
-        b: partner of each ``(N, *shape)``.
+        a: N networks.
+        b: partner of each.
 
     """
-    out = []
-    for i in range(len(next(iter(a.values())))):
-        one = take(a, slice(i, i + 1))
-        other = align(spec, one, take(b, slice(i, i + 1)))
-        out.append({k: (w + other[k]) / 2 for k, w in one.items()})
-    return {k: torch.cat([o[k] for o in out]) for k in out[0]}
+
+    def make(rows: Tensor) -> Weights:
+        ones, partners = take(a, rows), take(b, rows)
+        aligned = [
+            align(spec, take(ones, row), take(partners, row)) for row in block_slices(len(rows), 1)
+        ]
+        return {k: (w + torch.cat([p[k] for p in aligned])) / 2 for k, w in ones.items()}
+
+    return Made(count(a), make)
+
+
+def untrained(net: Net, size: int, rng: torch.Generator) -> Networks:
+    """Freshly initialised networks.
+
+    Args:
+        net: the architecture.
+        size: how many.
+        rng: random stream of their values.
+
+    """
+    seeds = draw_seeds(size, rng)
+    return Made(size, lambda rows: stack([net.init(one) for one in seeded(seeds[rows])]))
+
+
+def _normal(spec: Spec, seeds: Tensor) -> Tensor:
+    """Standard normal numbers of n networks ``(n, numel)``, a seed for each."""
+    return torch.stack([torch.randn(spec.numel, generator=one) for one in seeded(seeds)])

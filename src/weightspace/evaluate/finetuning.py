@@ -11,21 +11,34 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from weightspace.data.tasks import TEST_SPLITS
 from weightspace.evaluate import metrics as m
+from weightspace.evaluate.controls import untrained
 from weightspace.evaluate.evaluation import Evaluation
 from weightspace.params import Params
 from weightspace.progress import progress
 from weightspace.rng import stream, torch_stream
-from weightspace.weights.spec import Weights, stack, take
+from weightspace.weights.lazy import Selected
+from weightspace.weights.spec import (
+    Networks,
+    Population,
+    Weights,
+    block_size,
+    count,
+    fill_together,
+    take,
+)
 from weightspace.zoo.plan import Run
 from weightspace.zoo.result import accuracies
 from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.train import train_runs
 
+BLOCK = 96  # networks trained at once: enough to be fast, and their images fit in memory
 EPOCHS = (1, 5)  # measured, besides 0
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)  # learning rates of Adam to choose from
+ENSEMBLE_PARTS = ("test", "train", "val")  # measured; train and val images choose the best member
 CONTROLS = ("nearest_task_", "random_")  # starts that nobody sampled
 SCRATCH_EPOCHS = 24  # of the networks in an ensemble trained from scratch
 
@@ -68,9 +81,41 @@ class Trainer:
         snapshots = train_runs(self.runner.net, runs, start, images, labels, batches, 0.0)
         return [take(snapshots, (slice(None), i)) for i in range(len(epochs))]
 
+    def accuracy(
+        self,
+        tasks: np.ndarray,
+        start: Population,
+        rate: float,
+        epochs: tuple[int, ...],
+        part: str,
+    ) -> np.ndarray:
+        """Accuracy ``(E, N)`` of N networks after each number of epochs, trained block by block.
 
-def starts(evaluation: Evaluation, tasks: np.ndarray, draws: int) -> dict[str, Weights]:
-    """Networks ``(T * draws, *shape)`` of each kind of start, those of a task side by side.
+        Args:
+            tasks: task of each network ``(N,)``.
+            start: N networks.
+            rate: learning rate of Adam, above 0.
+            epochs: E numbers, in rising order.
+            part: images to be measured on, "train", "val" or "test".
+
+        """
+
+        def compute(rows: slice) -> list[Tensor]:
+            trained = self(tasks[rows], take(start, rows), rate, epochs)
+            return [accuracies(self.runner.outputs(w, tasks[rows], part)) for w in trained]
+
+        out = torch.empty(len(epochs), len(tasks), dtype=torch.float64)
+        fill_together(list(out), self.at_once, compute)
+        return out.numpy()
+
+    @property
+    def at_once(self) -> int:
+        """Networks that are trained at once."""
+        return block_size(self.runner.net.spec, BLOCK)
+
+
+def starts(evaluation: Evaluation, tasks: np.ndarray, draws: int) -> dict[str, Networks]:
+    """``T * draws`` networks of each kind of start, those of a task side by side.
 
     All are asked for the best trained result; ``nearest_task`` has one network for a task.
 
@@ -82,13 +127,16 @@ def starts(evaluation: Evaluation, tasks: np.ndarray, draws: int) -> dict[str, W
     """
     sampler, seed = evaluation.sampler, evaluation.params.seed
     condition = evaluation.best_condition(tasks)
-    drawn = sampler.draw(condition, draws, torch_stream(seed, "finetune", "draws", len(tasks)))
-    rng = torch_stream(seed, "finetune", "init")
-    fresh = stack([sampler.net.init(rng) for _ in range(len(tasks) * draws)])
-    copies, _ = evaluation.train_members.nearest_task(
-        sampler.embed(condition), condition.target.numpy()
-    )
-    return {"sampled": drawn, "random": fresh, "nearest_task": copies}
+    rng = torch_stream(seed, "finetune", "draws", len(tasks))
+    z = sampler.guided(sampler.latents(condition, draws, rng), condition, rng)
+    init = torch_stream(seed, "finetune", "init")
+    return {
+        "sampled": sampler.networks(z),
+        "random": untrained(sampler.net, len(tasks) * draws, init),
+        "nearest_task": evaluation.train_members.nearest_task(
+            sampler.embed(condition), condition.target.numpy()
+        ),
+    }
 
 
 def evaluate_finetuning(evaluation: Evaluation) -> dict[str, dict[str, float]]:
@@ -145,22 +193,22 @@ def _some_tasks(evaluation: Evaluation, split: str) -> np.ndarray:
 
 
 def choose_rates(
-    trainer: Trainer, tasks: np.ndarray, networks: Mapping[str, Weights]
+    trainer: Trainer, tasks: np.ndarray, networks: Mapping[str, Population]
 ) -> dict[str, float]:
     """Learning rate of each kind of start with the best mean accuracy on val images.
 
     Args:
         trainer: trains.
         tasks: val tasks ``(T,)``.
-        networks: kind of start -> one network per task ``(T, *shape)``.
+        networks: kind of start -> one network per task.
 
     """
     best = {}
     for name, start in networks.items():
-        accuracy = {}
-        for rate in RATES:
-            trained = trainer(tasks, start, rate, EPOCHS)
-            accuracy[rate] = sum(float(_accuracy(trainer, tasks, w, "val").mean()) for w in trained)
+        accuracy = {
+            rate: float(trainer.accuracy(tasks, start, rate, EPOCHS, "val").mean(1).sum())
+            for rate in RATES
+        }
         best[name] = max(accuracy, key=lambda rate: accuracy[rate])
     return best
 
@@ -168,7 +216,7 @@ def choose_rates(
 def curves(
     trainer: Trainer,
     tasks: np.ndarray,
-    networks: Mapping[str, Weights],
+    networks: Mapping[str, Population],
     rates: Mapping[str, float],
     draws: int,
 ) -> dict[str, np.ndarray]:
@@ -177,22 +225,23 @@ def curves(
     Args:
         trainer: trains.
         tasks: T tasks.
-        networks: from :func:`starts`, kind of start -> ``(T * draws, *shape)``.
+        networks: from :func:`starts`, kind of start -> ``T * draws`` networks.
         rates: kind of start -> learning rate.
         draws: networks of a task.
 
     """
     out = {}
     for name, start in networks.items():
-        one = start if name == "nearest_task" else take(start, slice(None, None, draws))
-        trained = [one, *trainer(tasks, one, rates[name], EPOCHS)]
-        for epoch, weights in zip((0, *EPOCHS), trained, strict=True):
-            out[f"{name}_epoch_{epoch}"] = _accuracy(trainer, tasks, weights, "test")[:, 0]
+        first = torch.arange(0, count(start), 1 if name == "nearest_task" else draws)
+        one = Selected(start, first)
+        out[f"{name}_epoch_0"] = accuracies(trainer.runner.outputs(one, tasks, "test")).numpy()
+        after = trainer.accuracy(tasks, one, rates[name], EPOCHS, "test")
+        out |= {f"{name}_epoch_{e}": of_task for e, of_task in zip(EPOCHS, after, strict=True)}
     return out
 
 
 def ensembles(
-    trainer: Trainer, tasks: np.ndarray, networks: Mapping[str, Weights], rate: float
+    trainer: Trainer, tasks: np.ndarray, networks: Mapping[str, Population], rate: float
 ) -> dict[str, np.ndarray]:
     """Test accuracy ``(T,)`` of ensembles (mean softmax), of single members and of the best one.
 
@@ -201,37 +250,44 @@ def ensembles(
     Args:
         trainer: trains the networks from scratch.
         tasks: T tasks.
-        networks: ``sampled`` and ``random`` of :func:`starts`, ``(T * n, *shape)``.
+        networks: ``sampled`` and ``random`` of :func:`starts`, ``T * n`` each.
         rate: learning rate from scratch.
 
     """
-    sampled, fresh = networks["sampled"], networks["random"]
-    trained_on = np.repeat(tasks, len(next(iter(fresh.values()))) // len(tasks))
-    (scratch,) = trainer(trained_on, fresh, rate, (SCRATCH_EPOCHS,))
+    sampled = trainer.runner.outputs_on_parts(networks["sampled"], tasks, ENSEMBLE_PARTS)
+    scratch = _scratch(trainer, tasks, networks["random"], rate)
     out = {}
-    for name, weights in {"sampled": sampled, "scratch": scratch}.items():
-        outputs = trainer.runner.outputs_by_task(weights, tasks, "test")
+    for name, (outputs, *seen) in {"sampled": sampled, "scratch": scratch}.items():
         shape = (len(tasks), -1, *outputs.shape[1:])
         out[f"{name}_ensemble"] = accuracies(outputs.softmax(-1).reshape(shape).mean(1)).numpy()
-        single = accuracies(outputs).numpy().reshape(len(tasks), -1)
-        seen = sum(_accuracy(trainer, tasks, weights, part) for part in ("train", "val"))
+        single, *known = (accuracies(y).numpy().reshape(len(tasks), -1) for y in (outputs, *seen))
         out[f"{name}_single"] = single.mean(1)
-        out[f"{name}_best"] = single[np.arange(len(tasks)), np.argmax(seen, 1)]
+        out[f"{name}_best"] = single[np.arange(len(tasks)), np.argmax(sum(known), 1)]
     return out
 
 
-def _accuracy(trainer: Trainer, tasks: np.ndarray, weights: Weights, part: str) -> np.ndarray:
-    """Accuracy ``(T, n)`` of n networks per task.
+def _scratch(
+    trainer: Trainer, tasks: np.ndarray, fresh: Population, rate: float
+) -> tuple[Tensor, ...]:
+    """Outputs ``(T * n, B, c)`` of networks trained from scratch, on each part, block by block.
 
     Args:
-        trainer: knows the tasks.
+        trainer: trains.
         tasks: T tasks.
-        weights: networks ``(T * n, *shape)``, those of a task side by side.
-        part: "train", "val" or "test".
+        fresh: where to start, n networks for each task.
+        rate: learning rate.
 
     """
-    outputs = trainer.runner.outputs_by_task(weights, tasks, part)
-    return accuracies(outputs).numpy().reshape(len(tasks), -1)
+    runner, trained_on = trainer.runner, np.repeat(tasks, count(fresh) // len(tasks))
+
+    def compute(rows: slice) -> list[Tensor]:
+        of_block = trained_on[rows]
+        (trained,) = trainer(of_block, take(fresh, rows), rate, (SCRATCH_EPOCHS,))
+        return [runner.outputs(trained, of_block, part) for part in ENSEMBLE_PARTS]
+
+    rooms = tuple(runner.room(len(trained_on), part) for part in ENSEMBLE_PARTS)
+    fill_together(rooms, trainer.at_once, compute)
+    return rooms
 
 
 def _summary(values: Mapping[str, np.ndarray], params: Params) -> dict[str, float]:

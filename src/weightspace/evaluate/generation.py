@@ -22,12 +22,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from weightspace.autoencoders.base import Autoencoder, decode_latents, encode_members
-from weightspace.evaluate.controls import at_distance, midpoints
+from weightspace.autoencoders.base import Autoencoder, Decoded, encode_members
+from weightspace.evaluate.controls import at_distance, midpoints, untrained
 from weightspace.evaluate.metrics import pairwise_agreement
 from weightspace.evaluate.novelty import nearest, predictions
 from weightspace.rng import stream, torch_stream
-from weightspace.weights.spec import Weights, stack
+from weightspace.weights.lazy import Selected
+from weightspace.weights.spec import Networks, Population
 from weightspace.zoo.result import Result, accuracies
 from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.store import Zoo
@@ -136,41 +137,39 @@ def evaluate_generation(
     rng = torch_stream(seed, "generation")
     spec = autoencoder.spec
     good = good_members(zoo, runner, "train", limit, seed)
-    members, trained_on = zoo.weights(good), good["task"].to_numpy()
-    known = (members, predictions(runner, members))
-    z = encode_members(autoencoder, members)
-    val = zoo.weights(good_members(zoo, runner, "val", limit, seed))
-    z_val, scale, count = encode_members(autoencoder, val), z.std(0), len(good)
+    members, trained_on = zoo.networks(good), good["task"].to_numpy()
+    z, count = encode_members(autoencoder, members), len(good)
+    val = zoo.networks(good_members(zoo, runner, "val", limit, seed))
+    z_val, scale = encode_members(autoencoder, val), z.std(0)
     joint, single = (bandwidth(z, z_val, jointly=j) for j in (True, False))
-    every = encode_members(autoencoder, zoo.weights(zoo.select("train")))
+    every = encode_members(autoencoder, zoo.networks(zoo.select("train")))
     latents = {
         "prior": gaussian(every, count, rng),
         "kde": independent(z, count, single * scale, rng),
         "neighbourhood": z + joint * scale * torch.randn(z.shape, generator=rng),
     }
-    made: dict[str, Weights] = {
-        kind: decode_latents(autoencoder, autoencoder.nearest_valid(latent))
+    made: dict[str, Networks] = {
+        kind: Decoded(autoencoder, autoencoder.nearest_valid(latent))
         for kind, latent in latents.items()
     }
-    around = made["neighbourhood"]
-    near = nearest(spec, (around, predictions(runner, around)), known)
     made["members"] = members
-    made["control_noised"] = at_distance(spec, members, near.weight, rng)
     made["control_average"] = midpoints(
-        spec, members, {k: w.roll(1, 0) for k, w in members.items()}
+        spec, members, Selected(members, torch.arange(count).roll(1))
     )
-    made["control_random"] = stack([runner.net.init(rng) for _ in range(count)])
-    runs = good["run"].to_numpy()
+    made["control_random"] = untrained(runner.net, count, rng)
+    known, runs = (members, predictions(runner, members)), good["run"].to_numpy()
     out = {"networks": count, "bandwidth_joint": joint, "bandwidth_single": single}
     for kind in KINDS:
-        weights = made[kind]
+        networks = made[kind]
         origin = kind in ("neighbourhood", "members", "control_noised")
-        tasks = trained_on if origin else best_tasks(zoo, runner, weights)
-        labels = predictions(runner, weights)
+        tasks = trained_on if origin else best_tasks(zoo, runner, networks)
+        labels = predictions(runner, networks)
         excluded = runs[:, None] == runs[None] if kind == "members" else None
-        distance = nearest(spec, (weights, labels), known, excluded)
+        distance = nearest(spec, (networks, labels), known, excluded)
+        if kind == "neighbourhood":
+            made["control_noised"] = at_distance(spec, members, distance.weight, rng)
         values = (
-            accuracies(runner.outputs(weights, tasks, "test")).mean(),
+            accuracies(runner.outputs(networks, tasks, "test")).mean(),
             pairwise_agreement(labels),
             np.median(distance.weight),
             np.median(distance.function),
@@ -180,14 +179,14 @@ def evaluate_generation(
     return out | {"latent": autoencoder.latent, "parameters": sum(sizes)}
 
 
-def best_tasks(zoo: Zoo, runner: TaskRunner, weights: Weights) -> np.ndarray:
+def best_tasks(zoo: Zoo, runner: TaskRunner, networks: Population) -> np.ndarray:
     """Train task ``(N,)`` of the lowest loss of each network on train images.
 
     Args:
         zoo: whose train tasks count.
         runner: the tasks.
-        weights: networks ``(N, *shape)``.
+        networks: N of them.
 
     """
     tasks = torch.from_numpy(np.unique(zoo.select("train")["task"]))
-    return tasks[runner.losses_on_all_tasks(weights, tasks).argmin(1)].numpy()
+    return tasks[runner.losses_on_all_tasks(networks, tasks).argmin(1)].numpy()

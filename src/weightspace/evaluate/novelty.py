@@ -1,8 +1,8 @@
 """Are sampled networks new, or copies of training members?
 
-Distances are to the nearest train member, in weights after alignment of hidden units and in
-predictions; the reference is leave-one-out: a train member's distance to the nearest member of
-another run. Networks at the same distance made by noise or by interpolation show that distance
+Distances are to the nearest finished train member: in predictions, and among those nearest in
+predictions also in weights, after alignment of hidden units. The reference is leave-one-out: a train
+member's distance to the nearest member of another run. Networks at the same distance made by noise or by interpolation show that distance
 alone is no merit.
 
 Source of the questions: Zeng et al. (2025), Generative Modeling of Weights: Generalization or
@@ -14,22 +14,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
-from weightspace.data.tasks import part_of
-from weightspace.evaluate.controls import TrainMembers, at_distance, midpoints
+from weightspace.data.tasks import TEST_SPLITS, part_of
+from weightspace.evaluate.controls import at_distance, midpoints
 from weightspace.evaluate.evaluation import Evaluation
 from weightspace.progress import progress
 from weightspace.rng import stream, torch_stream
+from weightspace.weights.lazy import Selected
 from weightspace.weights.matching import align
-from weightspace.weights.spec import Spec, Weights, take
+from weightspace.weights.spec import Population, Spec, Weights, block_size, blocks, take
 from weightspace.zoo.result import accuracies, labels_of
 from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.store import Zoo
 
 DRAWS = 8  # networks drawn for one task
+MATCHED = 50  # members nearest in predictions, whose weights are matched
 QUERIES = 25  # images of each seen class on which predictions are compared
 
 
@@ -49,90 +50,147 @@ class Nearest:
     function: np.ndarray
 
 
-def weight_distances(spec: Spec, one: Weights, others: Weights) -> np.ndarray:
+def weight_distances(spec: Spec, one: Weights, others: Population) -> np.ndarray:
     """Distances ``(N,)`` of a network to N others, which are aligned to it, relative to its norm.
 
     Args:
         spec: the architecture.
         one: the network ``(1, *shape)``.
-        others: ``(N, *shape)``.
+        others: N networks.
 
     """
-    x, y = spec.flatten(one), spec.flatten(align(spec, one, others))
-    return np.asarray((x - y).norm(dim=1) / x.norm(), dtype=float)
+    x = spec.flatten(one)
+    return np.concatenate(
+        [
+            ((x - spec.flatten(align(spec, one, block))).norm(dim=1) / x.norm()).double().numpy()
+            for block in blocks(others, block_size(spec, MATCHED))
+        ]
+    )
 
 
-def predictions(runner: TaskRunner, weights: Weights) -> Tensor:
+def predictions(runner: TaskRunner, networks: Population) -> Tensor:
     """Predicted classes ``(N, Q)`` on train images of all seen classes."""
     seen = torch.tensor(runner.dataset.seen)
     images = runner.dataset.images["train"][seen][:, :QUERIES].flatten(0, 1)
-    return runner.net.run(weights, images).argmax(-1)
+    return runner.on_images(networks, images).argmax(-1)
 
 
 def nearest(
     spec: Spec,
-    networks: tuple[Weights, Tensor],
-    members: tuple[Weights, Tensor],
+    networks: tuple[Population, Tensor],
+    members: tuple[Population, Tensor],
     excluded: np.ndarray | None = None,
 ) -> Nearest:
     """Find the nearest members of N networks.
 
+    Predictions of all are compared first, which costs little. Weights are matched with the 50 members
+    nearest in predictions; a copy is among them, whatever the order of its hidden units.
+
     Args:
         spec: the architecture.
-        networks: weights ``(N, *shape)`` and predictions ``(N, Q)``.
-        members: weights ``(M, *shape)`` and predictions ``(M, Q)``.
+        networks: N of them and their predictions ``(N, Q)``.
+        members: M of them and their predictions ``(M, Q)``.
         excluded: bool ``(N, M)``, pairs that do not count, for leave-one-out.
 
     """
     (weights, labels), (others, other_labels) = networks, members
-    function = (labels[:, None] != other_labels[None]).double().mean(-1).numpy()  # (N, M)
-    weight = np.full(function.shape, np.inf)
-    mask = np.zeros(function.shape, bool) if excluded is None else excluded
-    with progress("alignment", len(function)) as bar:
-        for i in range(len(function)):
-            one = take(weights, slice(i, i + 1))
-            counted = torch.from_numpy(~mask[i])
-            weight[i, ~mask[i]] = weight_distances(spec, one, take(others, counted))
+    row, weight, function = np.zeros(len(labels), int), *np.full((2, len(labels)), np.inf)
+    with progress("alignment", len(labels)) as bar:
+        for i, predicted in enumerate(labels):
+            differing = (predicted != other_labels).double().mean(-1)  # (M,)
+            if excluded is not None:
+                differing[torch.from_numpy(excluded[i])] = torch.inf
+            close = differing.argsort(stable=True)[:MATCHED]
+            close = close[differing[close].isfinite()].sort().values
+            if len(close):
+                one = take(weights, slice(i, i + 1))
+                distance = weight_distances(spec, one, Selected(others, close))
+                row[i], weight[i] = int(close[distance.argmin()]), distance.min()
+                function[i] = float(differing.min())
             bar.advance()
-    function[mask] = np.inf
-    return Nearest(weight.argmin(1), weight.min(1), function.min(1))
+    return Nearest(row, weight, function)
 
 
-def evaluate_novelty(evaluation: Evaluation, split: str) -> dict[str, float] | None:
-    """Metrics of one split, for networks drawn at the best trained result; None where it is empty.
+@dataclass(frozen=True)
+class Finished:
+    """All finished train members.
 
-    At most ``evaluate.novelty_networks`` networks are compared with as many finished train members.
+    Attributes:
+        networks: M of them.
+        labels: their predictions ``(M, Q)``.
+        runs: their runs ``(M,)``.
+
+    """
+
+    networks: Selected
+    labels: Tensor
+    runs: np.ndarray
+
+    @classmethod
+    def of(cls, evaluation: Evaluation) -> Finished:
+        """Those of the zoo that is evaluated."""
+        every = evaluation.train_members
+        last = every.members["snapshot"] == every.members["snapshot"].max()
+        rows = np.flatnonzero(last.to_numpy())
+        networks = Selected(every.networks, torch.from_numpy(rows))
+        labels = predictions(evaluation.runner, networks)
+        return cls(networks, labels, every.members["run"].to_numpy()[rows])
+
+    def leave_one_out(self, spec: Spec, rows: np.ndarray) -> Nearest:
+        """For some members ``(m,)``: the nearest ones of other runs."""
+        chosen = torch.from_numpy(rows)
+        some = (Selected(self.networks, chosen), self.labels[chosen])
+        excluded = self.runs[rows][:, None] == self.runs[None]
+        return nearest(spec, some, (self.networks, self.labels), excluded)
+
+
+def evaluate_novelty(evaluation: Evaluation) -> dict[str, dict[str, float]]:
+    """Metrics of each test split that has tasks, for networks drawn at the best trained result.
+
+    At most ``evaluate.novelty_networks`` networks are compared with all finished train members, and
+    so are as many of these members.
+    """
+    known = Finished.of(evaluation)
+    return {
+        split: _of_split(evaluation, split, known)
+        for split in TEST_SPLITS
+        if len(evaluation.tasks(split))
+    }
+
+
+def _of_split(evaluation: Evaluation, split: str, known: Finished) -> dict[str, float]:
+    """Metrics of one split.
+
+    Args:
+        evaluation: what draws, and the train members.
+        split: a test split.
+        known: the members to compare with.
+
     """
     sampler, runner, spec = evaluation.sampler, evaluation.runner, evaluation.zoo.spec
     limit, seed = evaluation.params.evaluate.novelty_networks, evaluation.params.seed
-    tasks = evaluation.tasks(split)
-    if not len(tasks):
-        return None
     choice = stream(seed, "novelty", split)
-    tasks = np.sort(choice.permutation(tasks)[:limit])
+    tasks = np.sort(choice.permutation(evaluation.tasks(split))[:limit])
     condition = evaluation.best_condition(tasks)
     rng = torch_stream(seed, "novelty", "draws", split)
-    drawn = sampler.draw(condition, DRAWS, rng)
-    first = take(drawn, slice(None, None, DRAWS))
-    table, finished = _finished(evaluation.train_members, limit, choice)
-    known = (finished, predictions(runner, finished))
-    of_draws = nearest(spec, (first, predictions(runner, first)), known)
-    runs = table["run"].to_numpy()
-    left_out = nearest(spec, known, known, runs[:, None] == runs[None])
+    drawn = sampler.networks(sampler.guided(sampler.latents(condition, DRAWS, rng), condition, rng))
+    first = Selected(drawn, torch.arange(0, len(drawn), DRAWS))
+    members = (known.networks, known.labels)
+    of_draws = nearest(spec, (first, predictions(runner, first)), members)
+    left_out = known.leave_one_out(spec, np.sort(choice.permutation(len(known.runs))[:limit]))
+    outputs = runner.outputs_by_task(drawn, tasks, part_of(split))
 
-    def accuracy(weights: Weights) -> float:
-        outputs = runner.outputs_by_task(weights, tasks, part_of(split))
-        return float(accuracies(outputs).median())
+    def accuracy(networks: Population) -> float:
+        return float(accuracies(runner.outputs_by_task(networks, tasks, part_of(split))).median())
 
     embedding, target = sampler.embed(condition), condition.target.numpy()
     base, second = (
-        evaluation.train_members.nearest_task(embedding, target, rank)[0] for rank in (0, 1)
+        evaluation.train_members.nearest_task(embedding, target, rank) for rank in (0, 1)
     )
-    outputs = runner.outputs_by_task(drawn, tasks, part_of(split))
     return {
         **_distances("weight_distance", of_draws.weight, left_out.weight),
         **_distances("function_distance", of_draws.function, left_out.function),
-        "accuracy": accuracy(first),
+        "accuracy": float(accuracies(outputs[::DRAWS]).median()),
         "control_accuracy_noise_same_distance": accuracy(
             at_distance(spec, base, of_draws.weight, rng)
         ),
@@ -141,7 +199,7 @@ def evaluate_novelty(evaluation: Evaluation, split: str) -> dict[str, float] | N
         "error_overlap_draws": error_overlap(outputs, len(tasks)),
         "error_overlap_members": _member_overlap(evaluation.zoo, runner, split),
         "networks": len(tasks),
-        "members": len(table),
+        "members": len(known.runs),
     }
 
 
@@ -161,22 +219,6 @@ def _distances(name: str, of_draws: np.ndarray, left_out: np.ndarray) -> dict[st
     }
 
 
-def _finished(
-    train_members: TrainMembers, limit: int, rng: np.random.Generator
-) -> tuple[pd.DataFrame, Weights]:
-    """At most ``limit`` finished train members: rows of their table ``(M,)`` and weights.
-
-    Args:
-        train_members: all of them.
-        limit: M at most.
-        rng: random stream of the choice.
-
-    """
-    last = train_members.members["snapshot"] == train_members.members["snapshot"].max()
-    rows = np.sort(rng.permutation(np.flatnonzero(last.to_numpy()))[:limit])
-    return train_members.members.iloc[rows], take(train_members.weights, torch.from_numpy(rows))
-
-
 def _member_overlap(zoo: Zoo, runner: TaskRunner, split: str) -> float:
     """The reference of :func:`error_overlap`: finished runs of one task, mean over tasks.
 
@@ -187,8 +229,8 @@ def _member_overlap(zoo: Zoo, runner: TaskRunner, split: str) -> float:
 
     """
     members = zoo.select(split, last_only=True)
-    tasks, weights = members["task"].to_numpy(), zoo.weights(members)
-    outputs = runner.outputs(weights, tasks, part_of(split))
+    tasks, networks = members["task"].to_numpy(), zoo.networks(members)
+    outputs = runner.outputs(networks, tasks, part_of(split))
     groups = [torch.tensor(g.index.to_numpy()) for _, g in members.groupby("task") if len(g) > 1]
     overlaps = [error_overlap(outputs[rows], 1) for rows in groups]
     return float(np.nanmean(overlaps)) if np.isfinite(overlaps).any() else float("nan")

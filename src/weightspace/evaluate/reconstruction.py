@@ -24,7 +24,14 @@ from weightspace.progress import progress
 from weightspace.rng import stream, torch_stream
 from weightspace.sampling.latent_steps import LatentSteps
 from weightspace.weights.pca import TensorPca
-from weightspace.weights.spec import Weights, block_slices, fill_blocks, take
+from weightspace.weights.spec import (
+    Population,
+    Weights,
+    block_size,
+    block_slices,
+    fill_together,
+    take,
+)
 from weightspace.zoo.result import accuracies
 from weightspace.zoo.runner import BLOCK, TaskRunner
 from weightspace.zoo.store import Zoo
@@ -79,41 +86,61 @@ class Reconstructor:
     runner: TaskRunner
     params: Params
 
-    def __call__(self, members: pd.DataFrame, weights: Weights, number: int = 0) -> Reconstruction:
-        """Reconstruct the members of one part of a split.
+    def __call__(
+        self, members: pd.DataFrame, networks: Population, number: int = 0
+    ) -> Reconstruction:
+        """Reconstruct the members of one part of a split, block by block.
 
         Args:
             members: table of M members of one split.
-            weights: tensors ``(M, *shape)``.
+            networks: their weights.
             number: index of the part in its split; names the random stream.
 
         """
         tasks, split = members["task"].to_numpy(), members["split"].iloc[0]
-        settings, seed = self.params.evaluate, self.params.seed
+        rng = torch_stream(self.params.seed, "evaluate", "refine", split, number)
+        runner, inputs = self.runner, self.params.evaluate.random_inputs
+        real = [runner.room(len(tasks), part_of(split)) for _ in range(4)]
+        noise = [torch.empty(len(tasks), inputs, runner.classes) for _ in range(2)]
+        rooms = [*real[:2], *noise, *real[2:]]
+        fill_together(
+            rooms,
+            block_size(runner.net.spec, BLOCK),
+            lambda rows: self._block(take(networks, rows), tasks[rows], part_of(split), rng),
+        )
+        return Reconstruction(members, *rooms)
+
+    def _block(
+        self, weights: Weights, tasks: np.ndarray, part: str, rng: torch.Generator
+    ) -> list[Tensor]:
+        """Outputs of some members in the order of a :class:`Reconstruction`.
+
+        Args:
+            weights: the originals ``(M, *shape)``.
+            tasks: task of each ``(M,)``.
+            part: images to be measured on.
+            rng: chooses images of the steps of refinement.
+
+        """
+        inputs, seed = self.params.evaluate.random_inputs, self.params.seed
 
         def real(w: Weights) -> Tensor:
-            return self.runner.outputs(w, tasks, part_of(split))
+            return self.runner.outputs(w, tasks, part)
 
         def noise(w: Weights) -> Tensor:
-            return self.runner.random_outputs(w, settings.random_inputs, seed)
+            return self.runner.random_outputs(w, inputs, seed)
 
         z = encode_members(self.autoencoder, weights)
-        rng = torch_stream(seed, "evaluate", "refine", split, number)
+        original = real(weights), noise(weights)
+        alone = real(self.pca.inverse(self.pca(weights)))
+        encoded = real(decode_latents(self.autoencoder, z))
         rebuilt = decode_latents(self.autoencoder, self.refined(tasks, weights, z, rng))
-        return Reconstruction(
-            members,
-            real(weights),
-            real(rebuilt),
-            noise(weights),
-            noise(rebuilt),
-            real(decode_latents(self.autoencoder, z)),
-            real(self.pca.inverse(self.pca(weights))),
-        )
+        return [original[0], real(rebuilt), original[1], noise(rebuilt), encoded, alone]
 
     def refined(
         self, tasks: np.ndarray, weights: Weights, z: Tensor, rng: torch.Generator
     ) -> Tensor:
-        """Latents of members, refined on the train images of their tasks, in blocks.
+        """Latents of some members, refined on the train images of their tasks.
 
         Args:
             tasks: task of each member ``(M,)``.
@@ -123,13 +150,8 @@ class Reconstructor:
 
         """
         steps = LatentSteps(self.autoencoder, self.runner.net, self.params.guidance)
-
-        def compute(rows: slice) -> Tensor:
-            images, _ = self.runner.dataset.task_batch(torch.tensor(tasks[rows]), "train")
-            outputs = self.runner.net.run(take(weights, rows), images)
-            return steps.refine(z[rows], images, outputs, rng)
-
-        return fill_blocks(torch.empty_like(z), BLOCK, compute)
+        images, _ = self.runner.dataset.task_batch(torch.tensor(tasks), "train")
+        return steps.refine(z, images, self.runner.net.run(weights, images), rng)
 
 
 @dataclass(frozen=True)
@@ -142,7 +164,7 @@ class PartJob:
         split: of the members.
         number: index of the part in the split.
         members: their table.
-        weights: tensors ``(m, *shape)``; None: the process that runs the job reads them from the zoo.
+        weights: tensors ``(m, *shape)``, for a machine without the zoo; None: they are read from it.
         device: where it runs.
 
     """
@@ -170,10 +192,10 @@ class PartJob:
 
     def packed(self) -> PartJob:
         """The same job with its members' weights."""
-        return replace(self, weights=self._weights())
+        return replace(self, weights=take(self._networks(), slice(None)))
 
-    def _weights(self) -> Weights:
-        return self.weights or Zoo.open(self.data / ZOO_FOLDER).weights(self.members)
+    def _networks(self) -> Population:
+        return self.weights or Zoo.open(self.data / ZOO_FOLDER).networks(self.members)
 
     def moved(self, folder: Path) -> PartJob:
         """The same job on artefacts in another folder."""
@@ -188,7 +210,7 @@ class PartJob:
         runner, autoencoder = load_trained(self.data, self.params)
         pca = TensorPca.load(self.data / PCA_FILE)
         reconstruct = Reconstructor(autoencoder, pca, runner, self.params)
-        part = reconstruct(self.members, self._weights(), self.number)
+        part = reconstruct(self.members, self._networks(), self.number)
         return (self.split, self.number), [x.numpy() for x in part.outputs]
 
 

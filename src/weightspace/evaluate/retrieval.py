@@ -8,13 +8,13 @@ from torch import Tensor
 
 from weightspace.evaluate.metrics import recall_at
 from weightspace.sampling.sampler import Condition, Sampler
-from weightspace.weights.spec import Weights
+from weightspace.weights.spec import Population
 from weightspace.zoo.runner import TaskRunner
 
 
 @torch.no_grad()
 def retrieval(
-    sampler: Sampler, runner: TaskRunner, members: pd.DataFrame, weights: Weights, z: Tensor
+    sampler: Sampler, runner: TaskRunner, members: pd.DataFrame, networks: Population, z: Tensor
 ) -> dict[str, float]:
     """Recall of the ordered task, from condition to weights and from weights to condition.
 
@@ -27,7 +27,7 @@ def retrieval(
         sampler: embeds and projects.
         runner: the tasks.
         members: table of N members.
-        weights: tensors ``(N, *shape)``.
+        networks: their weights.
         z: latents ``(N, L)``.
 
     """
@@ -46,7 +46,7 @@ def retrieval(
     pairs = {
         "d_to_w": (to_weights, trained_on),
         "w_to_d": (torch.stack(columns, 1), tasks),  # (members, tasks)
-        "w_to_d_by_running": (-runner.losses_on_all_tasks(weights, tasks), tasks),
+        "w_to_d_by_running": (-runner.losses_on_all_tasks(networks, tasks), tasks),
     }
     late = torch.tensor((members["snapshot"] == members["snapshot"].max()).to_numpy())
     out = {}

@@ -14,6 +14,8 @@ on the train images of its task, never on test images.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 import torch
@@ -28,7 +30,8 @@ from weightspace.progress import progress
 from weightspace.rng import stream, torch_stream
 from weightspace.sampling.requests import Grid
 from weightspace.sampling.sampler import Condition
-from weightspace.weights.spec import Weights, take
+from weightspace.weights.lazy import Selected
+from weightspace.weights.spec import Networks, Population
 from weightspace.zoo.result import Result, labels_of
 from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.store import Zoo
@@ -36,15 +39,17 @@ from weightspace.zoo.store import Zoo
 NOISE = 0.1  # fraction of a tensor's standard deviation that the noised copies get
 
 
-def controls(evaluation: Evaluation, grid: Grid, drawn: Weights) -> dict[str, Weights]:
-    """Networks of each control, one per request ``(T * K, *shape)``.
+def controls(
+    evaluation: Evaluation, grid: Grid, drawn: Population
+) -> Iterator[tuple[str, Networks]]:
+    """Name and networks of each control, one per request ``(T * K)``, one control after the other.
 
     Where a control withholds or shuffles D or R, it does so for the draw and for the guidance.
 
     Args:
         evaluation: what draws, and the train members.
         grid: T x K requests.
-        drawn: one guided draw of each request ``(T * K, *shape)``, for its output layer.
+        drawn: one guided draw of each request, for its output layer.
 
     """
     sampler, dataset = evaluation.sampler, evaluation.runner.dataset
@@ -56,24 +61,22 @@ def controls(evaluation: Evaluation, grid: Grid, drawn: Weights) -> dict[str, We
     other_d = Condition.of_tasks(dataset, other, request.target)
     other_r = request.with_target(request.target[torch.from_numpy(order.permutation(len(request)))])
 
-    def draw(condition: Condition, *, guided: bool, **use: bool) -> Weights:
+    def draw(condition: Condition, *, guided: bool, **use: bool) -> Networks:
         z = sampler.latents(condition, 1, rng, **use)
-        return sampler.decode(sampler.guided(z, condition, rng) if guided else z)
+        return sampler.networks(sampler.guided(z, condition, rng) if guided else z)
 
-    copies, _ = evaluation.train_members.nearest_task(sampler.embed(request), grid.target)
-    spec = sampler.autoencoder.spec
-    return {
-        "shuffled_d": draw(other_d, guided=True),
-        "shuffled_r": draw(other_r, guided=True),
-        "d_only": draw(request, guided=False, use_result=False),
-        "r_only": draw(request, guided=False, use_dataset=False),
-        "uncalibrated": draw(request, guided=False, calibrated=False),
-        "guidance_only": draw(request, guided=True, use_dataset=False, use_result=False),
-        "nearest_task": copies,
-        "noised_copy": noised(spec, copies, NOISE, rng),
-        "average": evaluation.train_members.average(grid.target),
-        "head_only": head_only(spec, drawn),
-    }
+    yield "shuffled_d", draw(other_d, guided=True)
+    yield "shuffled_r", draw(other_r, guided=True)
+    yield "d_only", draw(request, guided=False, use_result=False)
+    yield "r_only", draw(request, guided=False, use_dataset=False)
+    yield "uncalibrated", draw(request, guided=False, calibrated=False)
+    yield "guidance_only", draw(request, guided=True, use_dataset=False, use_result=False)
+    members, spec = evaluation.train_members, sampler.autoencoder.spec
+    copies = members.nearest_task(sampler.embed(request), grid.target)
+    yield "nearest_task", copies
+    yield "noised_copy", noised(spec, copies, NOISE, rng)
+    yield "average", members.average(spec, grid.target)
+    yield "head_only", head_only(spec, drawn)
 
 
 def _other_tasks(grid: Grid, dataset: Dataset, rng: np.random.Generator) -> np.ndarray:
@@ -155,22 +158,20 @@ def scratch(zoo: Zoo, split: str, grid: Grid, result: Result) -> dict[str, float
 
 
 def unguided(
-    grid: Grid, runner: TaskRunner, drawn: Weights, split: str, result: Result
+    grid: Grid, runner: TaskRunner, drawn: Population, split: str, result: Result
 ) -> dict[str, float]:
     """Metrics of draws without guidance: the first one, and the best of n on train images.
 
     Args:
         grid: the requests.
         runner: measures.
-        drawn: networks ``(T * K * n, *shape)``.
+        drawn: networks ``(T * K * n)``.
         split: split of the tasks.
         result: what R is.
 
     """
-    on_test, on_train = (
-        grid.achieved(runner.outputs_by_task(drawn, grid.tasks, part), result)
-        for part in (part_of(split), "train")
-    )
+    both = runner.outputs_on_parts(drawn, grid.tasks, (part_of(split), "train"))
+    on_test, on_train = (grid.achieved(outputs, result) for outputs in both)
     kinds = {"unguided_": on_test[:, 0], "unguided_best_of_n_": grid.best_of(on_train, on_test)}
     return {
         prefix + name: value
@@ -219,13 +220,13 @@ def evaluate_split(
     condition = grid.condition(runner.dataset)
     with progress(f"sampling {split}", 6) as bar:
         z = sampler.latents(condition, draws, rng)
-        out = unguided(grid, runner, sampler.decode(z), split, result)
+        out = unguided(grid, runner, sampler.networks(z), split, result)
         bar.advance(note="drawn")
-        drawn = sampler.decode(sampler.guided(z, condition, rng))
+        drawn = sampler.networks(sampler.guided(z, condition, rng))
         bar.advance(note="guided")
-        outputs = runner.outputs_by_task(drawn, grid.tasks, part_of(split))
-        on_test = grid.achieved(outputs, result)
-        on_train = grid.achieved(runner.outputs_by_task(drawn, grid.tasks, "train"), result)
+        both = runner.outputs_on_parts(drawn, grid.tasks, (part_of(split), "train"))
+        on_test, on_train = (grid.achieved(y, result) for y in both)
+        outputs = both[0]
         bar.advance(note="measured")
         chosen = grid.best_of(on_train, on_test)
         for prefix, achieved in (("", on_test[:, 0]), ("best_of_n_", chosen)):
@@ -233,7 +234,8 @@ def evaluate_split(
             out |= {prefix + name: value for name, value in of_kind.items()}
         bar.advance(note="intervals")
         if settings.controls:
-            out |= control_metrics(evaluation, grid, take(drawn, slice(None, None, draws)), split)
+            first = Selected(drawn, torch.arange(0, len(drawn), draws))
+            out |= control_metrics(evaluation, grid, first, split)
         bar.advance(note="controls")
         out |= diversity(evaluation, grid, outputs, split)
         bar.advance(note="diversity")
@@ -247,20 +249,20 @@ def evaluate_split(
 
 
 def control_metrics(
-    evaluation: Evaluation, grid: Grid, drawn: Weights, split: str
+    evaluation: Evaluation, grid: Grid, drawn: Population, split: str
 ) -> dict[str, float]:
     """Metrics ``control_<control>_<metric>`` of every control.
 
     Args:
         evaluation: what draws and measures.
         grid: T x K requests.
-        drawn: one guided draw of each request ``(T * K, *shape)``.
+        drawn: one guided draw of each request.
         split: split of the tasks.
 
     """
     result, out = evaluation.result, dict[str, float]()
-    for name, weights in controls(evaluation, grid, drawn).items():
-        outputs = evaluation.runner.outputs_by_task(weights, grid.tasks, part_of(split))
+    for name, networks in controls(evaluation, grid, drawn):
+        outputs = evaluation.runner.outputs_by_task(networks, grid.tasks, part_of(split))
         achieved = grid.achieved(outputs, result)[:, 0]
         metrics = request_metrics(grid, achieved, result)
         out |= {f"control_{name}_{key}": value for key, value in metrics.items()}
@@ -306,8 +308,8 @@ def diversity(evaluation: Evaluation, grid: Grid, outputs: Tensor, split: str) -
     members = zoo.select(split)
     achieved = runner.results_of(members, evaluation.result)
     nearest = np.abs(achieved[:, None] - grid.targets).argmin(1)
-    tasks, weights = members["task"].to_numpy(), zoo.weights(members)
-    labels = runner.outputs(weights, tasks, part_of(split)).argmax(-1)
+    tasks, networks = members["task"].to_numpy(), zoo.networks(members)
+    labels = runner.outputs(networks, tasks, part_of(split)).argmax(-1)
     of_members: list[list[float]] = [[] for _ in grid.targets]
     one_of_each_run = members.assign(target=nearest).drop_duplicates(["run", "target"])
     for _, group in one_of_each_run.groupby(["task", "target"]):

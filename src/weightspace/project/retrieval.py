@@ -11,7 +11,7 @@ from weightspace.data.dataset import Dataset
 from weightspace.data.images import GivenTask
 from weightspace.progress import progress
 from weightspace.shared_encoders.base import SharedEncoder
-from weightspace.weights.spec import Weights, blocks
+from weightspace.weights.spec import Weights, block_size, blocks
 from weightspace.zoo.store import Zoo
 
 RESULTS = 17  # results tried where that of a network is not known
@@ -28,7 +28,7 @@ def latents(zoo: Zoo, members: pd.DataFrame, autoencoder: Autoencoder) -> Tensor
     """
     out = []
     with progress("encode zoo", len(members)) as bar:
-        for block in blocks(zoo.weights(members), BLOCK):
+        for block in blocks(zoo.networks(members), block_size(zoo.spec, BLOCK)):
             out.append(encode_members(autoencoder, block))
             bar.advance(len(out[-1]))
     return torch.cat(out)

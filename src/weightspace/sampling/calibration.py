@@ -27,5 +27,5 @@ def calibrate(sampler: Sampler, runner: TaskRunner, tasks: np.ndarray, seed: int
     grid = Grid(tasks, np.linspace(*model.bounds, CALIBRATION_TARGETS))
     condition = grid.condition(runner.dataset)
     z = sampler.latents(condition, CALIBRATION_DRAWS, torch_stream(seed, "calibrate"))
-    outputs = runner.outputs_by_task(sampler.decode(z), grid.tasks, "val")
+    outputs = runner.outputs_by_task(sampler.networks(z), grid.tasks, "val")
     set_calibration(model, grid.target, grid.achieved(outputs, model.result).mean(1))

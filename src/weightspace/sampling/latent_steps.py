@@ -23,11 +23,11 @@ from weightspace.learning.behavioural import behaviour
 from weightspace.learning.result_matching import result_error
 from weightspace.nets.base import Net
 from weightspace.params import GuidanceSettings
-from weightspace.weights.spec import fill_blocks
+from weightspace.weights.spec import block_size, fill_blocks
 from weightspace.zoo.result import Result
 
 BETAS = (0.8, 0.95)  # of Adam: short memories for few steps
-BLOCK = 200  # latents moved at once
+BLOCK = 200  # latents moved at once, fewer where networks are large
 
 LatentLoss = Callable[[Tensor], Tensor]  # latents (N, L) -> scalar, a sum of one term per latent
 
@@ -76,7 +76,7 @@ class LatentSteps:
 
             return self.descend(z[rows], loss, self.settings.sampling_steps)
 
-        return fill_blocks(torch.empty_like(z), BLOCK, compute)
+        return fill_blocks(torch.empty_like(z), block_size(self.net.spec, BLOCK), compute)
 
     def refine(self, z: Tensor, images: Tensor, outputs: Tensor, rng: torch.Generator) -> Tensor:
         """Bring the outputs of decoded latents ``(N, L)`` to those of the original networks.

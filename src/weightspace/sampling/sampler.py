@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from weightspace.artifacts import SHARED_ENCODER_FILE
-from weightspace.autoencoders.base import Autoencoder, decode_latents, load_trained
+from weightspace.autoencoders.base import Autoencoder, Decoded, decode_latents, load_trained
 from weightspace.data.dataset import Dataset
 from weightspace.nets.base import Net
 from weightspace.params import GuidanceSettings, Params
@@ -162,6 +162,10 @@ class Sampler:
     def decode(self, z: Tensor) -> Weights:
         """Weights ``(N * draws, *shape)`` of latents ``(N, draws, L)``."""
         return decode_latents(self.autoencoder, z.flatten(0, 1))
+
+    def networks(self, z: Tensor) -> Decoded:
+        """As :meth:`decode`, for any number of latents: each is decoded where it is used."""
+        return Decoded(self.autoencoder, z.flatten(0, 1))
 
 
 def load_sampler(data: Path, params: Params) -> tuple[Sampler, TaskRunner]:

@@ -1,3 +1,3 @@
-"""What weights are, without running them: spec, permutations, matching, PCA, checkpoints."""
+"""What weights are, without running them: spec, permutations, matching, PCA, checkpoints, lazy networks."""
 
-__all__ = ["checkpoints", "matching", "pca", "permutations", "spec"]
+__all__ = ["checkpoints", "lazy", "matching", "pca", "permutations", "spec"]

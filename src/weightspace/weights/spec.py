@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import permutations
 from typing import Any, Literal, Protocol
@@ -414,6 +414,21 @@ def fill_blocks(out: Tensor, size: int, compute: Callable[[slice], Tensor]) -> T
     tensor([ 0.,  1.,  4.,  9., 16.])
 
     """
-    for rows in block_slices(len(out), size):
-        out[rows] = compute(rows)
+    fill_together([out], size, lambda rows: [compute(rows)])
     return out
+
+
+def fill_together(
+    rooms: Sequence[Tensor], size: int, compute: Callable[[slice], Sequence[Tensor]]
+) -> None:
+    """As :func:`fill_blocks`, for several results that one pass over the same rows gives.
+
+    Args:
+        rooms: room for each result ``(N, ...)``.
+        size: rows of a block.
+        compute: rows -> their results, one for each room.
+
+    """
+    for rows in block_slices(len(rooms[0]), size):
+        for room, values in zip(rooms, compute(rows), strict=True):
+            room[rows] = values

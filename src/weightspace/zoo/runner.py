@@ -17,7 +17,7 @@ from weightspace.nets.base import Net, net_for
 from weightspace.params import Params
 from weightspace.rng import normal, torch_stream
 from weightspace.runtime import device
-from weightspace.weights.spec import Population, block_size, count, fill_blocks, take
+from weightspace.weights.spec import Population, block_size, block_slices, count, fill_blocks, take
 from weightspace.zoo.result import Result, accuracies, losses, request_parts
 
 BLOCK = 100  # members at once; fixed, so that results do not depend on how many there are
@@ -60,12 +60,10 @@ class TaskRunner:
             images, _ = self.dataset.task_batch(torch.tensor(tasks[rows]), part)
             return self.net.run(take(weights, rows), images)
 
-        return fill_blocks(self._room(len(tasks), part), self._block(BLOCK), compute)
+        return fill_blocks(self.room(len(tasks), part), self._block(BLOCK), compute)
 
     def outputs_by_task(self, weights: Population, tasks: np.ndarray, part: str) -> Tensor:
         """Outputs ``(T * n, B, c)`` of n networks per task, those of a task side by side.
-
-        Networks of one task see the same images, which makes the first layer one wide product.
 
         Args:
             weights: tensors ``(T * n, *shape)``.
@@ -73,20 +71,31 @@ class TaskRunner:
             part: "train", "val" or "test".
 
         """
+        return self.outputs_on_parts(weights, tasks, (part,))[0]
+
+    def outputs_on_parts(
+        self, weights: Population, tasks: np.ndarray, parts: Sequence[str]
+    ) -> tuple[Tensor, ...]:
+        """As :meth:`outputs_by_task`, on several parts: each network is read or made once.
+
+        Networks of one task see the same images, which makes the first layer one wide product.
+
+        Args:
+            weights: tensors ``(T * n, *shape)``.
+            tasks: T tasks.
+            parts: "train", "val", "test".
+
+        """
         of_task = count(weights) // len(tasks)
-        size = self._block(of_task)
-
-        def compute(rows: slice) -> Tensor:
-            task = torch.tensor([tasks[rows.start // of_task]])
-            images, _ = self.dataset.task_batch(task, part)
-            blocks = range(rows.start, rows.stop, size)
-            outputs = [
-                self.net.run(take(weights, slice(i, min(i + size, rows.stop))), images[0])
-                for i in blocks
-            ]
-            return torch.cat(outputs)
-
-        return fill_blocks(self._room(count(weights), part), of_task, compute)
+        rooms = tuple(self.room(count(weights), part) for part in parts)
+        for i, task in enumerate(torch.tensor(tasks)[:, None]):
+            images = [self.dataset.task_batch(task, part)[0][0] for part in parts]
+            for block in block_slices(of_task, self._block(of_task)):
+                rows = slice(i * of_task + block.start, i * of_task + block.stop)
+                networks = take(weights, rows)
+                for room, x in zip(rooms, images, strict=True):
+                    room[rows] = self.net.run(networks, x)
+        return rooms
 
     def random_outputs(self, weights: Population, inputs: int, seed: int) -> Tensor:
         """Outputs ``(M, inputs, c)`` on standard normal images, the same for all networks.
@@ -149,7 +158,7 @@ class TaskRunner:
         """Networks that are worked on at once."""
         return block_size(self.net.spec, most)
 
-    def _room(self, count: int, part: str) -> Tensor:
+    def room(self, count: int, part: str) -> Tensor:
         """Room for the outputs ``(count, B, c)``."""
         return torch.empty(count, self.dataset.images[part].shape[1] * self.classes, self.classes)
 
