@@ -13,10 +13,10 @@ from weightspace.autoencoders.base import Autoencoder
 from weightspace.evaluate import metrics, properties, reconstruction, sampling
 from weightspace.evaluate.components import against_k
 from weightspace.evaluate.controls import TrainMembers, head_only, noised
-from weightspace.evaluate.properties import weight_statistics
+from weightspace.evaluate.readings import weight_statistics
 from weightspace.params import validate_params
 from weightspace.weights.pca import fit_pca
-from weightspace.weights.spec import Spec, TensorSpec
+from weightspace.weights.spec import Spec, TensorSpec, take
 from weightspace.zoo.result import Result, accuracies, losses
 
 PARAMS = validate_params(
@@ -351,20 +351,21 @@ def train_members():
 
 def test_nearest_task_then_nearest_result(train_members):
     at = torch.tensor([[1.0, 1.0], [1.0, 1.0], [19.0, 0.0], [24.0, 1.0], [9.0, 1.0]])
-    weights, rows = train_members.nearest_task(at, np.array([0.6, 0.8, 0.1, 0.9, 0.0]))
-    assert rows.tolist() == [1, 4, 0, 2, 3]
-    assert weights["w"][:, 0].tolist() == [1, 4, 0, 2, 3]
+    nearest = train_members.nearest_task(at, np.array([0.6, 0.8, 0.1, 0.9, 0.0]))
+    assert nearest.rows.tolist() == [1, 4, 0, 2, 3]
+    assert nearest.take(slice(None))["w"][:, 0].tolist() == [1, 4, 0, 2, 3]
 
 
 def test_average_of_the_nearest_results(train_members):
-    found = train_members.average(np.array([0.85, 0.3]), count=2)["w"][:, 0]
-    assert found.tolist() == [(2 + 4) / 2, (0 + 1) / 2]
+    spec = Spec("toy", (TensorSpec("w", (1,), "parameter", (None,)),))
+    found = train_members.average(spec, np.array([0.85, 0.3, 0.85]), most=2)
+    assert found.take(slice(None))["w"][:, 0].tolist() == [(2 + 4) / 2, (0 + 1) / 2, (2 + 4) / 2]
 
 
 def test_head_only_keeps_heads_and_averages_backbones():
     net = build("cnn")
     weights = networks(net, 4)
-    found = head_only(net.spec, weights)
+    found = take(head_only(net.spec, weights), slice(None))
     for name, w in weights.items():
         if name in ("head.weight", "head.bias"):
             assert torch.equal(found[name], w)
@@ -379,12 +380,16 @@ def test_noise_has_the_asked_share_of_the_spread(rng):
     spec = Spec("toy", tuple(TensorSpec(n, (40,), r, (None,)) for n, r in roles.items()))
     weights = {n: 9**i * torch.randn(50, 40, generator=rng) for i, n in enumerate(roles)}
     weights["v"] = weights["v"].square()
-    found = noised(spec, weights, 0.1, rng)
+
+    def moved(fraction):
+        return take(noised(spec, weights, fraction, rng), slice(None))
+
+    found = moved(0.1)
     for name in "ab":
         w = weights[name]
         assert float((found[name] - w).std() / w.std()) == pytest.approx(0.1, rel=0.1)
-    assert (noised(spec, weights, 3.0, rng)["v"] >= 0).all()
-    for name, w in noised(spec, weights, 0.0, rng).items():
+    assert (moved(3.0)["v"] >= 0).all()
+    for name, w in moved(0.0).items():
         torch.testing.assert_close(w, weights[name], rtol=1e-4, atol=1e-6)
 
 

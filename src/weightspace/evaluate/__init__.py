@@ -9,6 +9,7 @@ __all__ = [
     "metrics",
     "novelty",
     "properties",
+    "readings",
     "reconstruction",
     "retrieval",
     "sampling",

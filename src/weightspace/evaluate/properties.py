@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy.stats import kendalltau
 from sklearn.ensemble import (
     ExtraTreesRegressor,
@@ -24,15 +23,12 @@ from sklearn.ensemble import (
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor
 
 from weightspace.evaluate.metrics import r2_identity
 from weightspace.progress import progress
-from weightspace.weights.spec import Spec, Weights
 
 REGRESSION = ("test_accuracy", "generalisation_gap", "epoch")
 CLASSIFICATION = ("optimizer",)
-QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the entries of a tensor
 # shallow trees and few bins: raw weights have thousands of columns
 TREES = {
     "max_iter": 100,
@@ -237,18 +233,3 @@ def _mean_predictor(features: Features, split: str) -> dict[str, float]:
             key("mean", k): v for k, v in score(name, truth, np.full(len(truth), constant)).items()
         }
     return out
-
-
-def weight_statistics(spec: Spec, weights: Weights) -> Tensor:
-    """Mean, variance and quantiles of each tensor: ``(N, 7 * tensors)``.
-
-    Source: Unterthiner et al. (2020), Predicting neural network accuracy from weights,
-    arXiv 2002.11448, section 3.
-    """
-    parts = []
-    for name in spec.names:
-        flat = weights[name].flatten(1).double()
-        quantiles = flat.quantile(torch.tensor(QUANTILES, dtype=flat.dtype), dim=1).T
-        moments = torch.stack([flat.mean(1), flat.var(1, correction=0)], 1)
-        parts.append(torch.cat([moments, quantiles], 1))
-    return torch.cat(parts, 1).float()
