@@ -80,7 +80,7 @@ class TrainMembers:
 
         """
         tasks, first = np.unique(self.members["task"], return_index=True)
-        distance = torch.cdist(embedding.double(), self.embedding[first].double())
+        distance = torch.cdist(embedding.cpu().double(), self.embedding[first].cpu().double())
         nearest = tasks[distance.argsort(1)[:, rank].numpy()]
         trained_on = self.members["task"].to_numpy()
         rows = [
@@ -132,7 +132,7 @@ def noised(spec: Spec, networks: Population, fraction: float, rng: torch.Generat
 
     def make(rows: Tensor) -> Weights:
         free = spec.unconstrain(take(networks, rows))
-        noise = spec.unflatten(_normal(spec, seeds[rows]))
+        noise = spec.unflatten(_normal(spec, seeds[rows]).to(free[spec.names[0]].device))
         return spec.constrain({k: w + fraction * std[k] * noise[k] for k, w in free.items()})
 
     return Made(count(networks), make)
@@ -150,7 +150,7 @@ def head_only(spec: Spec, networks: Population) -> Networks:
 
     def make(rows: Tensor) -> Weights:
         block = take(networks, rows)
-        return {k: w if k in spec.head else mean[k].expand_as(w) for k, w in block.items()}
+        return {k: w if k in spec.head else mean[k].to(w).expand_as(w) for k, w in block.items()}
 
     return Made(count(networks), make)
 
@@ -174,10 +174,10 @@ def at_distance(
 
     def make(rows: Tensor) -> Weights:
         weights = take(networks, rows)
-        noise = _normal(learned, seeds[rows])
-        step = relative[rows] * spec.flatten(weights).norm(dim=1, keepdim=True)
-        noise *= step / noise.norm(dim=1, keepdim=True)
-        return weights | learned.unflatten(learned.flatten(weights) + noise)
+        flat, noise = learned.flatten(weights), _normal(learned, seeds[rows])
+        step = relative[rows] / noise.norm(dim=1, keepdim=True)
+        noise = (step * noise).to(flat.device) * spec.flatten(weights).norm(dim=1, keepdim=True)
+        return weights | learned.unflatten(flat + noise)
 
     return Made(count(networks), make)
 

@@ -29,6 +29,7 @@ from weightspace.weights.spec import (
     count,
     fill_together,
     take,
+    to_device,
 )
 from weightspace.zoo.plan import Run
 from weightspace.zoo.result import accuracies
@@ -78,6 +79,7 @@ class Trainer:
         used = per_epoch * self.batch_size
         order = np.stack([rng.permutation(len(labels))[:used] for _ in range(epochs[-1])])
         batches = torch.from_numpy(order.reshape(1, -1, self.batch_size)).expand(len(runs), -1, -1)
+        start = to_device(start, self.runner.device)
         snapshots = train_runs(self.runner.net, runs, start, images, labels, batches, 0.0)
         return [take(snapshots, (slice(None), i)) for i in range(len(epochs))]
 

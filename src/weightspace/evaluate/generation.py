@@ -138,18 +138,18 @@ def evaluate_generation(
     spec = autoencoder.spec
     good = good_members(zoo, runner, "train", limit, seed)
     members, trained_on = zoo.networks(good), good["task"].to_numpy()
-    z, count = encode_members(autoencoder, members), len(good)
+    z, count = encode_members(autoencoder, members).cpu(), len(good)
     val = zoo.networks(good_members(zoo, runner, "val", limit, seed))
-    z_val, scale = encode_members(autoencoder, val), z.std(0)
+    z_val, scale = encode_members(autoencoder, val).cpu(), z.std(0)
     joint, single = (bandwidth(z, z_val, jointly=j) for j in (True, False))
-    every = encode_members(autoencoder, zoo.networks(zoo.select("train")))
+    every = encode_members(autoencoder, zoo.networks(zoo.select("train"))).cpu()
     latents = {
         "prior": gaussian(every, count, rng),
         "kde": independent(z, count, single * scale, rng),
         "neighbourhood": z + joint * scale * torch.randn(z.shape, generator=rng),
     }
     made: dict[str, Networks] = {
-        kind: Decoded(autoencoder, autoencoder.nearest_valid(latent))
+        kind: Decoded(autoencoder, autoencoder.nearest_valid(latent.to(autoencoder.device)))
         for kind, latent in latents.items()
     }
     made["members"] = members

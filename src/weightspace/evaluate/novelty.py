@@ -24,7 +24,7 @@ from weightspace.progress import progress
 from weightspace.rng import stream, torch_stream
 from weightspace.weights.lazy import Selected
 from weightspace.weights.matching import align
-from weightspace.weights.spec import Population, Spec, Weights, block_size, blocks, take
+from weightspace.weights.spec import Population, Spec, Weights, block_size, blocks, take, to_device
 from weightspace.zoo.result import accuracies, labels_of
 from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.store import Zoo
@@ -59,6 +59,7 @@ def weight_distances(spec: Spec, one: Weights, others: Population) -> np.ndarray
         others: N networks.
 
     """
+    one = to_device(one, torch.device("cpu"))
     x = spec.flatten(one)
     return np.concatenate(
         [

@@ -60,7 +60,7 @@ def latents(
     zoo: Zoo, autoencoder: Autoencoder, members: Mapping[str, pd.DataFrame]
 ) -> dict[str, dict[str, np.ndarray]]:
     """As :func:`readings`, the latents alone."""
-    z = {s: encode_members(autoencoder, zoo.networks(t)).numpy() for s, t in members.items()}
+    z = {s: encode_members(autoencoder, zoo.networks(t)).cpu().numpy() for s, t in members.items()}
     return {"latent": z}
 
 

@@ -44,8 +44,8 @@ def retrieval(
         for one in e
     ]
     pairs = {
-        "d_to_w": (to_weights, trained_on),
-        "w_to_d": (torch.stack(columns, 1), tasks),  # (members, tasks)
+        "d_to_w": (to_weights.cpu(), trained_on),
+        "w_to_d": (torch.stack(columns, 1).cpu(), tasks),  # (members, tasks)
         "w_to_d_by_running": (-runner.losses_on_all_tasks(networks, tasks), tasks),
     }
     late = torch.tensor((members["snapshot"] == members["snapshot"].max()).to_numpy())
@@ -79,7 +79,7 @@ def heat_map(
     condition = Condition.of_tasks(runner.dataset, tasks, _results(sampler, runner, late))
     projected = model.project(model.condition(sampler.embed(condition), condition.target))
     latents = model.project_latent(z[torch.tensor(late.index.to_numpy())])
-    similarity = (latents @ projected.T).numpy()
+    similarity = (latents @ projected.T).cpu().numpy()
     names = ["-".join(map(str, c)) for c in condition.classes.tolist()]
     rows = [(a, b, similarity[i, j]) for i, a in enumerate(names) for j, b in enumerate(names)]
     return pd.DataFrame(rows, columns=["weights_of", "condition", "cosine"])

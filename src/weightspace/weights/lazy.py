@@ -83,7 +83,7 @@ def mean_network(spec: Spec, networks: Population) -> Weights:
     total = {t.name: torch.zeros(t.shape, dtype=torch.float64) for t in spec.tensors}
     for block in blocks(networks, block_size(spec, BLOCK)):
         for name, w in block.items():
-            total[name] += w.sum(0, dtype=torch.float64)
+            total[name] += w.sum(0, dtype=torch.float64).cpu()
     return {name: (w / count(networks)).float()[None] for name, w in total.items()}
 
 
@@ -108,4 +108,4 @@ def standard_deviations(spec: Spec, networks: Population) -> dict[str, float]:
 def _sums(x: Tensor) -> Tensor:
     """Sum of the entries and of their squares ``(2,)``, in float64."""
     x = x.double()
-    return torch.stack([x.sum(), x.square().sum()])
+    return torch.stack([x.sum(), x.square().sum()]).cpu()
