@@ -5,7 +5,7 @@
 Both sides train the same networks on the same images with Adam; a run-step is one optimiser step of
 one network. One by one is plain PyTorch on one thread, which is its best setting: the networks are
 too small for two. At once is the project's training as the zoo stage does it: one process per core.
-Beside them, outputs and their gradients of 128 networks with 64 images each, by vmap of the module
+Beside them, outputs and their gradients of many networks with 64 images each, by vmap of the module
 and as the autoencoder computes them; and how near all this is to the machine's batched matrix product.
 ``speedup_cpu`` compares CPU time instead, on all cores, and holds on a busy machine too.
 """
@@ -15,6 +15,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,59 +24,89 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import report
 from weightspace.nets.base import build_net
-from weightspace.params import CnnSettings, MlpSettings
+from weightspace.params import CnnSettings, MlpSettings, Resnet18Settings, Settings
 from weightspace.runtime import prepare
 from weightspace.weights.spec import stack
 from weightspace.zoo.plan import Run
 from weightspace.zoo.train import train_runs
 
-SHAPE, CLASSES, BATCH, IMAGES = (1, 8, 8), 3, 64, 270
-RUNS, STEPS, ALONE = 96, 100, 3  # at once: runs of one process; one by one: runs
-NETWORKS = 128
-NETS = {  # name -> architecture, settings
-    "mlp": ("mlp", MlpSettings(hidden=(20, 16))),
-    "cnn": ("cnn", CnnSettings(channels=(8, 16), batch_norm=False)),
-    "cnn-batch-norm": ("cnn", CnnSettings(channels=(8, 16), batch_norm=True)),
+CLASSES, BATCH, IMAGES = 3, 64, 90  # of a task; of a step; of a class
+ALL_CLASSES = 10
+ALONE = 3  # runs one by one
+
+
+class Variant(NamedTuple):
+    """An architecture and how much of it is run.
+
+    Attributes:
+        architecture: its name.
+        settings: its sizes.
+        shape: channels, height, width of an image.
+        runs: of one process, at once.
+        steps: of each run.
+        networks: whose outputs are computed.
+
+    """
+
+    architecture: str
+    settings: Settings
+    shape: tuple[int, int, int]
+    runs: int
+    steps: int
+    networks: int
+
+    def net(self):
+        """The architecture at this size."""
+        return build_net(self.architecture, self.shape, CLASSES, self.settings)
+
+
+SMALL = (1, 8, 8), 96, 100, 128
+NETS = {
+    "mlp": Variant("mlp", MlpSettings(hidden=(20, 16)), *SMALL),
+    "cnn": Variant("cnn", CnnSettings(channels=(8, 16), batch_norm=False), *SMALL),
+    "cnn-batch-norm": Variant("cnn", CnnSettings(channels=(8, 16), batch_norm=True), *SMALL),
+    "resnet18": Variant(
+        "resnet18", Resnet18Settings(width=4, stem="small"), (1, 12, 12), 16, 10, 16
+    ),
 }
 
 
-def _net(variant):
-    architecture, settings = NETS[variant]
-    return build_net(architecture, SHAPE, CLASSES, settings)
-
-
-def _data(runs, steps):
+def _data(variant, runs, steps):
     rng = torch.Generator().manual_seed(0)
-    images = torch.randn(runs, IMAGES, *SHAPE, generator=rng)
-    labels = torch.arange(IMAGES) % CLASSES
-    return images, labels, torch.randint(IMAGES, (runs, steps, BATCH), generator=rng)
+    images = torch.randn(ALL_CLASSES, IMAGES, *NETS[variant].shape, generator=rng)
+    classes = torch.stack(
+        [torch.randperm(ALL_CLASSES, generator=rng)[:CLASSES] for _ in range(runs)]
+    )
+    return images, classes, torch.randint(IMAGES * CLASSES, (runs, steps, BATCH), generator=rng)
 
 
 def one_by_one(variant):
     """Plain PyTorch: module, torch.optim.Adam, a loop. Returns wall and CPU seconds."""
-    images, labels, batches = _data(ALONE, STEPS)
+    table, classes, batches = _data(variant, ALONE, NETS[variant].steps)
+    labels = torch.arange(CLASSES).repeat_interleave(IMAGES)
     seconds = cpu = 0.0
     for i in range(ALONE):
-        module = _net(variant).module.requires_grad_().train()
+        images = table[classes[i]].flatten(0, 1)
+        module = NETS[variant].net().module.requires_grad_().train()
         optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
         start, start_cpu = time.perf_counter(), time.process_time()
         for index in batches[i]:
             optimizer.zero_grad()
-            F.cross_entropy(module(images[i, index]), labels[index]).backward()
+            F.cross_entropy(module(images[index]), labels[index]).backward()
             optimizer.step()
         seconds += time.perf_counter() - start
         cpu += time.process_time() - start_cpu
     return seconds, cpu
 
 
-def at_once(variant, count=RUNS, steps=STEPS):
-    """One process's share of the project's training. Returns start, end and CPU seconds of it."""
-    net = _net(variant)
-    images, labels, batches = _data(count, steps)
+def at_once(variant, count, steps):
+    """One process's part of the project's training. Returns start, end and CPU seconds of it."""
+    net = NETS[variant].net()
+    images, classes, batches = _data(variant, count, steps)
     runs = [Run(i, 0, "adam", 1e-3, 0.0, 1, (steps,)) for i in range(count)]
     init = stack([net.init(torch.Generator().manual_seed(i)) for i in range(count)])
     start, start_cpu = time.time(), time.process_time()
-    train_runs(net, runs, init, images, labels, batches, 0.9)
+    train_runs(net, runs, init, images, classes, batches, 0.9)
     return start, time.time(), time.process_time() - start_cpu
 
 
@@ -100,10 +131,10 @@ def in_all(pool, cores, work, *arguments):
 
 def outputs(variant, batched):
     """Outputs and their gradients of many networks. Returns wall and CPU seconds."""
-    net = _net(variant)
-    weights = stack([net.init(torch.Generator().manual_seed(i)) for i in range(NETWORKS)])
+    net, count = NETS[variant].net(), NETS[variant].networks
+    weights = stack([net.init(torch.Generator().manual_seed(i)) for i in range(count)])
     leaves = [w.requires_grad_() for w in weights.values()]
-    images = torch.randn(NETWORKS, BATCH, *SHAPE)
+    images = torch.randn(count, BATCH, *NETS[variant].shape)
     net.module.eval()
     plain = vmap(lambda w, x: functional_call(net.module, w, (x,)))
     start, start_cpu = time.perf_counter(), time.process_time()
@@ -114,19 +145,21 @@ def outputs(variant, batched):
 
 def flops_per_step(variant):
     """Floating point operations of one run-step, forward and backward, counted by PyTorch."""
-    module = _net(variant).module.requires_grad_().train()
+    module = NETS[variant].net().module.requires_grad_().train()
     with FlopCounterMode(display=False) as counter:
-        module(torch.randn(BATCH, *SHAPE)).square().mean().backward()
+        module(torch.randn(BATCH, *NETS[variant].shape)).square().mean().backward()
     return counter.get_total_flops()
 
 
 def measure(variant, rounds, cores, pool):
     """All sides of one variant, interleaved; a first round warms up and does not count."""
+    _, _, _, runs, steps, networks = NETS[variant]
+    at_once_in_all = lambda: in_all(pool, cores, at_once, variant, runs, steps)  # noqa: E731
     sides = {  # name -> amount of work, how to do it
-        "one_by_one": (ALONE * STEPS, lambda: one_by_one(variant)),
-        "at_once": (cores * RUNS * STEPS, lambda: in_all(pool, cores, at_once, variant)),
-        "outputs_vmap": (NETWORKS, lambda: outputs(variant, batched=False)),
-        "outputs": (NETWORKS, lambda: outputs(variant, batched=True)),
+        "one_by_one": (ALONE * steps, lambda: one_by_one(variant)),
+        "at_once": (cores * runs * steps, at_once_in_all),
+        "outputs_vmap": (networks, lambda: outputs(variant, batched=False)),
+        "outputs": (networks, lambda: outputs(variant, batched=True)),
         "matmul_gflops": (cores * PEAK_FLOPS / 1e9, lambda: in_all(pool, cores, matmul_peak)),
     }
     rates, cpu_rates = {name: [] for name in sides}, {name: [] for name in sides}

@@ -26,7 +26,7 @@ from weightspace.data.dataset import PARTS, make_dataset
 from weightspace.errors import WeightspaceError, problem
 from weightspace.jobs import local
 from weightspace.zoo import generate as generator
-from weightspace.zoo import store
+from weightspace.zoo import store, train
 from weightspace.zoo.generate import generate, summarise, work_key
 from weightspace.zoo.plan import Run, plan_run
 from weightspace.zoo.shards import ShardJob, train_shard
@@ -48,22 +48,26 @@ def _inputs(case, rng):
     net = build(case)
     runs = [Run(i, 0, o, lr, wd, 1, s) for i, (o, lr, wd, s) in enumerate(RUNS)]
     shape, classes = NETS[case][2:]
-    images = torch.randn(len(runs), 30, *shape, generator=rng, dtype=torch.float64)
-    labels = torch.arange(30) % classes
-    batches = torch.randint(30, (len(runs), 12, 8), generator=rng)
+    images = torch.randn(classes + 2, 10, *shape, generator=rng, dtype=torch.float64)
+    of_run = torch.stack([torch.randperm(len(images), generator=rng)[:classes] for _ in runs])
+    batches = torch.randint(10 * classes, (len(runs), 12, 8), generator=rng)
     for row, run in zip(batches, runs, strict=True):
         row[run.steps[-1] :] = 0
-    return net, runs, networks(net, len(runs), dtype=torch.float64), images, labels, batches
+    return net, runs, networks(net, len(runs), dtype=torch.float64), images, of_run, batches
 
 
 @pytest.mark.parametrize("momentum", [0.9, 0.0])
 @pytest.mark.parametrize("case", NETS)
 def test_vectorised_training_equals_one_by_one(case, momentum, rng):
-    net, runs, init, images, labels, batches = _inputs(case, rng)
-    found = train_runs(net, runs, init, images, labels, batches, momentum)
+    net, runs, init, images, classes, batches = _inputs(case, rng)
+    found = train_runs(net, runs, init, images, classes, batches, momentum)
     for i, run in enumerate(runs):
         own = {k: w[i] for k, w in init.items()}
-        expected = reference.train_one(net, run, own, images[i], labels, batches[i], momentum)
+        task = (
+            images[classes[i]].flatten(0, 1),
+            torch.arange(classes.shape[1]).repeat_interleave(10),
+        )
+        expected = reference.train_one(net, run, own, *task, batches[i], momentum)
         assert len(expected) == 3
         for name, w in found.items():
             assert w.dtype == torch.float64
@@ -75,17 +79,56 @@ def test_vectorised_training_equals_one_by_one(case, momentum, rng):
 
 @pytest.mark.parametrize("case", ["cnn", "cnn-batch-norm", "mlp", "resnet18-small"])
 def test_runs_do_not_see_each_other(case, rng):
-    net, runs, init, images, labels, batches = _inputs(case, rng)
-    together = train_runs(net, runs, init, images, labels, batches, 0.9)
+    net, runs, init, images, classes, batches = _inputs(case, rng)
+    together = train_runs(net, runs, init, images, classes, batches, 0.9)
     broken = [
         Run(r.run, r.task, r.optimizer, 1e9 if i == 1 else r.lr, r.weight_decay, 1, r.steps)
         for i, r in enumerate(runs)
     ]
-    beside = train_runs(net, broken, init, images, labels, batches, 0.9)
+    beside = train_runs(net, broken, init, images, classes, batches, 0.9)
     for name, w in together.items():
         assert torch.equal(w[[0, 2, 3, 4]], beside[name][[0, 2, 3, 4]])
     head = net.spec.names[-1]
     assert not torch.equal(together[head][1], beside[head][1])
+
+
+@pytest.mark.parametrize("case", ["cnn-batch-norm", "resnet18-small"])
+def test_runs_of_all_optimisers_share_a_gradient_and_no_result_depends_on_it(
+    case, rng, monkeypatch
+):
+    net, runs, init, images, classes, batches = _inputs(case, rng)
+    sizes, gradient = [], type(net).gradient
+
+    def counted(net, weights, x, *rest):
+        sizes.append(len(x))
+        return gradient(net, weights, x, *rest)
+
+    monkeypatch.setattr(type(net), "gradient", counted)
+    arguments = net, runs, init, images, classes, batches, 0.9
+    together = train_runs(*arguments)
+    assert (
+        sizes == [5] * 3 + [4] * 3 + [3] * 3 + [2] * 3
+    )  # of both optimisers; the shortest end first
+    assert {run.optimizer for run in runs[-3:]} == {"adam", "sgd"}
+    sizes.clear()
+    monkeypatch.setattr(train, "_block_size", lambda *_: 2)
+    apart = train_runs(*arguments)
+    assert max(sizes) == 2  # the control
+    for name, w in together.items():
+        torch.testing.assert_close(apart[name], w, rtol=1e-9, atol=1e-11)
+
+
+def test_memory_of_images_does_not_grow_with_runs(rng):
+    images = torch.randn(5, 10, 1, 8, 8, generator=rng)
+    classes = torch.stack([torch.randperm(5, generator=rng)[:3] for _ in range(40)])
+    batches = torch.randint(30, (40, 12, 8), generator=rng)
+    steps = train._steps(classes, batches, images)
+    assert steps.images.data_ptr() == images.data_ptr()  # no copy
+    x, labels = steps.batch(7, torch.tensor([3, 39]))
+    for row, run in enumerate((3, 39)):
+        task = images[classes[run]].flatten(0, 1)  # what a copy for each run would be
+        assert torch.equal(x[row], task[batches[run, 6]])
+        assert torch.equal(labels[row], torch.arange(3).repeat_interleave(10)[batches[run, 6]])
 
 
 def test_cycles_train_every_task_once():

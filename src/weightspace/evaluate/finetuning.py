@@ -29,7 +29,6 @@ from weightspace.weights.spec import (
     count,
     fill_together,
     take,
-    to_device,
 )
 from weightspace.zoo.plan import Run
 from weightspace.zoo.result import accuracies
@@ -71,16 +70,17 @@ class Trainer:
             epochs: after which a copy is taken, in rising order.
 
         """
-        images, labels = self.runner.dataset.task_batch(torch.from_numpy(tasks), "train")
-        per_epoch = len(labels) // self.batch_size
+        dataset = self.runner.dataset
+        images, classes = dataset.images["train"], dataset.classes[torch.from_numpy(tasks)]
+        count = images.shape[1] * classes.shape[1]  # images of a task
+        per_epoch = count // self.batch_size
         steps = tuple(per_epoch * e for e in epochs)
         runs = [Run(i, int(t), "adam", rate, 0.0, epochs[-1], steps) for i, t in enumerate(tasks)]
         rng = stream(self.seed, "finetune", "batches")
         used = per_epoch * self.batch_size
-        order = np.stack([rng.permutation(len(labels))[:used] for _ in range(epochs[-1])])
+        order = np.stack([rng.permutation(count)[:used] for _ in range(epochs[-1])])
         batches = torch.from_numpy(order.reshape(1, -1, self.batch_size)).expand(len(runs), -1, -1)
-        start = to_device(start, self.runner.device)
-        snapshots = train_runs(self.runner.net, runs, start, images, labels, batches, 0.0)
+        snapshots = train_runs(self.runner.net, runs, start, images, classes, batches, 0.0)
         return [take(snapshots, (slice(None), i)) for i in range(len(epochs))]
 
     def accuracy(

@@ -24,7 +24,7 @@ from weightspace.errors import WeightspaceError, problem
 from weightspace.nets.base import Net, build_net
 from weightspace.params import Settings, ZooSettings
 from weightspace.rng import torch_stream
-from weightspace.weights.spec import Weights, stack, to_device
+from weightspace.weights.spec import Weights, stack
 from weightspace.zoo.plan import Run, draw_batches, plan_runs
 from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.store import check_shard, shard_bytes, shard_name
@@ -151,18 +151,17 @@ def _train(runner: TaskRunner, runs: Sequence[Run], batches: Tensor, job: ShardJ
 
     """
     tasks = torch.tensor([run.task for run in runs])
-    images, labels = runner.dataset.task_batch(tasks, "train")
     initial = _initial(runner.net, runs, job.zoo.init, job.seed)
     weights = train_runs(
         runner.net,
         runs,
-        to_device(initial, runner.device),
-        images,
-        labels,
+        initial,
+        runner.dataset.images["train"],
+        runner.dataset.classes[tasks],
         batches,
         job.zoo.momentum,
     )
-    return {name: w.flatten(0, 1).cpu() for name, w in weights.items()}
+    return {name: w.flatten(0, 1) for name, w in weights.items()}
 
 
 def _initial(net: Net, runs: Sequence[Run], init: str, seed: int) -> Weights:

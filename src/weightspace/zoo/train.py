@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from weightspace.nets.base import Net
-from weightspace.weights.spec import Spec, Weights, take
+from weightspace.weights.spec import Spec, Weights, take, to_device
 from weightspace.zoo.plan import Run
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # Adam, Kingma and Ba (2015), arXiv 1412.6980
@@ -17,7 +18,11 @@ BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # Adam, Kingma and Ba (2015), arXiv 1412.6
 # its caches (benchmarks/zoo_training.py: a CNN is fastest with 12 to 32, an MLP with 96); on a GPU
 # they fit its memory, which holds about five times as much during a step.
 ACTIVATIONS = {"cpu": 1_400_000, "cuda": 1_000_000_000}
+FEWEST = {"cpu": 4, "cuda": 1}  # at least, for what a step costs however few there are
 RUNS = {"cpu": 128, "cuda": 4096}  # at most
+
+# Of weights, by gradient, state, step and momentum, in place
+Update = Callable[[Tensor, Tensor, Weights, int, float], None]
 
 
 def train_runs(
@@ -25,33 +30,34 @@ def train_runs(
     runs: Sequence[Run],
     init: Weights,
     images: Tensor,
-    labels: Tensor,
+    classes: Tensor,
     batches: Tensor,
     momentum: float,
 ) -> Weights:
-    """Train R networks side by side and keep S snapshots of each.
+    """Train R networks side by side, where the images are, and keep S snapshots of each.
 
     Args:
         net: the architecture.
         runs: R plans.
         init: initial weights ``(R, *shape)``, buffers included.
-        images: train images of each run ``(R, n, C, H, W)``.
-        labels: their labels ``(n,)``, the same for all runs.
-        batches: image index of every step ``(R, steps, B)``, padded to the longest run.
+        images: train images of K classes ``(K, n, C, H, W)``, which the runs share.
+        classes: those of each run ``(R, c)``: its image i is image ``i % n`` of class ``i // n``.
+        batches: images of every step ``(R, steps, B)``, padded to the longest run.
         momentum: momentum of SGD.
 
     Returns:
-        Weights ``(R, S, *shape)``, with the running statistics of each snapshot.
+        Weights ``(R, S, *shape)`` where ``init`` is, with the running statistics of each snapshot.
 
     """
     size = _block_size(net, batches.shape[2], images.device.type)
     first = init[net.spec.names[0]]
     snapshots = first.new_empty(len(runs), len(runs[0].steps), net.spec.numel)
     for rows in _blocks(runs, size):
-        block, index = [runs[i] for i in rows], rows.to(images.device)
-        snapshots[index] = _train_block(
-            net, block, take(init, index), images[index], labels, batches[rows], momentum
-        )
+        block = [runs[i] for i in rows]
+        start = to_device(take(init, rows.to(first.device)), images.device)
+        steps = _steps(classes[rows], batches[rows], images)
+        trained = _train_block(net, block, start, steps, momentum)
+        snapshots[rows.to(first.device)] = trained.to(first.device)
     flat = net.spec.unflatten(snapshots.flatten(0, 1))
     return {name: w.unflatten(0, snapshots.shape[:2]) for name, w in flat.items()}
 
@@ -59,32 +65,61 @@ def train_runs(
 def _block_size(net: Net, batch: int, device: str) -> int:
     """Runs that are trained side by side, the fewer the larger their layers are."""
     fitting = ACTIVATIONS[device] // (net.activations * batch)
-    return int(min(max(fitting, 1), RUNS[device]))
+    return int(min(max(fitting, FEWEST[device]), RUNS[device]))
 
 
 def _blocks(runs: Sequence[Run], size: int) -> list[Tensor]:
-    """Rows of the runs that are trained together: of one optimiser, of about the same length."""
-    order = sorted(range(len(runs)), key=lambda i: (runs[i].optimizer, runs[i].steps[-1]))
-    blocks: list[Tensor] = []
-    for _, group in groupby(order, key=lambda i: runs[i].optimizer):
-        rows = torch.tensor(list(group))
-        blocks += rows.chunk(-(-len(rows) // size))
-    return blocks
+    """Rows of the runs that are trained together: of about the same length, by optimiser."""
+    order = torch.tensor(sorted(range(len(runs)), key=lambda i: runs[i].steps[-1]))
+    blocks = order.chunk(-(-len(runs) // size))
+    return [torch.tensor(sorted(b.tolist(), key=lambda i: runs[i].optimizer)) for b in blocks]
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """Batches of A runs.
+
+    Attributes:
+        images: of all runs ``(L, C, H, W)``.
+        index: of the image ``(steps, A, B)``.
+        labels: ``(steps, A, B)``.
+
+    """
+
+    images: Tensor
+    index: Tensor
+    labels: Tensor
+
+    def batch(self, step: int, active: Tensor) -> tuple[Tensor, Tensor]:
+        """Images ``(a, B, C, H, W)`` and labels ``(a, B)`` of some runs in a step, from 1 on."""
+        index = self.index[step - 1].index_select(0, active)
+        images = self.images.index_select(0, index.flatten()).unflatten(0, index.shape)
+        return images, self.labels[step - 1].index_select(0, active)
+
+
+def _steps(classes: Tensor, batches: Tensor, images: Tensor) -> _Steps:
+    """The steps of A runs. Arguments are those of :func:`train_runs`."""
+    labels = (batches // images.shape[1]).transpose(0, 1).contiguous()  # (steps, A, B)
+    chosen = classes[torch.arange(len(classes))[:, None], labels]
+    index = chosen * images.shape[1] + batches.transpose(0, 1) % images.shape[1]
+    return _Steps(images.flatten(0, 1), index.to(images.device), labels.to(images.device))
 
 
 def _train_block(
-    net: Net,
-    runs: Sequence[Run],
-    init: Weights,
-    images: Tensor,
-    labels: Tensor,
-    batches: Tensor,
-    momentum: float,
+    net: Net, runs: Sequence[Run], init: Weights, steps: _Steps, momentum: float
 ) -> Tensor:
-    """Train runs of one optimiser; snapshots ``(R, S, numel)`` in the order of the spec.
+    """Train runs sorted by optimiser; snapshots ``(R, S, numel)`` in the order of the spec.
 
     All parameters lie in one matrix ``(A, P)`` of the A runs that have steps left, so that a step
-    of the optimiser is a handful of operations in place. Arguments are those of :func:`train_runs`.
+    of an optimiser is a handful of operations in place on neighbouring rows.
+
+    Args:
+        net: the architecture.
+        runs: R plans.
+        init: initial weights ``(R, *shape)``.
+        steps: batches.
+        momentum: momentum of SGD.
+
     """
     learned = net.spec.parameters
     flat = learned.flatten(init)
@@ -95,29 +130,36 @@ def _train_block(
         "first": torch.zeros_like(flat),
         "second": torch.zeros_like(flat),
     }
-    update = UPDATES[runs[0].optimizer]
     snapshots = flat.new_empty(len(runs), len(runs[0].steps), net.spec.numel)
     due = _due(runs)
-    active = torch.arange(len(runs))
-    # Image and label of every step (steps, A, B), the images in one table of all runs.
-    samples = (batches + images.shape[1] * active[:, None, None]).transpose(0, 1).contiguous()
-    answers = labels[batches.to(labels.device)].transpose(0, 1).contiguous()
-    table = images.flatten(0, 1)
+    active = torch.arange(len(runs), device=flat.device)
+    updates = _updates(runs)
     for step in range(1, max(due) + 1):
-        chosen = samples[step - 1].to(images.device)  # (A, B)
-        x = table.index_select(0, chosen.flatten()).unflatten(0, chosen.shape)
-        g = _gradient(net, learned, flat, buffers, x, answers[step - 1])
-        update(flat, g.addcmul_(state["decay"], flat), state, step, momentum)
+        g = _gradient(net, learned, flat, buffers, *steps.batch(step, active))
+        g.addcmul_(state["decay"], flat)
+        for update, part in updates:
+            update(flat[part], g[part], take(state, part), step, momentum)
         if step not in due:
             continue
-        rows, snapshot, left = due[step]
+        rows, snapshot, left = (index.to(flat.device) for index in due[step])
         weights = take(learned.unflatten(flat) | buffers, rows)
         snapshots[active[rows], snapshot] = net.spec.flatten(weights)
         if len(left) < len(active):  # drop finished runs
             active, flat = active[left], flat[left]
             buffers, state = take(buffers, left), take(state, left)
-            samples, answers = samples[:, left], answers[:, left.to(answers.device)]
+            updates = _updates([runs[i] for i in active.tolist()])
     return snapshots
+
+
+def _updates(runs: Sequence[Run]) -> list[tuple[Update, slice]]:
+    """The update of each optimiser, and its rows among runs sorted by optimiser."""
+    out = []
+    start = 0
+    for name, group in groupby(run.optimizer for run in runs):
+        stop = start + len(list(group))
+        out.append((UPDATES[name], slice(start, stop)))
+        start = stop
+    return out
 
 
 def _due(runs: Sequence[Run]) -> dict[int, tuple[Tensor, Tensor, Tensor]]:
@@ -175,7 +217,7 @@ def _sgd(w: Tensor, g: Tensor, state: Weights, _: int, momentum: float) -> None:
 
 
 # Updates in place, as torch.optim; weight decay is already part of the gradient.
-UPDATES: dict[str, Callable[[Tensor, Tensor, Weights, int, float], None]] = {
+UPDATES: dict[str, Update] = {
     "adam": _adam,
     "sgd": _sgd,
 }
