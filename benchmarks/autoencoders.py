@@ -40,6 +40,7 @@ from weightspace.registry import resolve
 from weightspace.runtime import prepare
 from weightspace.weights.pca import FeaturePca, fit_pca
 from weightspace.zoo.generate import generate
+from weightspace.zoo.outputs import choose_probes
 from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.store import Zoo
 
@@ -154,11 +155,12 @@ class World:
         )
         options = self.params.autoencoders.of(name).model_copy(update=own)
         seen = ("train", "val")
-        data = AutoencoderData(
+        data = AutoencoderData.measure(
             TaskRunner(self.net, self.dataset),
             self.pca(PCA),
             {s: self.weights[s] for s in seen},
             {s: self.members[s] for s in seen},
+            choose_probes(self.dataset, self.params.outputs.probes, self.params.seed),
         )
         autoencoder, _ = resolve(AUTOENCODERS, name, "autoencoder").fit(
             data, fit, options, self.params.seed

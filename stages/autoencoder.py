@@ -2,20 +2,16 @@
 
 from _live import live
 from _stage import DATA, METRICS, run
-from weightspace.artifacts import AUTOENCODER_FILE, PCA_FILE, ZOO_FOLDER, write_csv
+from weightspace.artifacts import AUTOENCODER_FILE, write_csv
 from weightspace.autoencoders import AUTOENCODERS
 from weightspace.autoencoders.base import AutoencoderData
 from weightspace.params import Params
 from weightspace.registry import resolve
-from weightspace.weights.pca import TensorPca
-from weightspace.zoo.runner import load_runner
-from weightspace.zoo.store import Zoo
 
 
 def main(params: Params) -> None:
     """Write data/autoencoder and the loss curves."""
-    pca = TensorPca.load(DATA / PCA_FILE)
-    data = AutoencoderData.of(Zoo.open(DATA / ZOO_FOLDER), load_runner(DATA, params), pca)
+    data = AutoencoderData.load(DATA, params)
     family = resolve(AUTOENCODERS, params.autoencoder.model, "autoencoder.model")
     with live("autoencoder"):
         options = params.autoencoders.of(params.autoencoder.model)

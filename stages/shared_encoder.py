@@ -10,6 +10,7 @@ from weightspace.sampling.calibration import calibrate
 from weightspace.sampling.sampler import Sampler
 from weightspace.shared_encoders import SHARED_ENCODERS
 from weightspace.shared_encoders.base import SharedEncoderData, encode_pairs
+from weightspace.zoo.outputs import load_originals
 from weightspace.zoo.result import Result
 from weightspace.zoo.store import Zoo
 
@@ -18,10 +19,13 @@ def main(params: Params) -> None:
     """Write data/shared_encoder and the loss curves."""
     zoo, (runner, autoencoder) = Zoo.open(DATA / ZOO_FOLDER), load_trained(DATA, params)
     settings = params.shared_encoder
-    train, val = (
-        encode_pairs(zoo, split, runner, autoencoder, Result(settings.result))
-        for split in ("train", "val")
-    )
+    result = Result(settings.result)
+    pairs = {}
+    for split, originals in load_originals(DATA, zoo).items():
+        members = zoo.select(split)
+        networks = zoo.networks(members)
+        pairs[split] = encode_pairs(members, networks, originals, runner, autoencoder, result)
+    train, val = pairs["train"], pairs["val"]
     encoder = params.dataset_encoders.of(settings.dataset_encoder)
     data = SharedEncoderData(runner, autoencoder, train, val, encoder)
     family = resolve(SHARED_ENCODERS, settings.model, "shared_encoder.model")

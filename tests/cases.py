@@ -64,6 +64,7 @@ TINY = merged(
             "mlp": {"hidden": [6, 5]},
             "resnet18": {"width": 2, "stem": "small"},
         },
+        "outputs": {"probes": 20},
         "pca": {"components": 8, "identity_below": 5},
         "autoencoder": {
             "model": "mlp",
@@ -75,7 +76,6 @@ TINY = merged(
             "other_queries": FILE["autoencoder"]["other_queries"],
         },
         "autoencoders": {
-            "functional": {"probes": 20},
             "mlp": {"hidden": [12]},
             "variational": {"hidden": [12]},
             "residual": {"hidden": [12]},

@@ -4,6 +4,7 @@ import fcntl
 import os
 import shutil
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -26,6 +27,7 @@ from weightspace.shared_encoders import SHARED_ENCODERS
 from weightspace.shared_encoders.base import SharedEncoderData, encode_pairs
 from weightspace.weights.pca import TensorPca, fit_pca
 from weightspace.zoo import generate as generator
+from weightspace.zoo.outputs import choose_probes
 from weightspace.zoo.result import Result
 from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.store import Zoo
@@ -95,18 +97,27 @@ class Tiny:
     def pairs(self, autoencoder, result="accuracy", encoder=None) -> SharedEncoderData:
         """What a shared encoder is fitted on; by default with the statistics of pixels as D."""
         encoder = encoder or self.params.dataset_encoders.statistics
+        data = self.data
         train, val = (
-            encode_pairs(self.zoo, split, self.runner, autoencoder, Result(result))
+            encode_pairs(
+                data.members[split],
+                data.weights[split],
+                data.originals[split],
+                self.runner,
+                autoencoder,
+                Result(result),
+            )
             for split in ("train", "val")
         )
         return SharedEncoderData(self.runner, autoencoder, train, val, encoder)
 
-    @property
+    @cached_property
     def data(self) -> AutoencoderData:
         """What an autoencoder is fitted on."""
         members = {split: self.zoo.select(split) for split in ("train", "val")}
         weights = {split: self.zoo.weights(table) for split, table in members.items()}
-        return AutoencoderData(self.runner, self.pca, weights, members)
+        probes = choose_probes(self.dataset, self.params.outputs.probes, self.params.seed)
+        return AutoencoderData.measure(self.runner, self.pca, weights, members, probes)
 
 
 def _here(jobs, runtime):

@@ -243,7 +243,8 @@ def planted(world):
         members = {
             s: tiny.data.members[s].iloc[:n] for s, (n, _) in zip(SEEN, PLANTED, strict=False)
         }
-        data = AutoencoderData(tiny.runner, pca, {"train": train, "val": val}, members)
+        weights = {"train": train, "val": val}
+        data = AutoencoderData.measure(tiny.runner, pca, weights, members, tiny.data.probes)
         return Planted(tiny.params, data, held)
 
     return make
@@ -572,7 +573,7 @@ def test_the_views_of_the_contrast_are_permuted_networks(fitted, monkeypatch):
     tokens_of = autoencoder.tokens
     monkeypatch.setattr(autoencoder, "tokens", lambda w: read.append(w) or tokens_of(w))
     monkeypatch.setattr(TOKENS, "nt_xent", lambda a, b, t: pairs.append((a, b)) or nt_xent(a, b, t))
-    loss = TOKENS.TokensLoss(autoencoder, world.data, world.params.autoencoder, 0)
+    loss = TOKENS.TokensLoss(autoencoder, world.data, world.params.autoencoder)
     rows = torch.tensor([5, 3, 8, 0])
     parts = loss(rows, "train", torch.Generator().manual_seed(1), None)
     original, permuted = read

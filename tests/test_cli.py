@@ -381,7 +381,11 @@ def test_info(run, sampled, project_root):
     (sampled / "classes" / "ö").mkdir(parents=True)
     Image.new("L", (8, 8)).save(sampled / "classes" / "ö" / "1.png")
     for path, said in {
-        project_root: ("project", "dataset, zoo, pca, autoencoder, shared", "120 of 40 runs"),
+        project_root: (
+            "project",
+            "dataset, zoo, outputs, pca, autoencoder, shared",
+            "120 of 40 runs",
+        ),
         project_root / "data" / "zoo": ("zoo", "cnn"),
         project_root / "data" / "dataset": ("dataset", "1x8x8"),
         project_root / "data" / "autoencoder" / "autoencoder.safetensors": ("autoencoder", "mlp"),

@@ -116,7 +116,8 @@ def test_every_stage_gives_the_same_bytes_again(finished_clone, copied):
     """In another process and in one go; DVC finds nothing that differs from its lock."""
     copied.run("git", "clean", "-fdXq", "data")
     shutil.rmtree(copied.root / "metrics")
-    copied.stages("check", "dataset", "zoo", "pca", "autoencoder", "shared_encoder", "evaluate_*")
+    copied.stages("check", "dataset", "zoo", "outputs", "pca", "autoencoder", "shared_encoder")
+    copied.stages("evaluate_*")
     copied.stages("summary")
     assert copied.hashes("data") == finished_clone.hashes("data")
     again = copied.dvc("repro")
@@ -190,6 +191,7 @@ RERUNS = [
     ),
     ({"autoencoders.functional.depth": 2}, {"check", "autoencoder"}),
     ({"shared_encoders.generator.decoded": 3}, {"check", "shared_encoder"}),
+    ({"outputs.probes": 9}, {"check", "outputs"}),
     ({"pca.identity_below": 3}, {"check", "pca"}),
 ]
 # DVC takes seconds to start: one process asks about every text of params.yaml.

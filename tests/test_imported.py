@@ -86,7 +86,7 @@ def test_later_stages_accept_it(folder, world, project_root):
     members = {s: zoo.select(s) for s in ("train", "val", "test_sets")}
     weights = {s: zoo.weights(t) for s, t in members.items()}
     pca = fit_pca(zoo.spec, weights["train"], tiny.params.pca)
-    data = AutoencoderData(tiny.runner, pca, weights, members)
+    data = AutoencoderData.measure(tiny.runner, pca, weights, members, tiny.data.probes)
     for name in AUTOENCODERS:
         autoencoder, _ = resolve(AUTOENCODERS, name, "autoencoder").fit(
             data, tiny.params.autoencoder, tiny.params.autoencoders.of(name), 0
@@ -206,7 +206,7 @@ def test_every_later_stage_runs_on_an_imported_zoo(finished_clone, tmp_path):
     (root / "mine").rename(root / "data" / "zoo")
     for path in root.glob("metrics/*.json"):
         path.unlink()
-    clone.stages("pca", "autoencoder", "shared_encoder", "evaluate_*")
+    clone.stages("outputs", "pca", "autoencoder", "shared_encoder", "evaluate_*")
     metrics = {p.stem for p in root.glob("metrics/*.json")}
     stages = ("reconstruction", "sampling", "novelty", "finetuning", "properties", "generation")
     assert metrics == set(stages)

@@ -261,7 +261,7 @@ def test_the_generated_dependencies_skip_links_and_markers(tmp_path):
 def test_plugin_and_project_member_run_as_stages(site, tmp_path):
     """One after the other in one clone; what each leaves says where it is from."""
     workspace = extended(clone(tmp_path / "clone"), site, SETTINGS)
-    workspace.stages("check", "dataset", "zoo", "pca", "autoencoder")
+    workspace.stages("check", "dataset", "zoo", "outputs", "pca", "autoencoder")
     artefact = workspace.root / "data" / "autoencoder" / "autoencoder.safetensors"
     facts = {"distribution": "weightspace-ridge", "version": "0.1.0"}
     assert read_meta(artefact)["members"] == {"autoencoders.ridge": facts}

@@ -33,7 +33,7 @@ TINY = {
     "autoencoders.mlp.hidden": [16],
     "autoencoders.functional.width": 16,
     "autoencoders.functional.depth": 1,
-    "autoencoders.functional.probes": 10,
+    "outputs.probes": 10,
     "autoencoder.own_queries": 4,
     "autoencoder.other_queries": 2,
     "autoencoder.epochs": 2,

@@ -36,6 +36,7 @@ from weightspace.errors import WeightspaceError, problem
 DATASET_FOLDER, ZOO_FOLDER = Path("dataset"), Path("zoo")
 IMAGES_FILE, TASKS_FILE = DATASET_FOLDER / "images.safetensors", DATASET_FOLDER / "tasks.parquet"
 MEMBERS_FILE = ZOO_FOLDER / "members.parquet"  # next to it the shards, see zoo/store.py
+OUTPUTS_FILES = {split: Path("outputs") / f"{split}.safetensors" for split in ("train", "val")}
 PCA_FILE = Path("pca") / "pca.safetensors"
 AUTOENCODER_FILE = Path("autoencoder") / "autoencoder.safetensors"
 SHARED_ENCODER_FILE = Path("shared_encoder") / "shared_encoder.safetensors"

@@ -273,6 +273,12 @@ class NetsSettings(FamilySettings):
     resnet18: Resnet18Settings
 
 
+class OutputsSettings(Settings):
+    """Outputs of train and val members that are stored for the fits."""
+
+    probes: int = Field(ge=1, description="images of any class that every member is run on")
+
+
 class PcaSettings(Settings):
     """First compression: one principal component basis per named tensor."""
 
@@ -326,7 +332,6 @@ class FunctionalSettings(BehaviouralSettings):
     )
     width: int = Field(ge=1, description="features inside encoder and decoder")
     depth: int = Field(ge=0, description="residual blocks of each")
-    probes: int = Field(ge=1, description="probe inputs")
     learn_probes: bool = Field(description="fit the probes too; every step then runs all originals")
     latent_noise: NonNegative = Field(description="noise on z while fitting")
     structural_weight: NonNegative = Field(description="weight of the coefficient error")
@@ -544,6 +549,7 @@ class Params(Settings):
     seed: int = Field(ge=0, description="root of all random streams")
     dataset: DatasetSettings
     zoo: ZooSettings
+    outputs: OutputsSettings
     pca: PcaSettings
     autoencoder: AutoencoderSettings
     shared_encoder: SharedEncoderSettings

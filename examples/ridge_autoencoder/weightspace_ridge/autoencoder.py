@@ -16,10 +16,15 @@ from pydantic import Field
 from torch import Tensor
 
 from weightspace import params
-from weightspace.autoencoders.base import Autoencoder, AutoencoderData
+from weightspace.autoencoders.base import (
+    Autoencoder,
+    AutoencoderData,
+    by_block,
+    encode_members,
+)
 from weightspace.errors import problem
 from weightspace.weights.pca import TensorPca
-from weightspace.weights.spec import Weights
+from weightspace.weights.spec import Population, Weights
 
 
 class Settings(params.Settings):
@@ -76,10 +81,11 @@ class RidgeAutoencoder(Autoencoder):
         return {"pca": self.pca.meta(), **super().meta()}
 
     @torch.no_grad()
-    def solve(self, weights: Weights) -> None:
+    def solve(self, weights: Population) -> None:
         """Set centre, encoder and decoder from N train members ``(N, *shape)``, in float64."""
-        self.centre.copy_(self.coefficients(weights).mean(0))
-        x = self.coefficients(weights).double()  # (N, features)
+        shape = (self.pca.features,)
+        self.centre.copy_(by_block(self, weights, shape, self.coefficients).mean(0))
+        x = by_block(self, weights, shape, self.coefficients).double()  # (N, features)
         directions = torch.linalg.eigh(x.T @ x).eigenvectors.flip(1)[:, : self.latent]
         z = x @ directions  # (N, latent)
         size = z.square().mean().sqrt().clamp_min(1e-12)
@@ -111,7 +117,7 @@ def fit(
     autoencoder.solve(data.weights["train"])
     row = {"epoch": 1}
     for split, weights in data.weights.items():
-        x = autoencoder.coefficients(weights)
-        error = x - autoencoder.encode(weights) @ autoencoder.decoder
+        x = by_block(autoencoder, weights, (data.pca.features,), autoencoder.coefficients)
+        error = x - encode_members(autoencoder, weights) @ autoencoder.decoder
         row[f"{split}_loss"] = float(error.square().mean() / x.square().mean())
     return autoencoder, pd.DataFrame([row])

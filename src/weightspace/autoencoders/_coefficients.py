@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from weightspace.autoencoders._loss import FitLoss
-from weightspace.autoencoders.base import Autoencoder, AutoencoderData
+from weightspace.autoencoders.base import Autoencoder, AutoencoderData, by_block
 from weightspace.learning.loop import fit as run_fit
 from weightspace.params import AutoencoderSettings, BehaviouralSettings
 from weightspace.rng import torch_stream
@@ -163,8 +163,12 @@ def fit_coefficients(
         seed: root seed.
 
     """
-    scaled = {split: autoencoder.scaled(weights) for split, weights in data.weights.items()}
-    combine = FitLoss(data, settings, autoencoder.settings.behaviour_weight, seed)
+    features = (autoencoder.pca.features,)
+    scaled = {
+        split: by_block(autoencoder, weights, features, autoencoder.scaled)
+        for split, weights in data.weights.items()
+    }
+    combine = FitLoss(data, settings, autoencoder.settings.behaviour_weight)
 
     def loss(rows: Tensor, split: str, rng: torch.Generator) -> dict[str, Tensor]:
         if settings.augment_permutations and split == "train":

@@ -10,11 +10,17 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from weightspace.autoencoders.base import BLOCK, Autoencoder, AutoencoderData, encode_members
+from weightspace.autoencoders.base import (
+    BLOCK,
+    Autoencoder,
+    AutoencoderData,
+    by_block,
+    encode_members,
+)
 from weightspace.learning.loop import fit as run_fit
 from weightspace.params import AutoencoderSettings, BehaviouralSettings
 from weightspace.weights.pca import FeaturePca
-from weightspace.weights.spec import Spec, Weights, blocks, to_device
+from weightspace.weights.spec import Population, Spec, Weights, block_size, blocks, to_device
 
 
 class FeaturePcaAutoencoder(Autoencoder):
@@ -47,14 +53,10 @@ class FeaturePcaAutoencoder(Autoencoder):
         """Group of each entry ``(numel,)``: the entries of a group share their scale."""
 
     @torch.no_grad()
-    def fit_scale(self, weights: Weights) -> None:
+    def fit_scale(self, weights: Population) -> None:
         """Measure what entries are centred and scaled by, from N networks, in float64."""
-        free, groups = self.spec.unconstrain(weights), self.groups().cpu()
-        moments = [
-            torch.var_mean(free[name].flatten(1).double(), 0, correction=0)
-            for name in self.spec.names
-        ]
-        variance, mean = (torch.cat(parts) for parts in zip(*moments, strict=True))
+        variance, mean = moments(self.spec, weights)
+        groups = self.groups().cpu()
         if self.one_centre:
             common = group_means(mean, groups)[groups]
             mean, variance = common, variance + (mean - common).square()
@@ -92,9 +94,40 @@ class FeaturePcaAutoencoder(Autoencoder):
         return {"spec": self.spec.to_json(), **super().meta()}
 
     @torch.no_grad()
-    def fit_pool(self, weights: Weights) -> None:
+    def fit_pool(self, weights: Population) -> None:
         """Fit the PCA to the features of N networks."""
-        self.pool.fit(torch.cat([self.features(block) for block in blocks(weights, BLOCK)]))
+        shape = tuple(self.pool.mean.shape)
+        self.pool.fit(by_block(self, weights, shape, self.features))
+
+
+def moments(spec: Spec, weights: Population) -> tuple[Tensor, Tensor]:
+    """Variance and mean ``(numel,)`` of every unconstrained entry over N networks, in float64.
+
+    Block by block, merged by Chan, Golub, LeVeque (1979), Updating formulae and a pairwise algorithm
+    for computing sample variances, equation 2.1.
+
+    Args:
+        spec: the architecture.
+        weights: tensors ``(N, *shape)``.
+
+    >>> from weightspace.weights.spec import TensorSpec
+    >>> spec = Spec("example", (TensorSpec("a", (1,), "parameter", (None,)),))
+    >>> moments(spec, {"a": torch.tensor([[1.0], [3.0], [5.0], [7.0]])})
+    (tensor([5.], dtype=torch.float64), tensor([4.], dtype=torch.float64))
+
+    """
+    variance, mean = torch.zeros(2, spec.numel, dtype=torch.float64)
+    before = 0
+    for block in blocks(weights, block_size(spec, BLOCK)):
+        x = spec.flatten(spec.unconstrain(block)).double()
+        of_block, centre = torch.var_mean(x, 0, correction=0)
+        fraction = len(x) / (before + len(x))
+        shift = centre - mean
+        mean = mean + fraction * shift
+        between = fraction * (1 - fraction) * shift.square()
+        variance = (1 - fraction) * variance + fraction * of_block + between
+        before += len(x)
+    return variance, mean
 
 
 def group_means(values: Tensor, groups: Tensor) -> Tensor:

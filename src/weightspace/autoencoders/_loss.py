@@ -7,12 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from weightspace.autoencoders.base import AutoencoderData, choose_images
+from weightspace.autoencoders.base import AutoencoderData
 from weightspace.learning.behavioural import BehaviouralLoss
 from weightspace.params import AutoencoderSettings
 from weightspace.weights.spec import Weights
-
-OTHER_IMAGES = 256  # images of any class for the behavioural loss of autoencoders without probes
 
 
 class FitLoss:
@@ -22,18 +20,14 @@ class FitLoss:
         data: members and images.
         settings: section ``autoencoder`` of params.yaml.
         weight: of the behavioural loss.
-        seed: root seed.
 
     """
 
-    def __init__(
-        self, data: AutoencoderData, settings: AutoencoderSettings, weight: float, seed: int
-    ) -> None:
+    def __init__(self, data: AutoencoderData, settings: AutoencoderSettings, weight: float) -> None:
         self.weight = weight
         if weight:
-            images = choose_images(data.dataset, OTHER_IMAGES, seed)
-            originals = data.originals(images)
-            self.behaviour = BehaviouralLoss(data.runner, images, originals, settings)
+            images = data.probes.to(data.runner.device)
+            self.behaviour = BehaviouralLoss(data.runner, images, data.originals, settings)
 
     def __call__(
         self,

@@ -13,18 +13,20 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from weightspace.artifacts import AUTOENCODER_FILE, load_tensors, rebuilding, save_tensors
+from weightspace.artifacts import (
+    AUTOENCODER_FILE,
+    PCA_FILE,
+    ZOO_FOLDER,
+    load_tensors,
+    rebuilding,
+    save_tensors,
+)
 from weightspace.autoencoders import AUTOENCODERS
 from weightspace.data.dataset import Dataset
 from weightspace.errors import problem
-from weightspace.learning.behavioural import (
-    Originals,
-    read_originals,
-)
 from weightspace.nets.base import Net
 from weightspace.params import BehaviouralSettings, Params
 from weightspace.registry import origins, resolve
-from weightspace.rng import torch_stream
 from weightspace.weights.pca import TensorPca
 from weightspace.weights.spec import (
     Population,
@@ -38,6 +40,7 @@ from weightspace.weights.spec import (
     take,
     to_device,
 )
+from weightspace.zoo.outputs import FITTED, Originals, load_originals, read_originals
 from weightspace.zoo.runner import TaskRunner, load_runner
 from weightspace.zoo.store import Zoo
 
@@ -51,29 +54,60 @@ class AutoencoderData:
     Attributes:
         runner: the architecture and the tasks.
         pca: the fitted first compression.
-        weights: split -> weights ``(N, *shape)``.
+        weights: split -> networks ``(N, *shape)``, in memory or to be taken block by block.
         members: split -> table of the same members.
+        originals: split -> what the same members gave for known images.
 
     """
 
     runner: TaskRunner
     pca: TensorPca
-    weights: dict[str, Weights]
-    members: dict[str, pd.DataFrame]
+    weights: Mapping[str, Population]
+    members: Mapping[str, pd.DataFrame]
+    originals: Mapping[str, Originals]
 
     @classmethod
-    def of(cls, zoo: Zoo, runner: TaskRunner, pca: TensorPca) -> AutoencoderData:
-        """Members of a zoo.
+    def load(cls, data: Path, params: Params) -> AutoencoderData:
+        """What the stages before left in ``data``; weights are read where they are taken.
 
-        Args:
-            zoo: the population.
-            runner: the architecture and the tasks.
-            pca: the fitted first compression.
+        Raises:
+            WeightspaceError: a stage has not run, or its output is damaged.
 
         """
-        members = {split: zoo.select(split) for split in ("train", "val")}
-        weights = {split: zoo.weights(table) for split, table in members.items()}
-        return cls(runner, pca, weights, members)
+        zoo = Zoo.open(data / ZOO_FOLDER)
+        members = {split: zoo.select(split) for split in FITTED}
+        return cls(
+            load_runner(data, params),
+            TensorPca.load(data / PCA_FILE),
+            {split: zoo.networks(table) for split, table in members.items()},
+            members,
+            load_originals(data, zoo),
+        )
+
+    @classmethod
+    def measure(
+        cls,
+        runner: TaskRunner,
+        pca: TensorPca,
+        weights: Mapping[str, Population],
+        members: Mapping[str, pd.DataFrame],
+        probes: Tensor,
+    ) -> AutoencoderData:
+        """Members whose outputs are not stored: they are run.
+
+        Args:
+            runner: the architecture and the tasks.
+            pca: the fitted first compression.
+            weights: split -> networks ``(N, *shape)``.
+            members: split -> table of the same members.
+            probes: images of any class ``(K, C, H, W)``.
+
+        """
+        originals = {
+            split: read_originals(runner, members[split], networks, probes)
+            for split, networks in weights.items()
+        }
+        return cls(runner, pca, weights, members, originals)
 
     @property
     def net(self) -> Net:
@@ -86,35 +120,14 @@ class AutoencoderData:
         return self.runner.dataset
 
     @property
+    def probes(self) -> Tensor:
+        """Images of any class ``(K, C, H, W)`` that all members were run on."""
+        return self.originals["train"].probes
+
+    @property
     def counts(self) -> dict[str, int]:
         """Members of each split."""
         return {split: len(table) for split, table in self.members.items()}
-
-    def originals(self, images: Tensor) -> dict[str, Originals]:
-        """Outputs of all members, on images of their tasks and on some of any class."""
-        return {
-            split: read_originals(
-                self.runner, images, self.members[split]["task"].to_numpy(), weights
-            )
-            for split, weights in self.weights.items()
-        }
-
-
-def choose_images(dataset: Dataset, count: int, seed: int) -> Tensor:
-    """Real train images of seen classes, as many of each class: ``(K, C, H, W)``.
-
-    Args:
-        dataset: images and tasks.
-        count: K.
-        seed: root seed.
-
-    """
-    seen = torch.tensor(dataset.seen)
-    images = dataset.images["train"][seen]  # (classes, n, C, H, W)
-    rng = torch_stream(seed, "autoencoder", "probes")
-    order = torch.randperm(images.shape[1], generator=rng)
-    alternating = images[:, order].transpose(0, 1).flatten(0, 1)  # class after class, then again
-    return alternating[:count].clone()
 
 
 class Autoencoder(nn.Module, ABC):
@@ -166,6 +179,21 @@ class Autoencoder(nn.Module, ABC):
         """Latents ``(N, O, latent)`` of weights that were checked."""
         latents = [self._encode(reorder_outputs(self.spec, weights, order)) for order in orders]
         return torch.stack(latents, 1)
+
+    @property
+    def images_read(self) -> Tensor | None:
+        """Images ``(K, C, H, W)`` whose outputs are all that the encoder reads; None: it reads weights."""
+        return None
+
+    def encode_outputs(self, outputs: Tensor, orders: Tensor) -> Tensor:
+        """Latents ``(N, O, latent)`` for each order ``(O, c)`` of outputs on :attr:`images_read`.
+
+        Args:
+            outputs: of N networks ``(N, K, c)``.
+            orders: orders of the outputs ``(O, c)``.
+
+        """
+        raise NotImplementedError(f"'{self.name}' reads weights")
 
     @abstractmethod
     def decode(self, z: Tensor) -> Weights:
@@ -237,43 +265,57 @@ class Decoded:
 @torch.no_grad()
 def encode_members(autoencoder: Autoencoder, weights: Population) -> Tensor:
     """Latents ``(N, L)`` of N networks, in fixed blocks."""
-    return _encode(autoencoder, weights, (autoencoder.latent,), autoencoder.encode)
+    shape = (autoencoder.latent,)
+    return by_block(autoencoder, weights, shape, autoencoder.encode)
 
 
 @torch.no_grad()
-def encode_orders(autoencoder: Autoencoder, weights: Population, orders: Tensor) -> Tensor:
+def encode_orders(
+    autoencoder: Autoencoder,
+    weights: Population,
+    orders: Tensor,
+    originals: Originals | None = None,
+) -> Tensor:
     """Latents ``(N, O, L)`` of N networks for each order of their outputs, in fixed blocks.
 
     Args:
         autoencoder: weights -> latent.
-        weights: tensors ``(N, *shape)``.
+        weights: tensors ``(N, *shape)``; not read where the outputs suffice.
         orders: orders of the outputs ``(O, c)``.
+        originals: what the networks gave for known images.
 
     """
     shape = len(orders), autoencoder.latent
-    return _encode(
-        autoencoder, weights, shape, lambda block: autoencoder.encode_orders(block, orders)
+    images, device = autoencoder.images_read, autoencoder.device
+    if originals is None or images is None or not torch.equal(images.cpu(), originals.probes):
+        return by_block(
+            autoencoder, weights, shape, lambda block: autoencoder.encode_orders(block, orders)
+        )
+    on_probes, size = originals.on_probes, block_size(autoencoder.spec, BLOCK)
+    room = torch.empty(len(on_probes), *shape, device=device)
+    return fill_blocks(
+        room, size, lambda rows: autoencoder.encode_outputs(on_probes[rows].to(device), orders)
     )
 
 
-def _encode(
+def by_block(
     autoencoder: Autoencoder,
     weights: Population,
     shape: tuple[int, ...],
-    encode: Callable[[Weights], Tensor],
+    compute: Callable[[Weights], Tensor],
 ) -> Tensor:
-    """Results ``(N, *shape)`` of ``encode``, block by block.
+    """Results ``(N, *shape)`` of ``compute`` for N networks that are taken block by block.
 
     Args:
-        autoencoder: says how weights look.
+        autoencoder: says how weights look, and where results are.
         weights: tensors ``(N, *shape)``.
         shape: of the result of one network.
-        encode: a block of weights -> its results.
+        compute: a block of weights -> its results.
 
     """
-    size = block_size(autoencoder.spec, BLOCK)
     room = torch.empty(count(weights), *shape, device=autoencoder.device)
-    return fill_blocks(room, size, lambda rows: encode(take(weights, rows)))
+    size = block_size(autoencoder.spec, BLOCK)
+    return fill_blocks(room, size, lambda rows: compute(take(weights, rows)))
 
 
 @torch.no_grad()

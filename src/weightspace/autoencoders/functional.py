@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weightspace.autoencoders.base import Autoencoder, AutoencoderData, choose_images
+from weightspace.autoencoders.base import Autoencoder, AutoencoderData, by_block
 from weightspace.learning.behavioural import BehaviouralLoss, reorder
 from weightspace.learning.loop import fit as run_fit
 from weightspace.learning.mlp import ResidualMlp
@@ -119,9 +119,27 @@ class FunctionalAutoencoder(Autoencoder):
 
     def _encode_orders(self, weights: Mapping[str, Tensor], orders: Tensor) -> Tensor:
         """Latents ``(N, O, latent)``; every network is read once."""
-        y, c = self.read(weights), ordered_coefficients(self, weights, orders)
+        y = self.read(weights)
+        if not self.reads("coefficients"):
+            return self.encode_outputs(y, orders)
+        c = ordered_coefficients(self, weights, orders)
         latents = [self.encode_read(y[..., order], c[:, i]) for i, order in enumerate(orders)]
         return torch.stack(latents, 1)
+
+    @property
+    def images_read(self) -> Tensor | None:
+        """The probes, unless coefficients are read."""
+        return None if self.reads("coefficients") else self.probes
+
+    def encode_outputs(self, outputs: Tensor, orders: Tensor) -> Tensor:
+        """Latents ``(N, O, latent)`` for each order ``(O, c)`` of outputs on the probes.
+
+        Args:
+            outputs: of N networks ``(N, K, c)``.
+            orders: orders of the outputs ``(O, c)``.
+
+        """
+        return torch.stack([self.encode_read(y, y) for y in (outputs[..., o] for o in orders)], 1)
 
     def coefficients(self, z: Tensor) -> Tensor:
         """PCA coefficients ``(N, features)`` of latents ``(N, latent)``."""
@@ -164,17 +182,12 @@ def ordered_coefficients(
 ) -> Tensor:
     """PCA coefficients ``(N, O, features)`` for each order of the outputs.
 
-    Where nothing needs the others, those of the first order are taken for all.
-
     Args:
         autoencoder: holds the PCA.
         weights: tensors ``(N, *shape)``.
         orders: orders of the outputs ``(O, c)``.
 
     """
-    if not (autoencoder.reads("coefficients") or autoencoder.settings.structural_weight):
-        first: Tensor = autoencoder.pca(weights)
-        return first[:, None].expand(-1, len(orders), -1)
     coefficients = [
         autoencoder.pca(reorder_outputs(autoencoder.spec, weights, order)) for order in orders
     ]
@@ -200,10 +213,12 @@ class FunctionalLoss:
         self.autoencoder, self.data = autoencoder, data
         self.orders = output_orders(data.dataset.classes.shape[1])
         images = autoencoder.probes.detach()  # the same memory: learned probes change with it
-        self.behaviour = BehaviouralLoss(data.runner, images, data.originals(images), settings)
-        with torch.no_grad():
+        self.behaviour = BehaviouralLoss(data.runner, images, data.originals, settings)
+        self.coefficients = {}  # of each split, where they are needed
+        if autoencoder.reads("coefficients") or autoencoder.settings.structural_weight:
+            shape = len(self.orders), autoencoder.pca.features
             self.coefficients = {
-                split: ordered_coefficients(autoencoder, weights, self.orders)
+                split: by_block(autoencoder, weights, shape, self._ordered)
                 for split, weights in data.weights.items()
             }
 
@@ -220,7 +235,7 @@ class FunctionalLoss:
         which = self._orders(len(rows), split, rng)
         order = self.orders[which]
         probes = reorder(self._on_probes(rows, split), order)
-        original = self.coefficients[split][rows, which]
+        original = self.coefficients[split][rows, which] if self.coefficients else probes
         z = self.autoencoder.encode_read(probes, original)
         if split == "train":
             z = z + s.latent_noise * normal(z.shape, rng, z.device)
@@ -235,10 +250,16 @@ class FunctionalLoss:
             total = total + s.structural_weight * parts["structural"]
         return {"loss": total, **parts}
 
+    @torch.no_grad()
+    def _ordered(self, weights: Weights) -> Tensor:
+        """PCA coefficients ``(N, O, features)`` for each order of the outputs."""
+        return ordered_coefficients(self.autoencoder, weights, self.orders)
+
     def _on_probes(self, rows: Tensor, split: str) -> Tensor:
         """Outputs ``(N, K, c)`` of the originals on the probes, run again while probes change."""
         if not self.autoencoder.settings.learn_probes:
-            return self.behaviour.originals[split].on_probes[rows]
+            stored = self.behaviour.originals[split].on_probes[rows]
+            return stored.to(self.autoencoder.device)
         return self.autoencoder.read(take(self.data.weights[split], rows))
 
     def _orders(self, count: int, split: str, rng: torch.Generator) -> Tensor:
@@ -269,11 +290,12 @@ def fit(
 
     """
     rng = torch_stream(seed, "autoencoder", "init")
-    probes = choose_images(data.dataset, options.probes, seed)
+    probes = data.probes.clone()  # those that are stored stay as they are
     autoencoder = FunctionalAutoencoder(data.net, data.pca, probes, settings.latent, options, rng)
     loss = FunctionalLoss(autoencoder.to(data.runner.device), data, settings)
     last = data.members["train"]["snapshot"] == data.members["train"]["snapshot"].max()
     start = int(last.to_numpy().argmax())  # the first finished run is the reference
     with torch.no_grad():
-        autoencoder.reference.copy_(loss.coefficients["train"][start, 0])
+        reference = take(data.weights["train"], slice(start, start + 1))
+        autoencoder.reference.copy_(autoencoder.pca(reference)[0])
     return autoencoder, run_fit("autoencoder", autoencoder, loss, data.counts, settings, seed)

@@ -94,7 +94,7 @@ def fit(
     autoencoder.to(data.runner.device).fit_scale(data.weights["train"])
     varies = autoencoder.scale > 0
     sizes = [int(part.sum()) for part in varies.split([t.numel for t in data.net.spec.tensors])]
-    combine = FitLoss(data, settings, options.behaviour_weight, seed)
+    combine = FitLoss(data, settings, options.behaviour_weight)
 
     def loss(rows: Tensor, split: str, rng: torch.Generator, z: Tensor | None) -> dict[str, Tensor]:
         x = autoencoder.standardise(take(data.weights[split], rows))

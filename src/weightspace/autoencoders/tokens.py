@@ -40,7 +40,7 @@ from weightspace.learning.mlp import mlp
 from weightspace.params import AutoencoderSettings, TokensSettings
 from weightspace.rng import torch_stream
 from weightspace.weights.pca import FeaturePca
-from weightspace.weights.spec import Spec, TensorSpec, Weights, take, to_device
+from weightspace.weights.spec import Population, Spec, TensorSpec, Weights, take, to_device
 
 
 def layers(spec: Spec) -> list[list[TensorSpec]]:
@@ -279,7 +279,7 @@ class TokensAutoencoder(FeaturePcaAutoencoder):
         token = self.layout.entry // self.settings.token
         return self.layout.layer[token] if self.settings.normalise == "layer" else token
 
-    def fit_scale(self, weights: Weights) -> None:
+    def fit_scale(self, weights: Population) -> None:
         """Measure what entries are centred and scaled by, unless by nothing."""
         if self.settings.normalise != "none":
             super().fit_scale(weights)
@@ -366,20 +366,15 @@ class TokensLoss:
         autoencoder: the autoencoder that is fitted.
         data: members and images.
         settings: section ``autoencoder`` of params.yaml.
-        seed: root seed.
 
     """
 
     def __init__(
-        self,
-        autoencoder: TokensAutoencoder,
-        data: AutoencoderData,
-        settings: AutoencoderSettings,
-        seed: int,
+        self, autoencoder: TokensAutoencoder, data: AutoencoderData, settings: AutoencoderSettings
     ) -> None:
         self.autoencoder, self.data, self.mask = autoencoder, data, autoencoder.mask()
         self.whole = bool(autoencoder.settings.behaviour_weight)
-        self.combine = FitLoss(data, settings, autoencoder.settings.behaviour_weight, seed)
+        self.combine = FitLoss(data, settings, autoencoder.settings.behaviour_weight)
 
     def __call__(
         self, rows: Tensor, split: str, rng: torch.Generator, z: Tensor | None
@@ -474,5 +469,5 @@ def fit(
     sizes = (len(layout.layers), layout.channels, layout.pieces)
     autoencoder = TokensAutoencoder(data.net.spec, settings.latent, options, sizes, rng)
     autoencoder.to(data.runner.device).fit_scale(data.weights["train"])
-    loss = TokensLoss(autoencoder, data, settings, seed)
+    loss = TokensLoss(autoencoder, data, settings)
     return autoencoder, fit_feature_pca(autoencoder, loss, data, settings, options.refit, seed)

@@ -81,6 +81,17 @@ class Dataset:
         """The same dataset with its images on a device."""
         return replace(self, images={part: x.to(device) for part, x in self.images.items()})
 
+    def images_of(self, part: str, classes: Tensor, index: Tensor) -> Tensor:
+        """Images ``(..., C, H, W)`` by class and index in their class, without gathering others.
+
+        Args:
+            part: "train", "val" or "test".
+            classes: class of each ``(...)``.
+            index: its index among the images of its class ``(...)``.
+
+        """
+        return self.images[part][classes, index]
+
     def task_images(self, tasks: Tensor, part: str) -> Tensor:
         """Images of each task, in the order of its classes: ``(N, c, n, C, H, W)``."""
         return self.images[part][self.classes[tasks]]

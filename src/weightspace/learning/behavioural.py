@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from weightspace.params import AutoencoderSettings
 from weightspace.weights.spec import Weights
+from weightspace.zoo.outputs import Originals
 from weightspace.zoo.runner import TaskRunner
 
 KL_TEMPERATURE = 2.0  # softmax temperature of the KL: this many standard deviations of the outputs
@@ -48,44 +48,12 @@ def _robust(error: Tensor) -> Tensor:
     return (CAUCHY_SCALE * error.mean((1, 2))).log1p().mean() / 2
 
 
-@dataclass(frozen=True)
-class Originals:
-    """Outputs of the original members of a split, computed once.
-
-    Attributes:
-        tasks: task of each member ``(N,)``.
-        on_task: outputs on the train images of its task ``(N, c * n, c)``.
-        on_probes: outputs on the images of any class ``(N, K, c)``.
-
-    """
-
-    tasks: Tensor
-    on_task: Tensor
-    on_probes: Tensor
-
-
-def read_originals(
-    runner: TaskRunner, images: Tensor, tasks: np.ndarray, weights: Weights
-) -> Originals:
-    """Run N members on the train images of their tasks and on images of any class.
-
-    Args:
-        runner: the architecture and the tasks.
-        images: of any class ``(K, C, H, W)``.
-        tasks: task of each member ``(N,)``.
-        weights: tensors ``(N, *shape)``.
-
-    """
-    on_task = runner.outputs(weights, tasks, "train").to(images.device)
-    return Originals(torch.tensor(tasks), on_task, runner.net.run(weights, images))
-
-
 class BehaviouralLoss:
     """How differently decoded networks behave from their originals, on train images only.
 
     Args:
         runner: the architecture and the tasks.
-        images: images of any class ``(K, C, H, W)``.
+        images: the probes ``(K, C, H, W)``; a tensor that changes where probes are learned.
         originals: split -> outputs of the originals.
         settings: section ``autoencoder`` of params.yaml.
 
@@ -95,7 +63,7 @@ class BehaviouralLoss:
         self,
         runner: TaskRunner,
         images: Tensor,
-        originals: dict[str, Originals],
+        originals: Mapping[str, Originals],
         settings: AutoencoderSettings,
     ) -> None:
         self.runner, self.images = runner, images
@@ -122,19 +90,27 @@ class BehaviouralLoss:
                 are not those that were computed once.
 
         """
-        s, o = self.settings, self.originals[split]
-        on_task = o.on_task[rows] if order is None else reorder(o.on_task[rows], order)
+        s, o, device = self.settings, self.originals[split], self.images.device
+        on_task = o.on_task[rows].to(device)
+        on_task = on_task if order is None else reorder(on_task, order)
         if on_probes is None:
-            on_probes = o.on_probes[rows] if order is None else reorder(o.on_probes[rows], order)
+            on_probes = o.on_probes[rows].to(device)
+            on_probes = on_probes if order is None else reorder(on_probes, order)
         near = torch.randint(on_task.shape[1], (len(rows), s.own_queries), generator=rng)
         far = torch.randint(on_probes.shape[1], (len(rows), s.other_queries), generator=rng)
-        images, _ = self.runner.dataset.task_batch(o.tasks[rows], "train")
-        queries = torch.cat([images[torch.arange(len(rows))[:, None], near], self.images[far]], 1)
+        queries = torch.cat([self._images(o.tasks[rows], near), self.images[far]], 1)
         original = torch.cat([_choose(on_task, near), _choose(on_probes.detach(), far)], 1)
         std = on_task.std(1, keepdim=True) + 1e-3
         parts = behaviour(self.runner.net.outputs(rebuilt, queries), original, std, s.own_queries)
         total = parts["error"] + s.kl_weight * parts["kl"] + s.cosine_weight * parts["cosine"]
         return total, parts
+
+    def _images(self, tasks: Tensor, index: Tensor) -> Tensor:
+        """Train images ``(N, Q, C, H, W)`` of tasks ``(N,)`` by index, class after class ``(N, Q)``."""
+        dataset = self.runner.dataset
+        of_class = dataset.images["train"].shape[1]
+        classes = dataset.classes[tasks].gather(1, index // of_class)
+        return dataset.images_of("train", classes, index % of_class)
 
 
 def reorder(outputs: Tensor, order: Tensor) -> Tensor:

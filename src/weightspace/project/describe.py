@@ -12,6 +12,7 @@ from weightspace.artifacts import (
     DATASET_FOLDER,
     IMAGES_FILE,
     MEMBERS_FILE,
+    OUTPUTS_FILES,
     PCA_FILE,
     SHARED_ENCODER_FILE,
     TASKS_FILE,
@@ -30,7 +31,14 @@ SHOWN = 12  # tensors named
 MOST_CLASSES = 100  # classes named
 STAGES = [
     f.parent.name
-    for f in (IMAGES_FILE, MEMBERS_FILE, PCA_FILE, AUTOENCODER_FILE, SHARED_ENCODER_FILE)
+    for f in (
+        IMAGES_FILE,
+        MEMBERS_FILE,
+        OUTPUTS_FILES["train"],
+        PCA_FILE,
+        AUTOENCODER_FILE,
+        SHARED_ENCODER_FILE,
+    )
 ]
 
 

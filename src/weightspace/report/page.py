@@ -32,6 +32,7 @@ WHOLE: dict[str, Callable[[dict[str, Any]], Table]] = {"generation": results.gen
 STEPS = {
     "dataset": "fix the images of each class, draw ordered tasks, split them by class set",
     "zoo": "train the population, keep several snapshots of each run",
+    "outputs": "what train and val members give for known images",
     "pca": "one basis per named tensor",
     "autoencoder": "autoencoder between weights W and latent z",
     "shared_encoder": "dataset D and result R to the latents, by contrastive learning",

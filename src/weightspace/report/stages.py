@@ -14,7 +14,7 @@ from weightspace.report import markdown
 from weightspace.report.plots import ACCENT, INK, SOFT
 
 WIDTH, HEIGHT = 232, 46  # of a box, pixels
-COLUMN, ROW, MARGIN = 306, 62, 10  # from box to box, and around all
+COLUMN, ROW, MARGIN = 306, 62, 16  # from box to box, and around all
 SIDE = 26  # right of the second column, for arrows within it
 
 
@@ -129,7 +129,7 @@ def _box(stage: Stage, at: tuple[int, int]) -> str:
 
 
 def _arrow(start: tuple[int, int], end: tuple[int, int]) -> str:
-    """Down within the first column, to the second with a bend half way, within it around the side."""
+    """Within the first column down or past the left side, to the second with a bend, within it around."""
     (x0, y0), (x1, y1) = _corner(start), _corner(end)
     middle0, middle1 = y0 + HEIGHT // 2, y1 + HEIGHT // 2
     if start[0] != end[0]:
@@ -137,6 +137,9 @@ def _arrow(start: tuple[int, int], end: tuple[int, int]) -> str:
         path = f"M{x0 + WIDTH} {middle0}H{bend}V{middle1}H{x1 - 1}"
     elif start[0]:
         path = f"M{x0 + WIDTH} {middle0}h{SIDE - 4}V{middle1}H{x1 + WIDTH + 1}"
+    elif end[1] - start[1] > 1:
+        side = x0 - 3 - 3 * (start[1] % 2)
+        path = f"M{x0} {middle0 + 8}H{side}V{middle1 - 8}H{x1 - 1}"
     else:
         path = f"M{x0 + 40} {y0 + HEIGHT}V{y1 - 1}"
     return f'<path d="{path}" fill="none" stroke="{ACCENT}" stroke-width="1.5" marker-end="url(#head)"/>\n'

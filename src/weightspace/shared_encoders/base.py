@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -22,10 +23,10 @@ from weightspace.dataset_encoders.base import DatasetEncoder
 from weightspace.params import Settings, SharedEncoderSettings, options_of
 from weightspace.registry import origins, resolve
 from weightspace.shared_encoders import SHARED_ENCODERS
-from weightspace.weights.spec import Weights, output_orders
+from weightspace.weights.spec import Population, output_orders
+from weightspace.zoo.outputs import Originals
 from weightspace.zoo.result import Result
 from weightspace.zoo.runner import TaskRunner
-from weightspace.zoo.store import Zoo
 
 CALIBRATION_POINTS = 33
 STREAM = "shared"  # of the random numbers: the name of version 0.1, so that fits keep their bits
@@ -218,7 +219,7 @@ class Pairs:
         runs: run of each member ``(N,)``.
         result: R ``(N,)``.
         z: latent ``(N, O, L)`` for each order of the outputs; the first order is that of the member.
-        weights: weights ``(N, *shape)``.
+        on_task: outputs on the train images of the task, class after class ``(N, c * n, c)``.
 
     """
 
@@ -226,7 +227,7 @@ class Pairs:
     runs: Tensor
     result: Tensor
     z: Tensor
-    weights: Weights
+    on_task: Tensor
 
 
 @dataclass(frozen=True)
@@ -250,26 +251,30 @@ class SharedEncoderData:
 
 
 def encode_pairs(
-    zoo: Zoo, split: str, runner: TaskRunner, autoencoder: Autoencoder, result: Result
+    members: pd.DataFrame,
+    weights: Population,
+    originals: Originals,
+    runner: TaskRunner,
+    autoencoder: Autoencoder,
+    result: Result,
 ) -> Pairs:
     """Pairs of the members of a split; encodes every order of the outputs of every member.
 
     Args:
-        zoo: the population.
-        split: "train" or "val".
+        members: table of N members.
+        weights: tensors ``(N, *shape)``; not read where the autoencoder needs outputs only.
+        originals: outputs of the same members.
         runner: the tasks.
         autoencoder: weights -> latent.
         result: what R is.
 
     """
-    members = zoo.select(split)
-    weights = zoo.weights(members)
     return Pairs(
-        torch.tensor(members["task"].to_numpy()),
+        originals.tasks,
         torch.tensor(members["run"].to_numpy()),
         torch.tensor(runner.results_of(members, result), dtype=torch.float32),
-        encode_orders(autoencoder, weights, output_orders(runner.classes)),
-        weights,
+        encode_orders(autoencoder, weights, output_orders(runner.classes), originals),
+        originals.on_task,
     )
 
 

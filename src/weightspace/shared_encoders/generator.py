@@ -38,7 +38,7 @@ from weightspace.shared_encoders.base import (
     draw_masks,
     prepare,
 )
-from weightspace.weights.spec import output_orders, take, to_device
+from weightspace.weights.spec import output_orders
 
 NOISE = 32  # features of the generator's noise
 HEAD = 128  # features of the contrastive space
@@ -202,21 +202,16 @@ class GeneratorLoss:
             rng: draws images and noise.
 
         """
-        options, p, net = self.model.options, self.pairs[split], self.data.runner.net
-        images = self.data.runner.dataset.images["train"][classes]  # (D, c, n, C, H, W)
-        n = min(options.queries_per_class, images.shape[2])
-        chosen = torch.rand(len(h), images.shape[1], images.shape[2], generator=rng).argsort(2)
-        index = chosen[:, :, :n, None, None, None].expand(-1, -1, -1, *images.shape[3:])
-        queries = images.gather(2, index.to(h.device)).flatten(1, 2)  # (D, c * n, C, H, W)
+        net, images = self.data.runner.net, self.data.runner.dataset.images["train"].shape[1]
+        index = torch.rand(*classes.shape, images, generator=rng).argsort(2)
+        index = index[:, :, : self.model.options.queries_per_class]  # (D, c, n)
+        queries, original = self._queries(rows, which, classes, split, index)
         noise = normal((2 * len(h), NOISE), rng, h.device)
         z = self.model.draw(h.repeat(2, 1), noise)
         both = queries.repeat(2, *[1] * (queries.ndim - 1))
         outputs = net.outputs(self.data.autoencoder.decode(z), both)
         error, soft = result_error(outputs, target.repeat(2), self.model.result)
-        with torch.no_grad():
-            original = net.outputs(to_device(take(p.weights, rows), h.device), queries)
-            original = reorder(original, self.orders[which])
-            std = original.std((1, 2), keepdim=True) + 0.05
+        std = original.std((1, 2), keepdim=True) + 0.05
         scaled = [
             ((y - y.mean(2, keepdim=True)) / std).asinh() for y in (original, *outputs.chunk(2))
         ]
@@ -225,6 +220,30 @@ class GeneratorLoss:
             (soft * (1 - soft)).mean() if self.model.result.higher_is_better else soft.new_zeros(())
         )
         return {"result": error.mean(), "behaviour": behaviour, "balance": balance}
+
+    def _queries(
+        self, rows: Tensor, which: Tensor, classes: Tensor, split: str, index: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Images ``(D, c * n, C, H, W)`` of D reordered tasks, and the members' outputs on them.
+
+        Args:
+            rows: members ``(D,)``.
+            which: order of the outputs of each, an index of ``orders`` ``(D,)``.
+            classes: classes of each task in that order ``(D, c)``.
+            split: "train" or "val".
+            index: images of each class ``(D, c, n)``.
+
+        Returns:
+            The images, and outputs ``(D, c * n, c)`` in the same order.
+
+        """
+        dataset, order = self.data.runner.dataset, self.orders[which]
+        of_class = classes[:, :, None].expand_as(index)
+        queries = dataset.images_of("train", of_class, index).flatten(1, 2)
+        # Class i of the reordered task is class order[i] of the member's, whose outputs are stored.
+        stored = (dataset.images["train"].shape[1] * order[:, :, None] + index).flatten(1)
+        on_task = self.pairs[split].on_task[rows[:, None], stored].to(queries.device)
+        return queries, reorder(on_task, order)
 
 
 def energy_score(truth: Tensor, a: Tensor, b: Tensor) -> Tensor:

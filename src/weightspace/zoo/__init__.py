@@ -1,3 +1,13 @@
 """The population: plan the runs, train them many at once, store and read them in shards."""
 
-__all__ = ["generate", "imported", "plan", "result", "runner", "shards", "store", "train"]
+__all__ = [
+    "generate",
+    "imported",
+    "outputs",
+    "plan",
+    "result",
+    "runner",
+    "shards",
+    "store",
+    "train",
+]

@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from weightspace.artifacts import (
     write_bytes,
 )
 from weightspace.errors import problem
-from weightspace.weights.spec import Spec, Weights
+from weightspace.weights.spec import Spec, Weights, block_size, take
 
 COLUMNS = ("member", "run", "snapshot", "task", "split", "diverged", "shard", "row")
 SETTLED = 2.0  # seconds after which a file's time tells every further change; 2 s is that of FAT
@@ -271,5 +272,12 @@ class Stored:
 
     def take(self, index: slice | Tensor) -> Weights:
         """Weights ``(n, *shape)`` of some members, by a slice or an index tensor."""
+        if len(self) <= block_size(self.zoo.spec, len(self)):
+            return take(self._all, index)
         rows = index if isinstance(index, slice) else index.numpy()
         return self.zoo.weights(self.members.iloc[rows])
+
+    @cached_property
+    def _all(self) -> Weights:
+        """All of them, read once: no more numbers than a block may have."""
+        return self.zoo.weights(self.members)
