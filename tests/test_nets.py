@@ -10,6 +10,7 @@ from torch import nn
 from torch.func import functional_call, vmap
 
 from cases import NETS, WORLDS, build, networks, section
+from fake_device import fake_device
 from weightspace.nets import NETS as ARCHITECTURES
 from weightspace.nets._batch_norm import BatchNorm
 from weightspace.nets._chain import Residual, _forward
@@ -26,7 +27,7 @@ from weightspace.nets._layers import (
 from weightspace.nets.base import Batched, build_net, net_from_meta
 from weightspace.params import Resnet18Settings
 from weightspace.weights.pca import fit_pca
-from weightspace.weights.spec import EPSILON, stack, take
+from weightspace.weights.spec import EPSILON, stack, take, to_device
 
 NORMED = [case for case in NETS if "batch-norm" in case or "resnet18" in case]
 
@@ -246,6 +247,30 @@ def test_float32_is_near_float64(case, rng):
     gradients = net.gradient(networks(net, 3), images, torch.cos)
     for name, g in net.gradient(exact, images.double(), torch.cos).items():
         assert (gradients[name] - g).abs().max() < 1e-3 * g.abs().max(), name
+
+
+@pytest.mark.parametrize("case", ["cnn-batch-norm", "mlp", "resnet18", "resnet18-small"])
+def test_networks_run_and_train_on_the_device_as_on_the_cpu(case, rng):
+    net = build(case)
+    images = torch.randn(3, 7, *NETS[case][2], generator=rng)
+
+    def results(device):
+        weights = to_device(networks(net, 3), device)
+        learned = {name: w.clone().requires_grad_() for name, w in weights.items()}
+        x = images.to(device)
+        outputs = net.outputs(learned, x)
+        by_weight = torch.autograd.grad(outputs.square().sum(), list(learned.values()))
+        by_loss = net.gradient(weights, x, torch.cos)
+        yield from (outputs, *by_weight, *by_loss.values(), *weights.values())
+        yield net.training_outputs(weights, x)
+        yield from net.reestimate(weights, x).values()
+
+    with fake_device() as device:
+        on_device = list(results(device))
+        assert all(x.device == device for x in on_device)
+        copies = [x.detach().cpu() for x in on_device]
+    for a, b in zip(copies, list(results(torch.device("cpu"))), strict=True):
+        torch.testing.assert_close(a, b.detach())
 
 
 def test_a_chain_runs_backward_once():

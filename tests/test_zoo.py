@@ -118,6 +118,17 @@ def test_runs_of_all_optimisers_share_a_gradient_and_no_result_depends_on_it(
         torch.testing.assert_close(apart[name], w, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("case", ["cnn", "resnet18-small"])
+def test_runs_train_where_the_images_are_and_come_back(case, rng):
+    net, runs, init, images, classes, batches = _inputs(case, rng)
+    expected = train_runs(net, runs, init, images, classes, batches, 0.9)
+    with fake_device() as device:
+        there = train_runs(net, runs, init, images.to(device), classes, batches, 0.9)
+    for name, w in there.items():
+        assert w.device.type == "cpu"
+        torch.testing.assert_close(w, expected[name])
+
+
 def test_memory_of_images_does_not_grow_with_runs(rng):
     images = torch.randn(5, 10, 1, 8, 8, generator=rng)
     classes = torch.stack([torch.randperm(5, generator=rng)[:3] for _ in range(40)])

@@ -125,8 +125,10 @@ def _train_block(
     flat = learned.flatten(init)
     buffers = {k: w.clone() for k, w in init.items() if k not in learned.names}
     state = {
-        "rate": flat.new_tensor([[r.lr] for r in runs]),
-        "decay": flat.new_tensor([[r.weight_decay] for r in runs]),
+        "rate": torch.tensor([[r.lr] for r in runs], dtype=flat.dtype, device=flat.device),
+        "decay": torch.tensor(
+            [[r.weight_decay] for r in runs], dtype=flat.dtype, device=flat.device
+        ),
         "first": torch.zeros_like(flat),
         "second": torch.zeros_like(flat),
     }
