@@ -249,6 +249,32 @@ def test_float32_is_near_float64(case, rng):
         assert (gradients[name] - g).abs().max() < 1e-3 * g.abs().max(), name
 
 
+@pytest.mark.parametrize("case", ["cnn-batch-norm", "mlp", "resnet18-small"])
+def test_activations_in_bf16_lose_as_little_as_autocast_does(case, rng):
+    net = build(case)
+    images = torch.randn(3, 40, *NETS[case][2], generator=rng)
+    whole, half, cast = (networks(net, 3) for _ in range(3))
+    learned = net.spec.parameters
+    exact = learned.flatten(net.gradient(whole, images, torch.cos))
+    gradient = net.gradient(half, images.bfloat16(), torch.cos)
+    assert {g.dtype for g in gradient.values()} == {torch.float32}
+    leaves = [cast[name].requires_grad_() for name in learned.names]
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = [functional_call(net.module, take(cast, i), (images[i],)) for i in range(3)]
+    loss = torch.stack(outputs).float().sin().sum()
+    by_autocast = dict(zip(learned.names, torch.autograd.grad(loss, leaves), strict=True))
+    lost, usual = (
+        1 - torch.cosine_similarity(learned.flatten(g), exact).mean()
+        for g in (gradient, by_autocast)
+    )
+    assert 0 < lost < 2 * usual < 0.1
+    assert 1 - torch.cosine_similarity(exact, exact.roll(1, 0)).mean() > 0.2  # the control
+    for name, w in half.items():  # running statistics
+        torch.testing.assert_close(w, whole[name], rtol=0.05, atol=0.05)
+    outputs = net.outputs(whole, images.bfloat16())
+    torch.testing.assert_close(outputs, net.outputs(whole, images), rtol=0.1, atol=0.1)
+
+
 @pytest.mark.parametrize("case", ["cnn-batch-norm", "mlp", "resnet18", "resnet18-small"])
 def test_networks_run_and_train_on_the_device_as_on_the_cpu(case, rng):
     net = build(case)

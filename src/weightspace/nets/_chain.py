@@ -113,6 +113,8 @@ class Residual:
 class Chain:
     """Layers one after the other, with the weights of N networks.
 
+    Activations have the type of ``x``, say bf16; results, gradients and statistics that of the weights.
+
     Attributes:
         x: input of the first, ``(N, C, M)``, or ``(C, M)`` for all networks.
         layers: the last is a linear layer, which does not save its result.
@@ -138,8 +140,7 @@ class Chain:
         """Result of the last layer, ``(N, C, M)``."""
         names = [name for layer in self.layers for name in layer.names]
         arguments = [self.weights[name] for name in names]
-        out: Tensor = _Chain.apply(self.layers, names, self.x, *arguments)
-        return out
+        return self._result(_Chain.apply(self.layers, names, self.x, *arguments))
 
     @torch.no_grad()
     def gradient(self, grad_of_loss: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
@@ -150,7 +151,13 @@ class Chain:
 
         """
         out, saved = _forward(self.layers, self.x, self.weights)
-        return _backward(self.layers, saved, grad_of_loss(out), needs_input_grad=False)[1]
+        grad = grad_of_loss(self._result(out)).to(out.dtype)
+        _, gradients = _backward(self.layers, saved, grad, needs_input_grad=False)
+        return {name: g.to(self.weights[name].dtype) for name, g in gradients.items()}
+
+    def _result(self, out: Tensor) -> Tensor:
+        """In the type of the weights."""
+        return out.to(next(iter(self.weights.values())).dtype)
 
 
 class _Chain(torch.autograd.Function):

@@ -37,9 +37,10 @@ class _Affine:
         """Weight, and bias if there is one."""
         return (self.weight,) if self.bias is None else (self.weight, self.bias)
 
-    def _of(self, weights: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias."""
-        return weights[self.weight], None if self.bias is None else weights[self.bias]
+    def _of(self, weights: Mapping[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias, in the type of the input."""
+        bias = None if self.bias is None else weights[self.bias].to(x.dtype)
+        return weights[self.weight].to(x.dtype), bias
 
     def _gradients(self, by_weight: Tensor, grad: Tensor) -> dict[str, Tensor]:
         """By weight and, the sum of ``grad`` ``(N, O, M)`` over M, by bias."""
@@ -57,7 +58,7 @@ class Linear(_Affine):
 
     def forward(self, x: Tensor, weights: Mapping[str, Tensor]) -> tuple[Tensor, Saved]:
         """``(N, O, M)``."""
-        weight, bias = self._of(weights)
+        weight, bias = self._of(weights, x)
         flat = weight.flatten(2)  # (N, O, I)
         x = x.reshape(*x.shape[:-2], flat.shape[2], -1)  # (N, I, M) or (I, M)
         if x.ndim == 3:
@@ -269,7 +270,7 @@ class Conv3x3(_Affine):
 
     def forward(self, x: Tensor, weights: Mapping[str, Tensor]) -> tuple[Tensor, Saved]:
         """``(N, I, H W B)`` and weight ``(N, O, I, 3, 3)`` to ``(N, O, H W B)``."""
-        weight, bias = self._of(weights)
+        weight, bias = self._of(weights, x)
         by_row = self._by_row(weight)
         stacked = self._stacked(x)
         top, middle, bottom = self._rows(stacked)  # (N, 3 I, H W B)
@@ -343,11 +344,12 @@ class Normalise:
     def forward(self, x: Tensor, weights: Mapping[str, Tensor]) -> tuple[Tensor, Saved]:
         """As ``x``, ``(N, C, M)``."""
         weight, bias = (weights[name] for name in self.names)
-        mean, count = x.mean(-1), x.shape[-1]  # (N, C)
+        mean, count = x.mean(-1, dtype=weight.dtype), x.shape[-1]  # (N, C)
         centred = x.sub_(mean[..., None])
-        variance = torch.linalg.vecdot(centred, centred) / count
+        variance = (centred * centred).sum(-1, dtype=weight.dtype) / count
         inverse = (variance + EPSILON).rsqrt()  # 1 / s
-        out = torch.addcmul(bias[..., None], centred, (weight * inverse)[..., None])
+        shift, scale = bias.to(x.dtype), (weight * inverse).to(x.dtype)
+        out = torch.addcmul(shift[..., None], centred, scale[..., None])
         self.mean.lerp_(mean, MOMENTUM)
         self.variance.lerp_(variance * (count / (count - 1)), MOMENTUM)
         return out, (centred, inverse, weight)
@@ -355,10 +357,11 @@ class Normalise:
     def backward(self, grad: Tensor, saved: Saved, *, needs_input_grad: bool) -> Gradients:
         """By w: ``G = sum_M g u / s``; by b: ``H = sum_M g``; by x: ``w / s (g - H / M - u G / (s M))``."""
         centred, inverse, weight = saved
-        by_bias = grad.sum(-1)  # (N, C)
-        by_weight = torch.linalg.vecdot(grad, centred) * inverse
+        by_bias = grad.sum(-1, dtype=weight.dtype)  # (N, C)
+        by_weight = (grad * centred).sum(-1, dtype=weight.dtype) * inverse
         scale, count = weight * inverse, grad.shape[-1]
         tilt, level = scale * inverse * by_weight / -count, scale * by_bias / -count
+        scale, tilt, level = (x.to(grad.dtype) for x in (scale, tilt, level))
         by_x = torch.addcmul(level[..., None], grad, scale[..., None])  # (N, C, M)
         gradients = dict(zip(self.names, (by_weight, by_bias), strict=True))
         return by_x.addcmul_(centred, tilt[..., None]), gradients
