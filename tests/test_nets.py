@@ -250,7 +250,7 @@ def test_float32_is_near_float64(case, rng):
 
 
 @pytest.mark.parametrize("case", ["cnn-batch-norm", "mlp", "resnet18-small"])
-def test_activations_in_bf16_lose_as_little_as_autocast_does(case, rng):
+def test_gradients_of_bf16_activations_are_as_near_as_those_of_autocast(case, rng):
     net = build(case)
     images = torch.randn(3, 40, *NETS[case][2], generator=rng)
     whole, half, cast = (networks(net, 3) for _ in range(3))
@@ -267,7 +267,7 @@ def test_activations_in_bf16_lose_as_little_as_autocast_does(case, rng):
         1 - torch.cosine_similarity(learned.flatten(g), exact).mean()
         for g in (gradient, by_autocast)
     )
-    assert 0 < lost < 2 * usual < 0.1
+    assert 0 < lost < 4 * usual < 0.2  # at most twice the angle
     assert 1 - torch.cosine_similarity(exact, exact.roll(1, 0)).mean() > 0.2  # the control
     for name, w in half.items():  # running statistics
         torch.testing.assert_close(w, whole[name], rtol=0.05, atol=0.05)
