@@ -1,0 +1,202 @@
+"""Peak memory of every stage after the zoo, for networks of any width: does it grow with their number?
+
+    PYTHONPATH=src python benchmarks/memory.py --out benchmarks/memory.json
+    PYTHONPATH=src python benchmarks/memory.py --width 8 --members 40 120 --draws 2 8
+
+Members are made up, not trained: a few random ResNet-18s plus noise, written shard by shard; so are
+their results and the images. Every stage runs in a process of its own with settings that are small in
+everything but the network. ``resident`` counts every page of the stage's processes, files that are
+mapped into memory too, which the system may drop at any time; ``anonymous`` counts the rest. A block
+holds as many networks as at width 64, so that a narrow run shows what grows.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+import report
+from weightspace.artifacts import DATASET_FOLDER, MEMBERS_FILE, ZOO_FOLDER, write_parquet
+from weightspace.data.dataset import PARTS, Dataset
+from weightspace.nets.base import net_for
+from weightspace.params import load_params
+from weightspace.rng import torch_stream
+from weightspace.weights.spec import block_size, block_slices, stack
+from weightspace.zoo.plan import plan_runs
+from weightspace.zoo.store import save_shard, shard_name
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+from workspace import clone  # noqa: E402
+
+STAGES = ("pca", "autoencoder", "shared_encoder", *(f"evaluate_{name}" for name in (
+    "reconstruction", "sampling", "novelty", "finetuning", "properties", "generation"
+)))  # fmt: skip
+BASES, NOISE = 4, 0.1  # networks that members are near; noise, in units of a tensor's spread
+PER_CLASS, CLASSES = 60, 10  # images
+FULL = 64  # width
+SETTINGS = {
+    "dataset.source": "npz",
+    "sources.path": "images.npz",
+    "zoo.architecture": "resnet18",
+    "zoo.snapshots": 2,
+    "nets.resnet18.stem": "small",
+    "pca.components": 8,
+    "evaluate.targets": 2,
+    "evaluate.finetune_tasks": 2,
+}
+
+
+def make_images(path, pixels, seed=0):
+    """Write an archive of images: a random picture for each class plus noise."""
+    rng = np.random.default_rng(seed)
+    of_class = rng.uniform(0, 255, (CLASSES, 1, pixels, pixels))
+    images = 0.6 * of_class + 0.4 * rng.uniform(0, 255, (CLASSES, PER_CLASS, pixels, pixels))
+    labels = np.repeat(np.arange(CLASSES), PER_CLASS)
+    np.savez(path, images=images.reshape(-1, pixels, pixels).astype(np.uint8), labels=labels)
+
+
+def make_zoo(root, members):
+    """Write a zoo of made-up members below ``root``, never more than a shard in memory; its spec."""
+    params = load_params(root / "params.yaml")
+    dataset = Dataset.load(root / "data" / DATASET_FOLDER)
+    net = net_for(params, dataset.shape, dataset.classes_per_task)
+    spec, rng = net.spec, torch_stream(0, "benchmark", "memory")
+    bases = spec.flatten(spec.unconstrain(stack([net.init(rng) for _ in range(BASES)])))
+    table = make_table(params, dataset, members)
+    size = block_size(spec, members)
+    table["shard"], table["row"] = np.divmod(np.arange(members), size)
+    folder = root / "data" / ZOO_FOLDER
+    folder.mkdir(parents=True)
+    for shard, rows in enumerate(block_slices(members, size)):
+        base = bases[torch.arange(rows.start, rows.stop) % BASES]
+        free = base + NOISE * bases.std() * torch.randn(base.shape, generator=rng)
+        weights = spec.constrain(spec.unflatten(free))
+        save_shard(folder / shard_name(shard), weights, spec, shard)
+    write_parquet(folder / MEMBERS_FILE.name, table)
+    return spec
+
+
+def make_table(params, dataset, members):
+    """Table of made-up members: runs as they are planned, results drawn at random."""
+    rng, tasks = np.random.default_rng(0), dataset.tasks.set_index("task")
+    rows = [
+        {k: v for k, v in asdict(run).items() if k != "steps"}
+        | {"snapshot": snapshot, "step": step, "epoch": float(step)}
+        for run in plan_runs(range(-(-members // 2)), dataset, params.zoo, params.seed)
+        for snapshot, step in enumerate(run.steps)
+    ]
+    table = pd.DataFrame(rows[:members])
+    for part in PARTS:
+        table[f"{part}_accuracy"] = rng.uniform(0.3, 1, members).astype(np.float32)
+        table[f"{part}_loss"] = (1 - table[f"{part}_accuracy"]).astype(np.float32)
+    for column in ("split", "class_set"):
+        table[column] = tasks[column].loc[table["task"]].to_numpy()
+    return table.assign(diverged=False, member=np.arange(members))
+
+
+def memory(process):
+    """Bytes of a process and of all that it started: resident, and anonymous ones alone."""
+    family, total = [process], np.zeros(2)
+    while family:
+        folder = Path("/proc") / str(family.pop())
+        with suppress(OSError):  # a process may end at any time
+            lines = (line.split(":") for line in (folder / "status").read_text().splitlines())
+            status = {name: value.split() for name, value in lines}
+            total += [1024 * int(status[name][0]) for name in ("VmRSS", "RssAnon")]
+            for children in folder.glob("task/*/children"):
+                family += map(int, children.read_text().split())
+    return total
+
+
+def watch(workspace, stage):
+    """Run a stage; its seconds and its peaks in MiB."""
+    command = [sys.executable, f"stages/{stage}.py"]
+    start, peak = time.monotonic(), np.zeros(2)
+    with tempfile.TemporaryFile() as text:
+        process = subprocess.Popen(
+            command, cwd=workspace.root, env=workspace.env, stdout=text, stderr=text
+        )
+        while process.poll() is None:
+            with suppress(KeyError):  # one that has just ended has no memory
+                peak = np.maximum(peak, memory(process.pid))
+            time.sleep(0.05)
+        text.seek(0)
+        if process.returncode:
+            raise SystemExit(f"{stage} failed:\n{text.read().decode()[-3000:]}")
+    resident, anonymous = (round(float(x) / 2**20) for x in peak)
+    seconds = round(time.monotonic() - start, 1)
+    return {"seconds": seconds, "resident_mib": resident, "anonymous_mib": anonymous}
+
+
+def measure(root, members, draws, options):
+    """Stage -> what it took, and the size of the networks."""
+    size = {"zoo.runs": -(-members // 2), "nets.resnet18.width": options.width}
+    size |= {"evaluate.draws": draws, "evaluate.val_draws": draws, "evaluate.ensemble": draws}
+    workspace = clone(root, SETTINGS | size)
+    narrow(workspace, (options.width / FULL) ** 2)
+    make_images(root / "images.npz", options.pixels)
+    workspace.stages("check", "dataset")
+    spec = make_zoo(root, members)
+    out = {}
+    for stage in STAGES:
+        if stage in options.stages:
+            out[stage] = watch(workspace, stage)
+            print(f"{members} members, {draws} draws, {stage}: {out[stage]}", file=sys.stderr)
+    return out, spec.numel
+
+
+def narrow(workspace, fraction):
+    """Make the blocks of a copy of the project smaller, as much as its networks are."""
+    path, line = "src/weightspace/weights/spec.py", "BLOCK_NUMBERS = 1 << 26"
+    text = workspace.read(path)
+    if line not in text:
+        raise SystemExit(f"{path}: no line '{line}'")
+    workspace.write(path, text.replace(line, f"BLOCK_NUMBERS = {int(fraction * (1 << 26))}"))
+
+
+def rows(sizes):
+    """Lines of a table: a stage each, seconds and peaks for each size."""
+    yield f"{'':24}" + "".join(f"{name:>34}" for name in sizes)
+    yield f"{'stage':24}" + f"{'s':>10}{'resident':>12}{'anonymous':>12}" * len(sizes)
+    for stage in next(iter(sizes.values())):
+        cells = (sizes[name][stage] for name in sizes)
+        yield f"{stage:24}" + "".join(
+            f"{c['seconds']:10}{c['resident_mib']:8} MiB{c['anonymous_mib']:8} MiB" for c in cells
+        )
+
+
+def main():
+    """Print a table and one JSON object, and write the latter where asked."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--width", type=int, default=FULL)
+    parser.add_argument("--members", type=int, nargs="+", default=[200])
+    parser.add_argument("--draws", type=int, nargs="+", default=[2], help="one for each size")
+    parser.add_argument("--pixels", type=int, default=16, help="side of an image")
+    parser.add_argument("--stages", nargs="+", default=STAGES, help="all by default")
+    parser.add_argument("--work", type=Path, help="folder for data; by default a temporary one")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    sizes = {}
+    with tempfile.TemporaryDirectory(dir=options.work) as work:
+        for members, draws in zip(options.members, options.draws, strict=True):
+            name = f"{members} members, {draws} draws"
+            sizes[name], numel = measure(
+                Path(work) / name.replace(" ", ""), members, draws, options
+            )
+    print("\n".join(rows(sizes)), file=sys.stderr)
+    facts = {"width": options.width, "numbers_of_a_network": numel, "pixels": options.pixels}
+    report.write(report.machine() | facts | {"sizes": sizes}, options.out)
+
+
+if __name__ == "__main__":
+    main()
