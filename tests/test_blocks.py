@@ -1,12 +1,15 @@
 """Bounded memory: whatever an evaluation reads or makes, it takes no more than a block at once."""
 
+import pickle
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from cases import build, networks
 from weightspace.autoencoders.base import encode_members
-from weightspace.evaluate import controls
+from weightspace.evaluate import controls, guidance
 from weightspace.evaluate.components import against_k
 from weightspace.evaluate.evaluation import Evaluation
 from weightspace.evaluate.finetuning import evaluate_finetuning
@@ -19,6 +22,7 @@ from weightspace.evaluate.sampling import evaluate_split
 from weightspace.params import load_params
 from weightspace.project.retrieval import latents
 from weightspace.sampling.calibration import calibrate
+from weightspace.sampling.sampler import Condition
 from weightspace.weights import lazy, spec
 from weightspace.weights.lazy import Made, Selected
 from weightspace.weights.spec import blocks, count, take
@@ -64,6 +68,36 @@ def taken(evaluation, monkeypatch):
 
     monkeypatch.setattr(autoencoder, "decode", decode_few)
     return sizes
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_guidance_is_the_same_in_processes_and_in_this_one(steps, evaluation, monkeypatch):
+    """Whatever order they finish in; a job reads nothing of the process that made it."""
+    settings = evaluation.params.guidance.model_copy(update={"sampling_steps": steps})
+    params = evaluation.params.model_copy(update={"guidance": settings})
+    e = replace(evaluation, params=params, sampler=replace(evaluation.sampler, guidance=settings))
+    monkeypatch.setattr(guidance, "TASKS", 1)
+    monkeypatch.setattr(guidance, "MOST_ALONE", 1)
+    executed = []
+
+    def execute(jobs, runtime):
+        executed.extend(jobs)
+        return [pickle.loads(pickle.dumps(job)).execute() for job in reversed(jobs)]
+
+    monkeypatch.setattr(guidance, "execute", execute)
+    tasks = np.repeat(e.tasks("test_sets")[:3], 2)
+    request = Condition.of_tasks(e.runner.dataset, torch.from_numpy(tasks), torch.full((6,), 0.9))
+    z = e.sampler.latents(request, 2, torch.Generator().manual_seed(0))
+    draws = {"a": (z, request), "b": (z, request.with_target(request.target - 0.4))}
+    found = guidance.guide(e, "test_sets", draws)
+    assert len(executed) == (6 if steps else 0)
+    here = guidance.guide(replace(e, data=None), "test_sets", draws)
+    for name, (z, _) in draws.items():
+        torch.testing.assert_close(found[name], here[name])
+        assert torch.equal(found[name], z) == (steps == 0)  # the control: they were moved
+    assert torch.equal(found["a"], found["b"]) == (steps == 0)
+    one = guidance.guide(e, "test_sets", {"b": draws["b"]})["b"]
+    torch.testing.assert_close(one, found["b"])  # whatever else is guided
 
 
 def _retrieval(e):

@@ -6,6 +6,7 @@ __all__ = [
     "evaluation",
     "finetuning",
     "generation",
+    "guidance",
     "metrics",
     "novelty",
     "properties",

@@ -27,6 +27,7 @@ class Evaluation:
         sampler: draws networks.
         runner: runs networks on the images of their tasks.
         params: all settings.
+        data: folder of the artefacts, for other processes; None: there are none.
 
     """
 
@@ -34,11 +35,12 @@ class Evaluation:
     sampler: Sampler
     runner: TaskRunner
     params: Params
+    data: Path | None = None
 
     @classmethod
     def load(cls, data: Path, params: Params) -> Evaluation:
         """Read what the stages left in the folder ``data``."""
-        return cls(Zoo.open(data / ZOO_FOLDER), *load_sampler(data, params), params)
+        return cls(Zoo.open(data / ZOO_FOLDER), *load_sampler(data, params), params, data)
 
     @property
     def result(self) -> Result:

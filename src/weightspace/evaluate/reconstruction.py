@@ -18,7 +18,7 @@ from weightspace.artifacts import AUTOENCODER_FILE, DATASET_FOLDER, PCA_FILE, ZO
 from weightspace.autoencoders.base import Autoencoder, decode_latents, encode_members, load_trained
 from weightspace.data.tasks import HELD_OUT, part_of
 from weightspace.evaluate import metrics as m
-from weightspace.jobs.base import execute
+from weightspace.jobs.base import execute, files_in
 from weightspace.params import EvaluateSettings, Params
 from weightspace.progress import progress
 from weightspace.rng import stream, torch_stream
@@ -184,11 +184,8 @@ class PartJob:
 
     def inputs(self) -> dict[str, Path]:
         """All artefacts but the zoo."""
-        folders = [
-            self.data / DATASET_FOLDER,
-            *((self.data / f).parent for f in (PCA_FILE, AUTOENCODER_FILE)),
-        ]
-        return {f"{f.name}/{path.name}": path for f in folders for path in sorted(f.iterdir())}
+        files = (PCA_FILE, AUTOENCODER_FILE)
+        return files_in(self.data / DATASET_FOLDER, *((self.data / f).parent for f in files))
 
     def packed(self) -> PartJob:
         """The same job with its members' weights."""

@@ -3,7 +3,8 @@
 Where is what computed?
 
 * requests, and the best of n draws: :class:`weightspace.sampling.requests.Grid`;
-* draws and guidance by train images: :class:`weightspace.sampling.sampler.Sampler`;
+* draws and guidance by train images: :class:`weightspace.sampling.sampler.Sampler`, for many tasks
+  :func:`weightspace.evaluate.guidance.guide`;
 * the result of a draw on test images: :meth:`weightspace.zoo.runner.TaskRunner.outputs_by_task`;
 * R2 of results against targets: :func:`request_metrics`, by :func:`weightspace.evaluate.metrics.r2_identity`;
 * the same of the controls: :func:`controls`; everything of one split: :func:`evaluate_split`.
@@ -26,6 +27,7 @@ from weightspace.data.tasks import part_of
 from weightspace.evaluate import metrics as m
 from weightspace.evaluate.controls import head_only, noised
 from weightspace.evaluate.evaluation import Evaluation
+from weightspace.evaluate.guidance import guide
 from weightspace.progress import progress
 from weightspace.rng import stream, torch_stream
 from weightspace.sampling.requests import Grid
@@ -36,11 +38,12 @@ from weightspace.zoo.result import Result, labels_of
 from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.store import Zoo
 
+SAMPLED = ("shuffled_d", "shuffled_r", "d_only", "r_only", "uncalibrated", "guidance_only")
 NOISE = 0.1  # fraction of a tensor's standard deviation that the noised copies get
 
 
 def controls(
-    evaluation: Evaluation, grid: Grid, drawn: Population
+    evaluation: Evaluation, grid: Grid, drawn: Population, split: str
 ) -> Iterator[tuple[str, Networks]]:
     """Name and networks of each control, one per request ``(T * K)``, one control after the other.
 
@@ -50,6 +53,7 @@ def controls(
         evaluation: what draws, and the train members.
         grid: T x K requests.
         drawn: one guided draw of each request, for its output layer.
+        split: split of the tasks.
 
     """
     sampler, dataset = evaluation.sampler, evaluation.runner.dataset
@@ -61,16 +65,23 @@ def controls(
     other_d = Condition.of_tasks(dataset, other, request.target)
     other_r = request.with_target(request.target[torch.from_numpy(order.permutation(len(request)))])
 
-    def draw(condition: Condition, *, guided: bool, **use: bool) -> Networks:
-        z = sampler.latents(condition, 1, rng, **use)
-        return sampler.networks(sampler.guided(z, condition, rng) if guided else z)
+    def draw(condition: Condition, **use: bool) -> Tensor:
+        return sampler.latents(condition, 1, rng, **use)
 
-    yield "shuffled_d", draw(other_d, guided=True)
-    yield "shuffled_r", draw(other_r, guided=True)
-    yield "d_only", draw(request, guided=False, use_result=False)
-    yield "r_only", draw(request, guided=False, use_dataset=False)
-    yield "uncalibrated", draw(request, guided=False, calibrated=False)
-    yield "guidance_only", draw(request, guided=True, use_dataset=False, use_result=False)
+    blind = draw(request, use_dataset=False, use_result=False)
+    draws = {
+        "shuffled_d": (draw(other_d), other_d),
+        "shuffled_r": (draw(other_r), other_r),
+        "guidance_only": (blind, request),
+    }
+    z = guide(evaluation, split, draws)
+    z |= {
+        "d_only": draw(request, use_result=False),
+        "r_only": draw(request, use_dataset=False),
+        "uncalibrated": draw(request, calibrated=False),
+    }
+    for name in SAMPLED:
+        yield name, sampler.networks(z[name])
     members, spec = evaluation.train_members, sampler.autoencoder.spec
     copies = members.nearest_task(sampler.embed(request), grid.target)
     yield "nearest_task", copies
@@ -222,7 +233,7 @@ def evaluate_split(
         z = sampler.latents(condition, draws, rng)
         out = unguided(grid, runner, sampler.networks(z), split, result)
         bar.advance(note="drawn")
-        drawn = sampler.networks(sampler.guided(z, condition, rng))
+        drawn = sampler.networks(guide(evaluation, split, {"draws": (z, condition)})["draws"])
         bar.advance(note="guided")
         both = runner.outputs_on_parts(drawn, grid.tasks, (part_of(split), "train"))
         on_test, on_train = (grid.achieved(y, result) for y in both)
@@ -261,7 +272,7 @@ def control_metrics(
 
     """
     result, out = evaluation.result, dict[str, float]()
-    for name, networks in controls(evaluation, grid, drawn):
+    for name, networks in controls(evaluation, grid, drawn, split):
         outputs = evaluation.runner.outputs_by_task(networks, grid.tasks, part_of(split))
         achieved = grid.achieved(outputs, result)[:, 0]
         metrics = request_metrics(grid, achieved, result)

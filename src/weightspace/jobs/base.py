@@ -38,6 +38,11 @@ class Job(Protocol):
         """Do it. Returns a small result that can be pickled."""
 
 
+def files_in(*folders: Path) -> dict[str, Path]:
+    """Files of some folders by their paths below a folder that would hold these: for ``Job.inputs``."""
+    return {f"{f.name}/{path.name}": path for f in folders for path in sorted(f.iterdir())}
+
+
 def execute(jobs: Sequence[Job], runtime: RuntimeSettings) -> Iterator[Any]:
     """Execute jobs on the chosen executor, yielding the result of each as it finishes.
 

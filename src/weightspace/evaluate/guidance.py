@@ -1,0 +1,148 @@
+"""Guide the draws of many requests: groups of tasks, where networks are small in processes side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from weightspace.artifacts import AUTOENCODER_FILE, DATASET_FOLDER, PCA_FILE, SHARED_ENCODER_FILE
+from weightspace.evaluate.evaluation import Evaluation
+from weightspace.jobs.base import execute, files_in
+from weightspace.params import Params
+from weightspace.rng import torch_stream
+from weightspace.sampling.latent_steps import BLOCK
+from weightspace.sampling.sampler import Condition, Sampler, load_sampler
+from weightspace.weights.spec import block_size
+
+TASKS = 8  # of one job; fixed, so that no executor changes a byte
+MOST_ALONE = 4  # jobs that take less time than processes do to start
+
+
+@dataclass(frozen=True)
+class GuideJob:
+    """Draws for some tasks, to be guided: a :class:`weightspace.jobs.base.Job`.
+
+    Attributes:
+        data: folder of the artefacts.
+        params: all settings.
+        names: what is drawn, of which split, and the number of the job; of the random stream.
+        z: latents as drawn ``(N, draws, L)``.
+        classes: classes of each request's task ``(N, c)``.
+        target: requested result of each ``(N,)``.
+        device: where it runs.
+
+    """
+
+    data: Path
+    params: Params
+    names: tuple[str | int, ...]
+    z: np.ndarray
+    classes: np.ndarray
+    target: np.ndarray
+    device: str = "cpu"
+
+    @property
+    def name(self) -> str:
+        """What is guided."""
+        return f"guidance of {' '.join(map(str, self.names))}"
+
+    def inputs(self) -> dict[str, Path]:
+        """All artefacts but the zoo."""
+        files = (PCA_FILE, AUTOENCODER_FILE, SHARED_ENCODER_FILE)
+        return files_in(self.data / DATASET_FOLDER, *((self.data / f).parent for f in files))
+
+    def packed(self) -> GuideJob:
+        """Itself: nothing else is read."""
+        return self
+
+    def moved(self, folder: Path) -> GuideJob:
+        """The same job on artefacts in another folder."""
+        return replace(self, data=folder)
+
+    def outputs(self) -> tuple[Path, ...]:
+        """It writes no file."""
+        return ()
+
+    def execute(self) -> tuple[tuple[str | int, ...], np.ndarray]:
+        """Names and the guided latents ``(N, draws, L)``."""
+        sampler, runner = load_sampler(self.data, self.params)
+        return self.guide(sampler, runner.dataset.images["train"])
+
+    def guide(
+        self, sampler: Sampler, class_images: Tensor
+    ) -> tuple[tuple[str | int, ...], np.ndarray]:
+        """As :meth:`execute`, with what it reads given.
+
+        Args:
+            sampler: moves latents.
+            class_images: train images of each class ``(K, n, C, H, W)``.
+
+        """
+        condition = Condition(
+            class_images, torch.from_numpy(self.classes), torch.from_numpy(self.target)
+        )
+        rng = torch_stream(self.params.seed, "evaluate", "guidance", *self.names)
+        z = torch.from_numpy(self.z).to(sampler.autoencoder.device)
+        return self.names, sampler.guided(z, condition, rng).cpu().numpy()
+
+
+def guide(
+    evaluation: Evaluation, split: str, draws: Mapping[str, tuple[Tensor, Condition]]
+) -> dict[str, Tensor]:
+    """Guided latents ``(N, draws, L)`` of each set of draws.
+
+    Args:
+        evaluation: what guides.
+        split: of the tasks.
+        draws: name -> latents as drawn ``(N, draws, L)`` and their requests, task after task.
+
+    """
+    jobs = [
+        GuideJob(
+            evaluation.data or Path(),
+            evaluation.params,
+            (split, name, number),
+            z[rows].cpu().numpy(),
+            condition.classes[rows].cpu().numpy(),
+            condition.target[rows].cpu().numpy(),
+            evaluation.runner.device.type,
+        )
+        for name, (z, condition) in draws.items()
+        for number, rows in enumerate(_groups(condition))
+    ]
+    done: dict[tuple[str | int, ...], np.ndarray] = dict(_done(evaluation, jobs))
+    return {
+        name: torch.from_numpy(
+            np.concatenate([done[job.names] for job in jobs if job.names[1] == name])
+        )
+        for name in draws
+    }
+
+
+def _done(evaluation: Evaluation, jobs: list[GuideJob]) -> Iterator[Any]:
+    """Results of the jobs: in this process where others would not be faster, or have nothing to read.
+
+    Large networks and a GPU keep all that there is busy, one block after the other.
+    """
+    sampler, runner = evaluation.sampler, evaluation.runner
+    small = block_size(runner.net.spec, BLOCK) == BLOCK and runner.device.type == "cpu"
+    steps = sampler.guidance is not None and sampler.guidance.sampling_steps > 0
+    if evaluation.data is not None and small and steps and len(jobs) > MOST_ALONE:
+        return execute(jobs, evaluation.params.runtime)
+    images = runner.dataset.images["train"]
+    return (job.guide(sampler, images) for job in jobs)
+
+
+def _groups(condition: Condition) -> list[slice]:
+    """Rows of the requests of at most so many tasks, in order."""
+    _, counts = torch.unique_consecutive(condition.classes, return_counts=True, dim=0)
+    ends = [0, *counts.cumsum(0).tolist()]
+    edges = [*ends[:-1:TASKS], ends[-1]]
+    return [slice(a, b) for a, b in pairwise(edges)]
