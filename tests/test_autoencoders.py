@@ -158,15 +158,17 @@ def test_blocks_cover_every_row(name, architecture, fitted, monkeypatch):
 def test_save_and_load_are_equal_to_the_bit(name, architecture, fitted, tmp_path):
     world, made = fitted(name, architecture)
     autoencoder = made.autoencoder
-    autoencoder.save(tmp_path / "a.safetensors")
-    again = load_autoencoder(tmp_path / "a.safetensors")
+    file = tmp_path / "autoencoder" / "a.safetensors"
+    autoencoder.save(file)
+    world.pca.save(tmp_path / "pca" / "pca.safetensors")
+    again = load_autoencoder(file)
     weights = world.data.weights["val"]
     z = encode_members(autoencoder, weights)
     assert torch.equal(encode_members(again, weights), z)
     for k, w in decode_latents(autoencoder, z).items():
         assert torch.equal(decode_latents(again, z)[k], w)
     again.save(tmp_path / "b.safetensors")
-    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    assert file.read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 
 @contract

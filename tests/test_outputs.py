@@ -6,13 +6,16 @@ from dataclasses import dataclass, field, replace
 import pytest
 import torch
 
+from weightspace.artifacts import PCA_FILE, load_tensors
 from weightspace.autoencoders import AUTOENCODERS
-from weightspace.autoencoders.base import encode_orders
+from weightspace.autoencoders.base import encode_orders, load_autoencoder
 from weightspace.errors import WeightspaceError
+from weightspace.learning import loop
 from weightspace.learning.behavioural import BehaviouralLoss
 from weightspace.registry import resolve
 from weightspace.shared_encoders.base import encode_pairs
 from weightspace.shared_encoders.generator import GeneratorLoss
+from weightspace.weights.pca import fit_pca
 from weightspace.weights.spec import Weights, output_orders, take
 from weightspace.zoo.outputs import Originals, choose_probes
 from weightspace.zoo.result import Result
@@ -193,3 +196,45 @@ def test_scale_and_centre_do_not_depend_on_the_block(name, world, monkeypatch):
         torch.testing.assert_close(fitted[block], fitted[1000], rtol=1e-6, atol=1e-7)
     autoencoder.fit_scale(take(tiny.data.weights["train"], slice(BLOCK)))  # the control: fewer
     assert not torch.allclose(autoencoder.scale, fitted[1000][0])
+
+
+def test_the_file_of_an_autoencoder_refers_to_its_pca(world, tmp_path):
+    """It holds no basis; without the right one beside it, it is refused in one line."""
+    tiny = world()
+    file, beside = tmp_path / "autoencoder" / "a.safetensors", tmp_path / PCA_FILE
+    autoencoder = fit(tiny, tiny.data, "mlp")
+    autoencoder.save(file)
+    tensors, meta = load_tensors(file, "autoencoder")
+    assert not [name for name in tensors if name.startswith("pca.")]
+    assert meta["pca"]["sha256"] == tiny.pca.sha256
+    with pytest.raises(WeightspaceError, match="file is missing") as missing:
+        load_autoencoder(file)
+    assert str(beside) in str(missing.value)
+    tiny.pca.save(beside)
+    assert load_autoencoder(file).pca.sha256 == tiny.pca.sha256
+    settings = tiny.params.pca.model_copy(update={"components": 3})
+    fit_pca(tiny.zoo.spec, tiny.data.weights["train"], settings).save(beside)
+    with pytest.raises(WeightspaceError, match="fitted with another PCA") as other:
+        load_autoencoder(file)
+    assert str(file) in str(other.value)
+    assert "\n" not in str(other.value)
+    fit(tiny, tiny.data, "tokens").save(file)
+    load_autoencoder(file)  # reads no PCA
+
+
+@pytest.mark.parametrize("name", ["functional", "mlp"])
+def test_the_best_state_of_a_fit_holds_no_basis(name, world, monkeypatch):
+    tiny, sizes = world(), []
+    copied = loop._copied
+
+    def note(module, room=None):
+        out = copied(module, room)
+        sizes.append(sum(x.numel() for x in out.values()))
+        return out
+
+    monkeypatch.setattr(loop, "_copied", note)
+    autoencoder = fit(tiny, tiny.data, name)
+    trained = sum(p.numel() for p in autoencoder.parameters())
+    buffers = sum(x.numel() for n, x in autoencoder.named_buffers() if not n.startswith("pca."))
+    assert set(sizes) == {trained + buffers}
+    assert sum(x.numel() for x in autoencoder.pca.tensors.values()) > 0

@@ -1,12 +1,16 @@
 """One exact basis per tensor."""
 
+import hashlib
+import os
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
 
 import reference
 from cases import build, networks, section
+from weightspace.artifacts import file_sha256
 from weightspace.errors import WeightspaceError
 from weightspace.weights.pca import TensorPca, fit_pca, fit_tensor, stream_pca
 from weightspace.weights.spec import Axis, Spec, TensorSpec
@@ -227,10 +231,11 @@ def test_a_zoo_on_disk_gives_what_networks_in_memory_give(align, world, tmp_path
         monkeypatch.setattr("weightspace.weights.pca.PART_BYTES", part)
         found = stream_pca(zoo.spec, zoo.reader(train), len(train), settings, tmp_path)
         assert not list(tmp_path.iterdir())  # aligned copies are gone
-        assert found.meta() == expected.meta()
-        for name, value in found.state_dict().items():
-            torch.testing.assert_close(value, expected.state_dict()[name], rtol=1e-5, atol=1e-5)
-    assert all(torch.equal(v, expected.state_dict()[k]) for k, v in found.state_dict().items())
+        assert (found.modes, found.counts) == (expected.modes, expected.counts)
+        for name, value in found.tensors.items():
+            torch.testing.assert_close(value, expected.tensors[name], rtol=1e-5, atol=1e-5)
+    assert all(torch.equal(v, expected.tensors[k]) for k, v in found.tensors.items())
+    assert found.sha256 == expected.sha256
 
 
 def test_alignment_survives_a_file(tmp_path):
@@ -241,3 +246,56 @@ def test_alignment_survives_a_file(tmp_path):
     again = TensorPca.load(tmp_path / "pca.safetensors")
     assert torch.equal(again(weights), pca(weights))
     assert again.align
+
+
+def test_a_basis_is_known_by_the_hash_of_its_file(tmp_path, rng):
+    first, second = (
+        fit_pca(_toy(), _toy_weights(30, rng), section("pca", components=6)) for _ in range(2)
+    )
+    path = tmp_path / "pca.safetensors"
+    first.save(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    again = TensorPca.load(path)
+    assert again.sha256 == first.sha256 == digest != second.sha256
+    empty = TensorPca.from_meta(first.meta())
+    assert empty.sha256 == digest
+    assert {x.device.type for name, x in empty.tensors.items() if "components" in name} == {"meta"}
+    empty.find(path, "autoencoder")
+    assert all(torch.equal(x, first.tensors[name]) for name, x in empty.tensors.items())
+    with pytest.raises(WeightspaceError, match="fitted with another PCA") as caught:
+        TensorPca.from_meta(second.meta()).find(path, "autoencoder")
+    assert "\n" not in str(caught.value)
+
+
+def _mapped(path, x):
+    """Whether a tensor's values lie where the system maps a file into memory."""
+    lines = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(path) in line]
+    ranges = [[int(end, 16) for end in line.split()[0].split("-")] for line in lines]
+    return any(first <= x.data_ptr() < last for first, last in ranges)
+
+
+def test_a_loaded_basis_is_the_mapped_file_and_part_of_no_state(tmp_path, rng):
+    pca = fit_pca(_toy(), _toy_weights(30, rng), section("pca", components=6, identity_below=5))
+    path = tmp_path / "pca.safetensors"
+    pca.save(path)
+    again = TensorPca.load(path)
+    assert all(_mapped(path, x) for x in again.tensors.values() if x.numel())
+    assert not any(_mapped(path, x) for x in pca.tensors.values())
+    assert not again.state_dict()
+    assert again.tensors.keys() == pca.tensors.keys()
+
+
+def test_hash_of_a_file_that_changed_is_that_of_the_change(tmp_path, monkeypatch):
+    path, reads = tmp_path / "file", []
+    digest = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda *a: reads.append(a) or digest(*a))
+    for text, age in ((b"one", 60), (b"two", 30)):
+        path.write_bytes(text)
+        then = path.stat().st_mtime - age
+        os.utime(path, (then, then))
+        for _ in range(3):
+            assert file_sha256(path) == hashlib.sha256(text).hexdigest()
+    assert len(reads) == 2  # once for each content
+    path.write_bytes(b"now")  # a moment ago: a further change might not show
+    assert {file_sha256(path) for _ in range(2)} == {hashlib.sha256(b"now").hexdigest()}
+    assert len(reads) == 4

@@ -13,6 +13,7 @@ Rules, all for the sake of identical bytes and safe caches:
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -42,6 +43,7 @@ AUTOENCODER_FILE = Path("autoencoder") / "autoencoder.safetensors"
 SHARED_ENCODER_FILE = Path("shared_encoder") / "shared_encoder.safetensors"
 
 META_KEY = "weightspace"
+SETTLED = 2.0  # seconds after which a file's time tells every further change; 2 s is that of FAT
 GIVEN_BYTES = 1 << 30  # that a file given by a person may unpack to; four times that in memory
 ABANDONED_DAYS = 7  # a killed run of the same code and settings may still be continued for so long
 
@@ -260,7 +262,7 @@ def tensor_bytes(kind: str, tensors: Mapping[str, Tensor], meta: Mapping[str, An
 
 
 def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Load a file written by :func:`save_tensors`, strictly.
+    """Load a file written by :func:`save_tensors`, strictly; values are read where they are used.
 
     Raises:
         WeightspaceError: file missing, truncated, not safetensors, or of another kind.
@@ -269,6 +271,23 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
     meta = load_meta(path, kind)
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118
+
+
+_hashes: dict[tuple[str, int, int, int], str] = {}  # of this process: see file_sha256
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, read piece by piece, and once in this process while the file stays.
+
+    A file counts as another one when its size, its time of change or its inode does; one that
+    changed a moment ago is read at every call.
+    """
+    state = path.stat()
+    key = (str(path.absolute()), state.st_size, state.st_mtime_ns, state.st_ino)
+    if key not in _hashes or time.time() - state.st_mtime < SETTLED:
+        with path.open("rb") as file:
+            _hashes[key] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _hashes[key]
 
 
 @contextmanager

@@ -208,7 +208,10 @@ class Autoencoder(nn.Module, ABC):
         return {"latent": self.latent, "settings": self.settings.model_dump(mode="json")}
 
     def save(self, path: Path) -> None:
-        """Write one safetensors file that holds all that is needed to encode and decode."""
+        """Write one safetensors file: all that is needed to encode and decode, but the PCA.
+
+        Of that the file has the hash; :func:`load_autoencoder` reads it from its own file.
+        """
         meta = {"autoencoder": self.name, **self.meta(), **origins(("autoencoders", self.name))}
         save_tensors(path, "autoencoder", self.state_dict(), meta)
 
@@ -217,7 +220,8 @@ def load_autoencoder(path: Path) -> Autoencoder:
     """Read any autoencoder that :meth:`Autoencoder.save` wrote.
 
     Raises:
-        WeightspaceError: no such file, not an autoencoder, or one of another version.
+        WeightspaceError: no such file, not an autoencoder, one of another version, or without its
+            PCA in the folder ``pca`` beside its own.
 
     """
     tensors, meta = load_tensors(path, "autoencoder")
@@ -226,6 +230,9 @@ def load_autoencoder(path: Path) -> Autoencoder:
             AUTOENCODERS, meta["autoencoder"], "autoencoder.model"
         ).from_meta(meta)
         autoencoder.load_state_dict(tensors)
+    for module in autoencoder.modules():
+        if isinstance(module, TensorPca):
+            module.find(path.absolute().parent.parent / PCA_FILE, path)
     return autoencoder.eval()
 
 

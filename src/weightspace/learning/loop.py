@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 
@@ -68,7 +67,7 @@ def fit(
     )
     per_epoch = math.ceil(counts["train"] / settings.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _cosine(settings.epochs * per_epoch))
-    rows, best, best_state = [], math.inf, copy.deepcopy(module.state_dict())
+    rows, best, best_state = [], math.inf, _copied(module)
     with progress(name, settings.epochs) as bar:
         for epoch in range(1, settings.epochs + 1):
             train = _epoch(module, loss, counts["train"], per_epoch, (optimizer, schedule), rng)
@@ -80,13 +79,22 @@ def fit(
                     "val loss is not finite", where=f"{name}, epoch {epoch}", do=f"lower {name}.lr"
                 )
             if current < best:
-                best, best_epoch, best_state = current, epoch, copy.deepcopy(module.state_dict())
+                best, best_epoch, best_state = current, epoch, _copied(module, best_state)
             bar.advance(note=f"val loss {current:.4f}, best {best:.4f}", metrics=rows[-1])
             if epoch - best_epoch >= settings.patience:
                 break
     module.load_state_dict(best_state)
     module.eval()
     return pd.DataFrame(rows)
+
+
+def _copied(module: nn.Module, room: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Copy of a module's state, into an earlier one; what is not saved with it is not copied."""
+    state = module.state_dict()
+    room = room or {name: torch.empty_like(x) for name, x in state.items()}
+    for name, x in state.items():
+        room[name].copy_(x)
+    return room
 
 
 def _epoch(

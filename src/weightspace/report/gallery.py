@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from weightspace.artifacts import AUTOENCODER_FILE, IMAGES_FILE, SHARED_ENCODER_FILE
+from weightspace.artifacts import AUTOENCODER_FILE, IMAGES_FILE, PCA_FILE, SHARED_ENCODER_FILE
 from weightspace.data.tasks import TEST_SPLITS
 from weightspace.project.project import Project
 from weightspace.report.html import element, picture
@@ -20,7 +20,7 @@ from weightspace.rng import torch_stream
 from weightspace.sampling.sampler import Condition, Sampler
 
 TASKS, SHOWN, ZOOM = 3, 8, 96  # tasks, images of each class, least pixels of an image's side
-FILES = (IMAGES_FILE, AUTOENCODER_FILE, SHARED_ENCODER_FILE)
+FILES = (IMAGES_FILE, PCA_FILE, AUTOENCODER_FILE, SHARED_ENCODER_FILE)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ entries, from the Gram matrix (Kirby and Sirovich 1990, "snapshot PCA").
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +22,14 @@ import torch
 from torch import Tensor, nn
 
 from weightspace.artifacts import (
+    file_sha256,
     held,
     load_part,
     load_tensors,
     rebuilding,
     remove_abandoned,
     save_tensors,
+    tensor_bytes,
 )
 from weightspace.errors import problem
 from weightspace.params import PcaSettings
@@ -46,10 +49,12 @@ Read = Callable[[slice, str, slice], Tensor]
 
 
 class TensorPca(nn.Module):
-    """Weights <-> coefficients, tensor by tensor.
+    """Weights <-> coefficients, tensor by tensor; empty until :meth:`fill` gives it its basis.
 
     A tensor that never varies is ``constant`` (no coefficient), a small one is kept as it is
-    (``identity``), every other one is projected on its first components (``pca``).
+    (``identity``), every other one is projected on its first components (``pca``). The basis is in no
+    ``state_dict``: it is many times larger than what holds it, which names it by the hash of its
+    file.
 
     Args:
         spec: the architecture.
@@ -75,12 +80,16 @@ class TensorPca(nn.Module):
     ) -> None:
         super().__init__()
         self.spec, self.modes, self.counts, self.align = spec, dict(modes), dict(counts), align
-        self.register_buffer("reference", torch.zeros(1, spec.numel if align else 0))
+        self.known_sha256 = ""  # of its file, once it is known
+        shapes: dict[str, tuple[int, ...]] = {"reference": (1, spec.numel if align else 0)}
         for i, t in enumerate(spec.tensors):
-            self.register_buffer(f"mean{i}", torch.zeros(t.numel))
-            self.register_buffer(f"components{i}", torch.zeros(counts[t.name], t.numel))
-            self.register_buffer(f"variance{i}", torch.zeros(counts[t.name]))
-            self.register_buffer(f"total{i}", torch.zeros(()))
+            k = counts[t.name]
+            shapes |= {f"mean{i}": (t.numel,), f"components{i}": (k, t.numel)}
+            shapes |= {f"variance{i}": (k,), f"total{i}": ()}
+        for name, shape in shapes.items():
+            few = name.startswith(("variance", "total"))  # the basis itself takes no room yet
+            empty = torch.zeros(shape, device="cpu" if few else "meta")
+            self.register_buffer(name, empty, persistent=False)
 
     @property
     def features(self) -> int:
@@ -158,29 +167,84 @@ class TensorPca(nn.Module):
         out: Tensor = getattr(self, f"{name}{i}")
         return out
 
-    def meta(self) -> dict[str, Any]:
-        """What is needed to rebuild the module, JSON-ready."""
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All of the basis, by name."""
+        return dict(self.named_buffers())
+
+    def fill(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take these tensors as the basis, without a copy.
+
+        Raises:
+            ValueError: a tensor is missing, unknown or misshapen.
+
+        """
+        shapes = {name: tuple(x.shape) for name, x in self.named_buffers()}
+        given = {name: tuple(x.shape) for name, x in tensors.items()}
+        if wrong := sorted(n for n, _ in shapes.items() ^ given.items()):
+            raise ValueError(f"tensors missing, unknown or misshapen: {wrong[:4]}")
+        for name, tensor in tensors.items():
+            setattr(self, name, tensor)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the file that holds this basis, or that :meth:`save` would write."""
+        if not self.known_sha256:
+            data = tensor_bytes("pca", self.tensors, self._sizes())
+            self.known_sha256 = hashlib.sha256(data).hexdigest()
+        return self.known_sha256
+
+    def _sizes(self) -> dict[str, Any]:
         sizes = {"modes": self.modes, "counts": self.counts, "align": self.align}
         return {"spec": self.spec.to_json(), **sizes}
 
+    def meta(self) -> dict[str, Any]:
+        """Sizes and hash, JSON-ready: what refers to this basis without holding it."""
+        return {"sha256": self.sha256, **self._sizes()}
+
     @classmethod
     def from_meta(cls, meta: Mapping[str, Any]) -> TensorPca:
-        """Empty module of the same sizes; fill it with ``load_state_dict``."""
+        """Empty module of the same sizes; :meth:`fill` or :meth:`find` gives it its basis."""
         spec = Spec.from_json(meta["spec"])
-        return cls(spec, meta["modes"], meta["counts"], align=meta["align"])
+        pca = cls(spec, meta["modes"], meta["counts"], align=meta["align"])
+        pca.known_sha256 = meta.get("sha256", "")
+        return pca
 
     def save(self, path: Path) -> None:
         """Write one safetensors file."""
-        save_tensors(path, "pca", self.state_dict(), self.meta())
+        save_tensors(path, "pca", self.tensors, self._sizes())
 
     @classmethod
     def load(cls, path: Path) -> TensorPca:
-        """Read what :meth:`save` wrote."""
+        """Read what :meth:`save` wrote: the file is mapped to memory, read where it is used."""
         tensors, meta = load_tensors(path, "pca")
         with rebuilding(path):
             pca = cls.from_meta(meta)
-            pca.load_state_dict(tensors)
+            pca.fill(tensors)
+        pca.known_sha256 = file_sha256(path)
         return pca
+
+    def find(self, path: Path, where: Path) -> None:
+        """Take the basis that :meth:`meta` referred to from its file.
+
+        Args:
+            path: file that :meth:`save` wrote.
+            where: file with the reference, for the message.
+
+        Raises:
+            WeightspaceError: no such file, or another basis.
+
+        """
+        other = TensorPca.load(path)
+        if other.sha256 != self.sha256:
+            raise problem(
+                f"was fitted with another PCA than that of {path}",
+                where=where,
+                got=f"sha256 {other.sha256[:16]}",
+                expected=self.sha256[:16],
+                do="run `dvc repro`, or `dvc checkout` to restore both from the cache",
+            )
+        self.fill(other.tensors)
 
 
 class FeaturePca(nn.Module):
@@ -306,9 +370,8 @@ def stream_pca(
         for part in ("mean", "components", "variance", "total")
     }
     state["reference"] = spec.flatten(reference) if matching else torch.zeros(1, 0)
-    with torch.device("meta"):  # no room: the tensors are taken as they are
-        pca = TensorPca(spec, modes, sizes, align=matching)
-    pca.load_state_dict(state, assign=True)
+    pca = TensorPca(spec, modes, sizes, align=matching)
+    pca.fill(state)
     return pca.to(device)
 
 
@@ -471,10 +534,10 @@ def _gram(t: TensorSpec, read: Read, members: int) -> Tensor:
     7e-8 of its largest entry, which hides directions of less variance than that. Arguments as those of
     :func:`fit_tensor`.
     """
-    device = read(slice(0, 1), t.name, slice(0, 1)).device
-    gram = torch.zeros(members, members, dtype=torch.float64, device=device)
+    gram = torch.zeros(members, members, dtype=torch.float64)
     height = -(-members // STRIPS)
     for _, x in _columns(t, read, members):
+        gram = gram.to(x.device)
         for i in range(0, members, height):
             gram[i : i + height, i:].addmm_(x[i : i + height], x[i:].T)
     return gram.triu() + gram.triu(1).T

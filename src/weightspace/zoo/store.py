@@ -16,6 +16,7 @@ from torch import Tensor
 
 from weightspace.artifacts import (
     MEMBERS_FILE,
+    SETTLED,
     load_part,
     load_tensors,
     read_meta,
@@ -27,7 +28,6 @@ from weightspace.errors import problem
 from weightspace.weights.spec import Spec, Weights, block_size, take
 
 COLUMNS = ("member", "run", "snapshot", "task", "split", "diverged", "shard", "row")
-SETTLED = 2.0  # seconds after which a file's time tells every further change; 2 s is that of FAT
 AGAIN = "delete the file and run `dvc repro`"
 
 
