@@ -126,6 +126,9 @@ class DeviceTensor(Tensor):
     def to(self, *args: Any, **kwargs: Any) -> Tensor:
         return to(self, *args, **kwargs)
 
+    def new_tensor(self, data: Any, *, dtype: Any = None, device: Any = CUDA) -> Tensor:
+        return torch.tensor(data, dtype=dtype or self.dtype).to(device)
+
     def __repr__(self, *_: Any, **__: Any) -> str:
         return f"DeviceTensor({self.host!r})"
 

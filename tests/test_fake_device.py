@@ -151,6 +151,7 @@ def test_factories_make_tensors_where_they_are_told(device):
         torch.eye(2, device=device),
         torch.zeros_like(x),
         x.new_ones(3),
+        x.new_tensor([[1.0], [2.0]]),
         F.one_hot(torch.arange(2, device=device)),
     ]
     assert all(y.device == device for y in made)
