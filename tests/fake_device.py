@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -126,6 +127,12 @@ class DeviceTensor(Tensor):
     def to(self, *args: Any, **kwargs: Any) -> Tensor:
         return to(self, *args, **kwargs)
 
+    def __getitem__(self, index: Any) -> Tensor:
+        return super().__getitem__(indices(index))
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        super().__setitem__(indices(index), value)
+
     def new_tensor(self, data: Any, *, dtype: Any = None, device: Any = CUDA) -> Tensor:
         return torch.tensor(data, dtype=dtype or self.dtype).to(device)
 
@@ -141,6 +148,13 @@ class DeviceTensor(Tensor):
                 copied.requires_grad_(self.requires_grad)
             memo[id(self)] = copied
         return memo[id(self)]
+
+
+def indices(index: Any) -> Any:
+    """Lists in an index as tensors on the CPU."""
+    if isinstance(index, tuple):
+        return tuple(indices(part) for part in index)
+    return torch.as_tensor(index) if isinstance(index, list | np.ndarray) else index
 
 
 def to(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -161,6 +175,8 @@ def compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     operands, _ = tree_flatten((args, kwargs))
     tensors = [x for x in operands if isinstance(x, Tensor)]
     on_device = [x for x in tensors if isinstance(x, DeviceTensor)]
+    lost = [x for x in tensors if x.device.type == "meta"]
+    assert not lost, "a tensor without data, which PyTorch made inside: teach the fake device"
     target = kwargs.get("device")
     to_device = bool(on_device) if target is None else torch.device(target).type in ON_DEVICE
     if target is not None:

@@ -16,14 +16,20 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+import weightspace as ws
 from cases import FILE, merged, nested
 from fake_device import fake_device
+from weightspace.errors import WeightspaceError
 from weightspace.jobs import local
+from weightspace.learning.result_matching import result_error
+from weightspace.nets.base import Net
 from weightspace.params import validate_params
+from weightspace.report.gallery import gallery
 from workspace import ROOT, TINY
 
 MADE = ("check", "dataset", "zoo", "pca", "autoencoder", "shared_encoder")
 EVALUATED = tuple(sorted(f.stem for f in (ROOT / "stages").glob("evaluate_*.py")))
+FEW = {"zoo.runs_per_shard": 36, "evaluate.bootstrap": 10}  # operations cost time here, not numbers
 EXACT = {  # bf16 is compared with itself only: CPUs compute it in float32
     "autoencoders.functional.precision": "float32",
     "shared_encoders.generator.precision": "float32",
@@ -34,7 +40,7 @@ METRIC = 2e-3  # of metrics; counts and accuracies are equal
 
 def settings(where, **changes):
     return validate_params(
-        merged(FILE, nested(TINY | EXACT | {"runtime.device": where} | changes)), "test"
+        merged(FILE, nested(TINY | FEW | EXACT | {"runtime.device": where} | changes)), "test"
     )
 
 
@@ -62,7 +68,7 @@ def on(where):
 
 
 def run(root, where, stages, **changes):
-    params = settings(where, **{k.replace("__", "."): v for k, v in changes.items()})
+    params = settings(where, **changes)
     with on(where):
         for name in stages:
             stage(name, root, params)
@@ -75,8 +81,7 @@ def finished(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(local, "execute", lambda jobs, runtime: (job.execute() for job in jobs))
         return {
-            where: run(tmp_path_factory.mktemp(where), where, MADE)
-            for where in ("cpu", "cuda")
+            where: run(tmp_path_factory.mktemp(where), where, MADE) for where in ("cpu", "cuda")
         }
 
 
@@ -118,49 +123,183 @@ def test_every_stage_gives_the_artefacts_and_metrics_of_the_cpu(finished):
 
 
 # What each member of a family needs beside the default pipeline: keys, the first stage that runs again
-TOKENS = {f"autoencoders.tokens.{k}": v for k, v in {"token": 12, "features": 4, "width": 8}.items()}
+TOKENS = {
+    f"autoencoders.tokens.{k}": v for k, v in {"token": 12, "features": 4, "width": 8}.items()
+}
 TOKENS |= {"autoencoders.tokens.depth": 1, "autoencoders.tokens.heads": 2}
 AUTOENCODERS = {
     "mlp": {"autoencoders.mlp.behaviour_weight": 0.1, "autoencoder.augment_permutations": True},
     "variational": {"autoencoders.variational.hidden": [16]},
     "residual": {"autoencoders.residual.hidden": [16]},
-    "reverse_pca": {"autoencoders.reverse_pca.hidden": [16], "autoencoders.reverse_pca.features": 16},
+    "reverse_pca": {
+        "autoencoders.reverse_pca.hidden": [16],
+        "autoencoders.reverse_pca.features": 16,
+    },
     "tokens": TOKENS | {"autoencoders.tokens.window": 20},
-    "functional": {"autoencoders.functional.reads": "both", "autoencoders.functional.learn_probes": True},
+    "functional": {
+        "autoencoders.functional.reads": "both",
+        "autoencoders.functional.learn_probes": True,
+    },
 }
 CASES = {
-    **{
-        name: ({"autoencoder.model": name} | keys, MADE[4:]) for name, keys in AUTOENCODERS.items()
-    },
+    **{name: ({"autoencoder.model": name} | keys, MADE[4:]) for name, keys in AUTOENCODERS.items()},
     "deepsets": ({"shared_encoder.dataset_encoder": "deepsets"}, MADE[5:]),
     "distillation": (
         {
             "shared_encoder.dataset_encoder": "distillation",
             "dataset_encoders.distillation.images": 1,
             "dataset_encoders.distillation.steps": 2,
-            "dataset_encoders.distillation.networks": 4,
+            "dataset_encoders.distillation.networks": 2,
             "dataset_encoders.distillation.batch": 2,
+            "dataset_encoders.distillation.width": 4,
         },
         MADE[5:],
     ),
     "point": ({"shared_encoder.model": "point"}, MADE[5:]),
     "loss": ({"shared_encoder.result": "loss"}, MADE[5:]),
     "aligned": ({"pca.align": "matching", "pca.identity_below": 0}, MADE[3:]),
-    "mlp network": ({"zoo.architecture": "mlp"}, MADE[2:]),
-    "batch norm": ({"nets.cnn.batch_norm": True}, MADE[2:]),
+    "mlp network": ({"zoo.architecture": "mlp"}, MADE[2:5]),
+    "batch norm": ({"nets.cnn.batch_norm": True}, MADE[2:5]),
     "resnet18": (
         {"zoo.architecture": "resnet18", "nets.resnet18.width": 2, "nets.resnet18.stem": "small"},
-        MADE[2:],
+        MADE[2:5],
     ),
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+HEAVY = {"aligned", "resnet18"}
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=[pytest.mark.slow] * (c in HEAVY)) for c in CASES]
+)
 def test_other_members_give_the_artefacts_of_the_cpu(case, finished, tmp_path):
     keys, stages = CASES[case]
     for where, root in finished.items():
-        folder = tmp_path / where
-        for made in MADE[1 : MADE.index(stages[0])]:
-            shutil.copytree(root / "data" / made, folder / "data" / made)
-        run(folder, where, stages, **keys)
+        run(continued(root, stages, tmp_path / where), where, stages, **keys)
     compare(tmp_path / "cpu", tmp_path / "cuda")
+
+
+def continued(root, stages, folder):
+    """A folder with what is made before some stages."""
+    for made in MADE[1 : MADE.index(stages[0])]:
+        shutil.copytree(root / "data" / made, folder / "data" / made)
+    return folder
+
+
+@pytest.mark.parametrize("where", ["cpu", "cuda"])
+def test_networks_and_parameters_are_where_the_settings_say(where, finished, tmp_path, monkeypatch):
+    seen = {"networks": set(), "parameters": set(), "images": set()}
+    outputs, start = Net.outputs, torch.optim.AdamW.__init__
+
+    def note_outputs(self, weights, images):
+        seen["networks"] |= {w.device.type for w in weights.values()}
+        seen["images"].add(images.device.type)
+        return outputs(self, weights, images)
+
+    def note_parameters(self, parameters, *rest, **more):
+        parameters = list(parameters)
+        seen["parameters"] |= {p.device.type for p in parameters}
+        start(self, parameters, *rest, **more)
+
+    monkeypatch.setattr(Net, "outputs", note_outputs)
+    monkeypatch.setattr(torch.optim.AdamW, "__init__", note_parameters)
+    run(continued(finished["cpu"], MADE[2:], tmp_path), where, MADE[2:])
+    assert set(map(tuple, seen.values())) == {(where,)}
+
+
+def test_stages_run_in_the_precision_of_the_default_settings(finished, tmp_path):
+    continued(finished["cpu"], MADE[4:], tmp_path)
+    keys = dict.fromkeys(EXACT, "bf16")
+    run(tmp_path, "cuda", MADE[4:], **keys)
+
+
+# What a tensor that was left on the CPU looks like, and the stage that must find it
+PLANTED = {
+    "noise": (
+        "weightspace.shared_encoders.generator.normal",
+        lambda size, rng, device: torch.randn(size, generator=rng),
+        "shared_encoder",
+    ),
+    "weights": (
+        "weightspace.autoencoders.functional.FunctionalAutoencoder.read",
+        lambda self, weights: self.net.outputs(weights, self.probes),
+        "autoencoder",
+    ),
+    "targets": (
+        "weightspace.shared_encoders.generator.result_error",
+        lambda outputs, target, result: result_error(outputs, target.cpu(), result),
+        "shared_encoder",
+    ),
+    "module": ("weightspace.autoencoders.base.Autoencoder.to", lambda self, _: self, "autoencoder"),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_tensor_left_on_the_cpu_is_found(name, finished, tmp_path, monkeypatch):
+    path, planted, found_by = PLANTED[name]
+    stages = (found_by,)
+    keys = {"autoencoders.functional.learn_probes": True}  # networks are read in each step
+    monkeypatch.setattr(path, planted)
+    run(continued(finished["cpu"], stages, tmp_path / "cpu"), "cpu", stages, **keys)
+    with pytest.raises(RuntimeError, match="same device"):
+        run(continued(finished["cpu"], stages, tmp_path / "cuda"), "cuda", stages, **keys)
+
+
+@pytest.fixture(scope="module")
+def answers(finished, tmp_path_factory):
+    """What the API gives on each device, from the artefacts of the CPU."""
+    root = shutil.copytree(finished["cpu"], tmp_path_factory.mktemp("project"), dirs_exist_ok=True)
+    (root / "params.yaml").write_text(yaml.safe_dump(settings("cuda").model_dump(mode="json")))
+    out = {}
+    for where in ("cpu", "cuda"):
+        with on(where):
+            out[where] = answer(ws.load(root, device=None if where == "cuda" else "cpu"), root)
+    with pytest.raises(WeightspaceError, match="no GPU"):
+        ws.load(root)
+    return out
+
+
+def answer(project, root):
+    """Something of every method of a project; all tensors come back to the CPU."""
+    dataset = project.dataset
+    pixels = (dataset.images["test"] * dataset.std + dataset.mean).clamp(0, 1).cpu().numpy()
+    count = pixels.shape[1]
+    arrays = pixels.reshape(-1, *dataset.shape), np.repeat(np.arange(len(pixels)), count)
+    task = project.task(arrays, [str(c) for c in range(dataset.classes_per_task)])
+    (kind,) = (project.result.name,)
+    drawn = project.sample(task, **{kind: 0.8}, n=2, best_of=2, fine_tune_epochs=1)
+    z = project.encode(drawn.weights)
+    found, retrieved = project.retrieve(task, n=2)
+    tables = {
+        "drawn": drawn.table,
+        "distances": pd.DataFrame([drawn.class_distances]),
+        "retrieved": found,
+        "tasks": pd.concat(project.retrieve_tasks(drawn.weights, n=2)),
+        "predicted": project.predict(drawn.weights).table,
+        "measured": project.evaluate(drawn.weights, task),
+        "compared": project.compare(drawn.weights, retrieved, task),
+    }
+    drawn.save(root / f"samples-{dataset.device.type}")
+    tensors = {"z": z, **project.decode(z), **{f"drawn.{k}": w for k, w in drawn.weights.items()}}
+    return tables, tensors, dataset.device.type, gallery(project)
+
+
+@pytest.mark.parametrize(
+    "table", ["drawn", "distances", "retrieved", "tasks", "predicted", "measured", "compared"]
+)
+def test_the_api_answers_as_on_the_cpu(table, answers):
+    a, b = (answers[where][0][table] for where in ("cpu", "cuda"))
+    pd.testing.assert_frame_equal(b, a, rtol=METRIC, atol=METRIC)
+
+
+def test_tensors_of_the_api_come_back_to_the_cpu(answers):
+    assert [answers[where][2] for where in ("cpu", "cuda")] == ["cpu", "cuda"]
+    a, b = (answers[where][1] for where in ("cpu", "cuda"))
+    for name, tensor in a.items():
+        assert type(b[name]) is torch.Tensor
+        torch.testing.assert_close(b[name], tensor, rtol=RTOL, atol=ATOL, msg=name)
+
+
+def test_the_gallery_shows_what_it_shows_on_the_cpu(answers):
+    assert len(answers["cuda"][3]) == len(answers["cpu"][3])

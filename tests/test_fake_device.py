@@ -75,6 +75,17 @@ def test_operands_of_two_devices_are_refused_and_of_one_are_not(name, device):
         MIXTURES[name](x.to(device), x, i)
 
 
+@pytest.mark.parametrize(
+    "index",
+    [[2, 0], np.array([2, 0]), (slice(None), [1, 1]), ([0, 2], [1, 1]), [True, False, True]],
+    ids=str,
+)
+def test_lists_are_indices_too(index, device):
+    x = numbers(3, 3)
+    assert torch.equal(x.to(device)[index].cpu(), x[index])
+    assert torch.equal(assign(x.to(device), index, 0.0).cpu(), assign(x.clone(), index, 0.0))
+
+
 @pytest.mark.parametrize("index", [torch.tensor([2, 0]), torch.tensor([True, False, True])])
 def test_indices_may_be_on_the_cpu_but_what_they_index_may_not(index, device):
     x = numbers(3, 3)

@@ -46,7 +46,7 @@ from weightspace.data.images import GivenTask, ImageSet, check_choice, make_task
 from weightspace.data.sources.base import read_npz
 from weightspace.errors import WeightspaceError, problem
 from weightspace.nets.base import Net, net_for
-from weightspace.params import Params, load_params
+from weightspace.params import Params, load_params, validate_params
 from weightspace.progress import progress
 from weightspace.project import comparison, prediction, retrieval
 from weightspace.project.finetuning import fine_tune, measure, reestimated
@@ -54,7 +54,7 @@ from weightspace.project.network import Standardisation, save_networks
 from weightspace.project.prediction import Predictions
 from weightspace.project.samples import Request, Samples
 from weightspace.rng import torch_stream
-from weightspace.runtime import device
+from weightspace.runtime import device as device_of
 from weightspace.sampling.requests import nearest_to
 from weightspace.sampling.sampler import Condition, Sampler, load_sampler
 from weightspace.shared_encoders.base import SharedEncoder
@@ -534,25 +534,31 @@ def import_zoo(
         Dataset.load(root / "data" / DATASET_FOLDER),
     )
     net = net_for(params, dataset.shape, dataset.classes_per_task, arch)
-    runner = TaskRunner(net, dataset.to(device(params.runtime)))
+    runner = TaskRunner(net, dataset.to(device_of(params.runtime)))
     return imported.import_zoo(Path(folder), Path(results), runner, Path(out))
 
 
-def load(root: Path | str = ".") -> Project:
+def load(root: Path | str = ".", device: str | None = None) -> Project:
     """Load a finished pipeline.
 
     Args:
         root: folder of the project, with ``params.yaml`` and ``data/``.
+        device: "cpu", "cuda" or "auto", where it computes; None as ``runtime.device`` says.
 
     Returns:
         The pipeline as one object.
 
     Raises:
-        WeightspaceError: a stage has not run, or its output is damaged or of other settings.
+        WeightspaceError: a stage has not run, its output is damaged or of other settings, or there
+            is no such device.
 
     """
     root = Path(root)
     params, data = load_params(root / "params.yaml"), root / "data"
+    if device is not None:
+        settings = params.model_dump(mode="json")
+        settings["runtime"]["device"] = device
+        params = validate_params(settings, "device")
     sampler, runner = load_sampler(data, params)
     spec = sampler.autoencoder.spec
     if runner.net.spec != spec:

@@ -87,7 +87,8 @@ def sampled(project: Project, task: int) -> list[Sampled]:
     weights = sampler.draw(condition, 1, torch_stream(project.params.seed, "report", task))
     images, labels = project.dataset.task_batch(tasks[:1], "test")
     with torch.no_grad():
-        predicted = project.net.run(weights, images[0]).argmax(-1)  # (3, B)
+        predicted = project.net.run(weights, images[0]).argmax(-1).cpu()  # (3, B)
+    labels = labels.cpu()
     out = []
     for value, guess in zip(target.tolist(), predicted, strict=True):
         table = confusion(labels, guess, project.dataset.classes.shape[1])
@@ -139,7 +140,7 @@ def strip(project: Project, task: int) -> bytes:
     pixels = torch.nn.functional.pad(pixels, (0, 1, 0, 1), value=1)
     classes, shown, channels, height, width = pixels.shape
     grid = pixels.permute(0, 3, 1, 4, 2).reshape(classes * height, shown * width, channels)
-    array = (grid * 255).round().to(torch.uint8).numpy()
+    array = (grid * 255).round().to(torch.uint8).cpu().numpy()
     grey = channels == 1
     image = Image.fromarray(array[..., 0] if grey else array)
     zoom = max(1, ZOOM // height)
