@@ -10,7 +10,7 @@ for ``cuda``; to Python it says ``cuda:0``.
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map_only
 
 aten = torch.ops.aten
 CUDA = torch.device("cuda", 0)
@@ -170,15 +169,27 @@ def to(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return aten._to_copy(x, dtype=dtype, device="cpu" if device.type == "cpu" else "meta")
 
 
+def mapped(change: Callable[[Any], Any], x: Any) -> Any:
+    """Change every leaf of nested lists, tuples and tables."""
+    if isinstance(x, list | tuple):
+        return type(x)([mapped(change, part) for part in x])
+    if isinstance(x, dict):
+        return {name: mapped(change, part) for name, part in x.items()}
+    return change(x)
+
+
 def compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Run an operation on host memory; its results are on the device if its operands were."""
-    operands, _ = tree_flatten((args, kwargs))
+    operands: list[Any] = []
+    mapped(operands.append, (args, kwargs))
     tensors = [x for x in operands if isinstance(x, Tensor)]
     on_device = [x for x in tensors if isinstance(x, DeviceTensor)]
-    lost = [x for x in tensors if x.device.type == "meta"]
-    assert not lost, "a tensor without data, which PyTorch made inside: teach the fake device"
     target = kwargs.get("device")
     to_device = bool(on_device) if target is None else torch.device(target).type in ON_DEVICE
+    lost = [x for x in tensors if x.is_meta]
+    assert not lost, "a tensor without data, which PyTorch made inside: teach the fake device"
+    if not (on_device or to_device):
+        return func(*args, **kwargs)
     if target is not None:
         kwargs = kwargs | {"device": torch.device("cpu")}
     if to_device:
@@ -186,13 +197,12 @@ def compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if on_device:
         refuse_mixed(func, args, tensors)
         refuse_products(func, on_device)
-    lower, named = tree_map_only(DeviceTensor, lambda x: x.host, (args, kwargs))
+    lower, named = mapped(lambda x: x.host if isinstance(x, DeviceTensor) else x, (args, kwargs))
     with torch.autocast("cpu", enabled=False):
         out = func(*lower, **named)
-    if not to_device:
-        return tree_map_only(Tensor, unshared(on_device), out)
     owner = {id(x.host): x for x in on_device}
-    return tree_map_only(Tensor, lambda x: wrapped(x, owner), out)
+    leave = (lambda x: wrapped(x, owner)) if to_device else (lambda x: unshared(x, owner))
+    return mapped(lambda x: leave(x) if isinstance(x, Tensor) else x, out)
 
 
 def wrapped(host: Tensor, owner: dict[int, DeviceTensor]) -> DeviceTensor:
@@ -203,10 +213,9 @@ def wrapped(host: Tensor, owner: dict[int, DeviceTensor]) -> DeviceTensor:
     return out
 
 
-def unshared(on_device: list[DeviceTensor]) -> Any:
+def unshared(host: Tensor, owner: dict[int, DeviceTensor]) -> Tensor:
     """What leaves the device is a copy."""
-    hosts = {id(x.host) for x in on_device}
-    return lambda x: x.clone() if id(x) in hosts else x
+    return host.clone() if id(host) in owner else host
 
 
 def refuse_generators(operands: list[Any]) -> None:
@@ -298,13 +307,18 @@ def casting(operation: Any, *, lowered: bool) -> Any:
     def kernel(*args: Any, **kwargs: Any) -> Any:
         dtype = torch.get_autocast_dtype("cuda") if lowered else torch.float32
 
-        def cast(x: Tensor) -> Tensor:
-            eligible = inside(x) and x.is_floating_point() and x.dtype != torch.float64
+        def cast(x: Any) -> Any:
+            eligible = (
+                isinstance(x, Tensor)
+                and inside(x)
+                and x.is_floating_point()
+                and x.dtype != torch.float64
+            )
             return x.to(dtype) if eligible else x
 
         with torch._C._ExcludeDispatchKeyGuard(AUTOCAST):
-            args, kwargs = tree_map_only(Tensor, cast, (args, kwargs))
-            return operation(*args, **kwargs)
+            cast_args, cast_kwargs = mapped(cast, (args, kwargs))
+            return operation(*cast_args, **cast_kwargs)
 
     return kernel
 
