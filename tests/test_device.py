@@ -27,8 +27,10 @@ from weightspace.params import validate_params
 from weightspace.report.gallery import gallery
 from workspace import ROOT, TINY
 
-MADE = ("check", "dataset", "zoo", "pca", "autoencoder", "shared_encoder")
-EVALUATED = tuple(sorted(f.stem for f in (ROOT / "stages").glob("evaluate_*.py")))
+STAGES = list(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])  # in their order
+MADE = STAGES[: STAGES.index("shared_encoder") + 1]
+FROM = {name: MADE[MADE.index(name) :] for name in MADE}
+NETWORKS = FROM["zoo"][:-1]  # up to the autoencoder
 FEW = {  # operations cost time here, not numbers
     "zoo.runs_per_shard": 36,
     "zoo.batch_size": 12,
@@ -85,12 +87,7 @@ def run(root, where, stages, **changes):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The default pipeline on each device, all stages; nobody writes to it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local, "execute", lambda jobs, runtime: (job.execute() for job in jobs))
-        return {
-            where: run(tmp_path_factory.mktemp(where), where, MADE + EVALUATED)
-            for where in ("cpu", "cuda")
-        }
+    return {w: run(tmp_path_factory.mktemp(w), w, STAGES) for w in ("cpu", "cuda")}
 
 
 def compare(cpu, cuda):
@@ -134,8 +131,11 @@ AUTOENCODERS = {
     },
 }
 CASES = {
-    **{name: ({"autoencoder.model": name} | keys, MADE[4:]) for name, keys in AUTOENCODERS.items()},
-    "deepsets": ({"shared_encoder.dataset_encoder": "deepsets"}, MADE[5:]),
+    **{
+        name: ({"autoencoder.model": name} | keys, FROM["autoencoder"])
+        for name, keys in AUTOENCODERS.items()
+    },
+    "deepsets": ({"shared_encoder.dataset_encoder": "deepsets"}, FROM["shared_encoder"]),
     "distillation": (
         {
             "shared_encoder.dataset_encoder": "distillation",
@@ -145,16 +145,16 @@ CASES = {
             "dataset_encoders.distillation.batch": 2,
             "dataset_encoders.distillation.width": 4,
         },
-        MADE[5:],
+        FROM["shared_encoder"],
     ),
-    "point": ({"shared_encoder.model": "point"}, MADE[5:]),
-    "loss": ({"shared_encoder.result": "loss"}, MADE[5:]),
-    "aligned": ({"pca.align": "matching", "pca.identity_below": 0}, MADE[3:]),
-    "mlp network": ({"zoo.architecture": "mlp"}, MADE[2:5]),
-    "batch norm": ({"nets.cnn.batch_norm": True}, MADE[2:5]),
+    "point": ({"shared_encoder.model": "point"}, FROM["shared_encoder"]),
+    "loss": ({"shared_encoder.result": "loss"}, FROM["shared_encoder"]),
+    "aligned": ({"pca.align": "matching", "pca.identity_below": 0}, FROM["pca"]),
+    "mlp network": ({"zoo.architecture": "mlp"}, NETWORKS),
+    "batch norm": ({"nets.cnn.batch_norm": True}, NETWORKS),
     "resnet18": (
         {"zoo.architecture": "resnet18", "nets.resnet18.width": 2, "nets.resnet18.stem": "small"},
-        MADE[2:5],
+        NETWORKS,
     ),
 }
 
@@ -198,14 +198,14 @@ def test_networks_and_parameters_are_where_the_settings_say(where, finished, tmp
 
     monkeypatch.setattr(Net, "outputs", note_outputs)
     monkeypatch.setattr(torch.optim.AdamW, "__init__", note_parameters)
-    run(continued(finished["cpu"], MADE[2:], tmp_path), where, MADE[2:])
+    run(continued(finished["cpu"], FROM["zoo"], tmp_path), where, FROM["zoo"])
     assert set(map(tuple, seen.values())) == {(where,)}
 
 
 def test_stages_run_in_the_precision_of_the_default_settings(finished, tmp_path):
-    continued(finished["cpu"], MADE[4:], tmp_path)
+    continued(finished["cpu"], FROM["autoencoder"], tmp_path)
     keys = dict.fromkeys(EXACT, "bf16")
-    run(tmp_path, "cuda", MADE[4:], **keys)
+    run(tmp_path, "cuda", FROM["autoencoder"], **keys)
 
 
 # What a tensor that was left on the CPU looks like, and the stage that must find it
