@@ -38,7 +38,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from workspace import clone  # noqa: E402
 
-STAGES = ("pca", "autoencoder", "shared_encoder", *(f"evaluate_{name}" for name in (
+STAGES = ("outputs", "pca", "autoencoder", "shared_encoder", *(f"evaluate_{name}" for name in (
     "reconstruction", "sampling", "novelty", "finetuning", "properties", "generation"
 )))  # fmt: skip
 BASES, NOISE = 4, 0.1  # networks that members are near; noise, in units of a tensor's spread
