@@ -334,6 +334,9 @@ class FunctionalSettings(BehaviouralSettings):
     depth: int = Field(ge=0, description="residual blocks of each")
     learn_probes: bool = Field(description="fit the probes too; every step then runs all originals")
     latent_noise: NonNegative = Field(description="noise on z while fitting")
+    gain: Positive = Field(
+        description="movement of the decoder's unit output, in root mean squares of a tensor's coefficients"
+    )
     structural_weight: NonNegative = Field(description="weight of the coefficient error")
     precision: Literal["float32", "bf16"] = Field(
         description="of the linear layers; a CPU without bf16 products takes float32"

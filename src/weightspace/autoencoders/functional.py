@@ -1,9 +1,12 @@
-"""Functional autoencoder: read a network through its outputs on probe inputs, decode to PCA coefficients.
+"""Functional autoencoder: read a network through its outputs on probe inputs, move one network to it.
 
 Encoder: outputs of the network on K probe inputs (on demand its PCA coefficients, too or instead)
 -> residual MLP -> LayerNorm without affine -> z. With outputs alone it is invariant to permutations
 of hidden units by construction and reads buffers for free; z has a fixed length. Decoder: residual
-MLP -> coefficients of the ``pca`` stage around a reference.
+MLP -> movement along the components of the ``pca`` stage, from a reference. The reference is an
+entire network, the best finished train member at first, and learned; the decoder starts at exactly
+this network. PCA of networks that are not aligned keeps their variance but not their function, so
+that a reference of coefficients would be a broken network.
 Behavioural loss, on train images of the member's task and on probes of other classes: robust
 squared error in units of the original's standard deviation, KL of the softmax, cosine per sample.
 
@@ -75,7 +78,7 @@ class FunctionalAutoencoder(Autoencoder):
         width, depth = settings.width, settings.depth
         self.encoder = ResidualMlp(features, width, depth, latent, rng)
         self.decoder = ResidualMlp(latent, width, depth, pca.features, rng)
-        self.reference = nn.Parameter(torch.zeros(pca.features))
+        self.reference = nn.Parameter(torch.zeros(net.spec.numel))
 
     def reads(self, what: str) -> bool:
         """Whether the encoder reads ``outputs`` or ``coefficients``."""
@@ -141,16 +144,22 @@ class FunctionalAutoencoder(Autoencoder):
         """
         return torch.stack([self.encode_read(y, y) for y in (outputs[..., o] for o in orders)], 1)
 
-    def coefficients(self, z: Tensor) -> Tensor:
-        """PCA coefficients ``(N, features)`` of latents ``(N, latent)``."""
+    def start_at(self, weights: Mapping[str, Tensor]) -> None:
+        """Make a network ``(*shape)`` the reference."""
+        free = self.spec.unconstrain({name: w[None] for name, w in weights.items()})
+        with torch.no_grad():
+            self.reference.copy_(self.spec.flatten(free)[0])
+
+    def movement(self, z: Tensor) -> Tensor:
+        """How far ``(N, features)`` latents ``(N, latent)`` move the reference along the components."""
         with self._precision():
             step = self.decoder(z)
-        out: Tensor = self.reference + step.float() * self.scale
+        out: Tensor = self.settings.gain * self.scale * step.float()
         return out
 
     def decode(self, z: Tensor) -> Weights:
         """Weights ``(N, *shape)`` of latents ``(N, latent)``."""
-        return self.pca.inverse(self.coefficients(z))
+        return self.pca.moved(self.reference, self.movement(z))
 
     def _precision(self) -> torch.autocast:
         return precision(self.settings.precision, self.probes.device)
@@ -239,14 +248,12 @@ class FunctionalLoss:
         z = self.autoencoder.encode_read(probes, original)
         if split == "train":
             z = z + s.latent_noise * normal(z.shape, rng, z.device)
-        coefficients = self.autoencoder.coefficients(z)
-        rebuilt = self.autoencoder.pca.inverse(coefficients)
+        rebuilt = self.autoencoder.decode(z)
         total, parts = self.behaviour(rebuilt, rows, split, rng, order, probes)
         total = s.behaviour_weight * total
         if s.structural_weight:
-            parts["structural"] = (
-                ((coefficients - original) / self.autoencoder.scale).square().mean()
-            )
+            error = self.autoencoder.pca(rebuilt) - original
+            parts["structural"] = (error / self.autoencoder.scale).square().mean()
             total = total + s.structural_weight * parts["structural"]
         return {"loss": total, **parts}
 
@@ -292,10 +299,6 @@ def fit(
     rng = torch_stream(seed, "autoencoder", "init")
     probes = data.probes.clone()  # those that are stored stay as they are
     autoencoder = FunctionalAutoencoder(data.net, data.pca, probes, settings.latent, options, rng)
+    autoencoder.start_at(data.net.init(torch_stream(seed, "autoencoder", "reference")))
     loss = FunctionalLoss(autoencoder.to(data.runner.device), data, settings)
-    last = data.members["train"]["snapshot"] == data.members["train"]["snapshot"].max()
-    start = int(last.to_numpy().argmax())  # the first finished run is the reference
-    with torch.no_grad():
-        reference = take(data.weights["train"], slice(start, start + 1))
-        autoencoder.reference.copy_(autoencoder.pca(reference)[0])
     return autoencoder, run_fit("autoencoder", autoencoder, loss, data.counts, settings, seed)

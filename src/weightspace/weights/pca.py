@@ -11,7 +11,7 @@ entries, from the Gram matrix (Kirby and Sirovich 1990, "snapshot PCA").
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -103,24 +103,43 @@ class TensorPca(nn.Module):
 
     def forward(self, weights: Mapping[str, Tensor]) -> Tensor:
         """Coefficients ``(N, features)`` of N networks, computed where the basis is."""
-        weights = to_device(weights, self.reference.device)
-        if self.align:
-            weights = align(self.spec, self.spec.unflatten(self.reference), weights)
-        free = self.spec.unconstrain(weights)
+        free = self.spec.unconstrain(self.aligned(weights))
         parts = [
             (free[t.name].flatten(1) - self._part("mean", i)) @ self._part("components", i).T
             for i, t in enumerate(self.spec.tensors)
         ]
         return torch.cat(parts, 1)
 
+    def aligned(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Networks ``(N, *shape)`` with their hidden units in the order that the components expect."""
+        weights = to_device(weights, self.reference.device)
+        if not self.align:
+            return weights
+        return align(self.spec, self.spec.unflatten(self.reference), weights)
+
     def inverse(self, coefficients: Tensor, k: int | None = None) -> Weights:
         """Weights ``(N, *shape)`` of coefficients ``(N, features)``; of the first k per tensor."""
+        mean = [self._part("mean", i) for i in range(len(self.spec.tensors))]
+        return self._along(mean, coefficients, k)
+
+    def moved(self, start: Tensor, coefficients: Tensor) -> Weights:
+        """Networks ``(N, *shape)`` that start at one network and move along the components.
+
+        Args:
+            start: all entries of the network, free of constraints (``Spec.unconstrain``), flat
+                ``(numel,)``.
+            coefficients: how far to move along each component ``(N, features)``.
+
+        """
+        parts = start.split([t.numel for t in self.spec.tensors])
+        return self._along(parts, coefficients, None)
+
+    def _along(self, start: Sequence[Tensor], coefficients: Tensor, k: int | None) -> Weights:
         out: Weights = {}
-        for i, (t, c) in enumerate(
-            zip(self.spec.tensors, coefficients.split(self.sizes, 1), strict=True)
-        ):
+        split = coefficients.split(self.sizes, 1)
+        for i, (t, origin, c) in enumerate(zip(self.spec.tensors, start, split, strict=True)):
             used = slice(0, k if self.modes[t.name] == PCA else None)
-            flat = self._part("mean", i) + c[:, used] @ self._part("components", i)[used]
+            flat = torch.addmm(origin, c[:, used], self._part("components", i)[used])
             out[t.name] = flat.reshape(-1, *t.shape)
         return self.spec.constrain(out)
 
