@@ -130,7 +130,7 @@ def test_result_is_the_one_on_train_and_val_images(world, data):
     n, m = (world().dataset.images[p].shape[1] for p in ("train", "val"))
     expected = (n * members["train_accuracy"] + m * members["val_accuracy"]) / (n + m)
     assert data.train.result.tolist() == pytest.approx(expected.tolist())
-    losses = world().runner.results_of(members, Result("loss"))
+    losses = Result("loss").of_members(members)
     assert losses.min() >= min(members["train_loss"].min(), members["val_loss"].min())
 
 

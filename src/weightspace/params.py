@@ -416,9 +416,7 @@ class SharedEncoderSettings(FitSettings):
 
     model: str = Field(description="a file in src/weightspace/shared_encoders")
     dataset_encoder: str = Field(description="a file in src/weightspace/dataset_encoders")
-    result: Literal["accuracy", "loss"] = Field(
-        description="the result R, measured on train and val images together"
-    )
+    result: Literal["accuracy", "loss"] = Field(description="the result R, measured on val images")
     width: int = Field(ge=1, description="units of each hidden layer")
     depth: int = Field(ge=1, description="hidden layers (point) or residual blocks (generator)")
     fourier: int = Field(ge=1, description="frequencies of the result embedding")

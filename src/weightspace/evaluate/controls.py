@@ -63,7 +63,7 @@ class TrainMembers:
 
         """
         members = zoo.select("train")
-        result = runner.results_of(members, sampler.shared_encoder.result)
+        result = sampler.shared_encoder.result.of_members(members)
         tasks = torch.tensor(members["task"].to_numpy())
         embedding = sampler.embed(
             Condition.of_tasks(runner.dataset, tasks, torch.from_numpy(result))

@@ -110,7 +110,7 @@ def good_members(zoo: Zoo, runner: TaskRunner, split: str, limit: int, seed: int
 
     """
     members = zoo.select(split, last_only=True)
-    result = runner.results_of(members, Result("accuracy"))
+    result = Result("accuracy").of_members(members)
     rows = np.flatnonzero(result >= np.quantile(result, GOOD))
     rng = stream(seed, "generation", split)
     return members.iloc[np.sort(rng.permutation(rows)[:limit])].reset_index(drop=True)

@@ -94,5 +94,5 @@ def _results(sampler: Sampler, runner: TaskRunner, members: pd.DataFrame) -> Ten
         members: table of N members.
 
     """
-    achieved = runner.results_of(members, sampler.shared_encoder.result)
+    achieved = sampler.shared_encoder.result.of_members(members)
     return torch.tensor(achieved, dtype=torch.float32)

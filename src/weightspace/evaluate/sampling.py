@@ -317,7 +317,7 @@ def diversity(evaluation: Evaluation, grid: Grid, outputs: Tensor, split: str) -
     predicted = outputs.argmax(-1).reshape(len(grid), -1, outputs.shape[1])  # (T * K, n, B)
     of_draws = grid.by_task(np.array([m.pairwise_agreement(p) for p in predicted])).mean(0)  # (K,)
     members = zoo.select(split)
-    achieved = runner.results_of(members, evaluation.result)
+    achieved = evaluation.result.of_members(members)
     nearest = np.abs(achieved[:, None] - grid.targets).argmin(1)
     tasks, networks = members["task"].to_numpy(), zoo.networks(members)
     labels = runner.outputs(networks, tasks, part_of(split)).argmax(-1)

@@ -272,7 +272,7 @@ def encode_pairs(
     return Pairs(
         originals.tasks,
         torch.tensor(members["run"].to_numpy()),
-        torch.tensor(runner.results_of(members, result), dtype=torch.float32),
+        torch.tensor(result.of_members(members), dtype=torch.float32),
         encode_orders(autoencoder, weights, output_orders(runner.classes), originals),
         originals.on_task,
     )

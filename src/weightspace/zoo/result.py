@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,18 +71,12 @@ class Result:
         """Result ``(M,)`` of outputs ``(M, B, c)`` on images that come class after class."""
         return accuracies(outputs) if self.higher_is_better else losses(outputs)
 
-    def of_members(self, members: pd.DataFrame, images: Mapping[str, int]) -> np.ndarray:
-        """R of each member ``(N,)``: its result on several parts of the images of its task together.
+    def of_members(self, members: pd.DataFrame) -> np.ndarray:
+        """R of each member ``(N,)`` of a table: its result on the val images of its task.
 
-        Args:
-            members: table with a column ``<part>_<result>`` for each part.
-            images: part -> images of a class. Test images never enter a condition.
-
+        A network that fits its train images says nothing by its result on them.
         """
-        total = sum(
-            n * members[f"{part}_{self.name}"].to_numpy(float) for part, n in images.items()
-        )
-        return np.asarray(total / sum(images.values()))
+        return members[f"val_{self.name}"].to_numpy(float)
 
     def best(self, bounds: tuple[float, float]) -> float:
         """The good end of a range (low, high)."""
@@ -104,15 +97,3 @@ class Result:
             expected = "between 0 and 1" if self.higher_is_better else "0 or above"
             raise problem(f"impossible {self.name}", got=value, expected=expected)
         return float(value)
-
-
-def request_parts(images: Mapping[str, Tensor]) -> dict[str, int]:
-    """Images of a class in the parts that R is measured on: train and val together.
-
-    More images make R less noisy than val images alone.
-
-    Args:
-        images: part -> images ``(K, n, C, H, W)`` of K classes.
-
-    """
-    return {part: images[part].shape[1] for part in ("train", "val")}

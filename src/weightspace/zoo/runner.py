@@ -18,7 +18,7 @@ from weightspace.params import Params
 from weightspace.rng import normal, torch_stream
 from weightspace.runtime import device
 from weightspace.weights.spec import Population, block_size, block_slices, count, fill_blocks, take
-from weightspace.zoo.result import Result, accuracies, losses, request_parts
+from weightspace.zoo.result import accuracies, losses
 
 BLOCK = 100  # members at once; fixed, so that results do not depend on how many there are
 
@@ -133,10 +133,6 @@ class TaskRunner:
             table[f"{part}_loss"] = losses(outputs).float().numpy()
             table[f"{part}_accuracy"] = accuracies(outputs).float().numpy()
         return pd.DataFrame(table)
-
-    def results_of(self, members: pd.DataFrame, result: Result) -> np.ndarray:
-        """R of each member ``(N,)`` of a table, as it was measured when the zoo was made."""
-        return result.of_members(members, request_parts(self.dataset.images))
 
     def losses_on_all_tasks(self, weights: Population, tasks: Tensor) -> Tensor:
         """Cross entropy ``(N, T)`` of N networks on the train images of each of T tasks."""
