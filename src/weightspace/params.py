@@ -334,6 +334,10 @@ class FunctionalSettings(BehaviouralSettings):
     depth: int = Field(ge=0, description="residual blocks of each")
     learn_probes: bool = Field(description="fit the probes too; every step then runs all originals")
     latent_noise: NonNegative = Field(description="noise on z while fitting")
+    statistics: int = Field(
+        ge=0,
+        description="probes on which batch statistics of decoded networks are measured; 0: they are decoded",
+    )
     gain: Positive = Field(
         description="movement of the decoder's unit output, in root mean squares of a tensor's coefficients"
     )

@@ -52,6 +52,9 @@ class FitLoss:
         total = sum(penalties.values(), structural)
         if not self.weight:
             return {"loss": total, **({"structural": structural, **penalties} if penalties else {})}
-        behavioural, parts = self.behaviour(rebuilt(), rows, split, rng)
+        net, networks = self.behaviour.runner.net, rebuilt()
+        behavioural, parts = self.behaviour(
+            lambda images: net.outputs(networks, images), rows, split, rng
+        )
         total = total + self.weight * behavioural
         return {"loss": total, "structural": structural, **penalties, **parts}

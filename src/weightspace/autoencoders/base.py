@@ -199,6 +199,17 @@ class Autoencoder(nn.Module, ABC):
     def decode(self, z: Tensor) -> Weights:
         """Weights ``(N, *shape)`` of latents ``(N, latent)``."""
 
+    def outputs(self, net: Net, z: Tensor, images: Tensor) -> Tensor:
+        """Outputs ``(N, B, classes)`` of decoded latents, with a gradient by all that they depend on.
+
+        Args:
+            net: the architecture.
+            z: latents ``(N, latent)``.
+            images: as those of :meth:`Net.outputs`.
+
+        """
+        return net.outputs(self.decode(z), images)
+
     def nearest_valid(self, z: Tensor) -> Tensor:
         """Nearest latents ``(N, latent)`` that the encoder could give; by default any."""
         return z

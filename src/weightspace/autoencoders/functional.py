@@ -158,8 +158,37 @@ class FunctionalAutoencoder(Autoencoder):
         return out
 
     def decode(self, z: Tensor) -> Weights:
-        """Weights ``(N, *shape)`` of latents ``(N, latent)``."""
-        return self.pca.moved(self.reference, self.movement(z))
+        """Weights ``(N, *shape)`` of latents ``(N, latent)``; statistics are measured on probes."""
+        weights = self.pca.moved(self.reference, self.movement(z))
+        return (
+            self.net.with_statistics(weights, self.images_of_statistics)
+            if self.measures
+            else weights
+        )
+
+    def outputs(self, net: Net, z: Tensor, images: Tensor) -> Tensor:
+        """Outputs ``(N, B, classes)`` of decoded latents, with a gradient by statistics, too.
+
+        Args:
+            net: the architecture.
+            z: latents ``(N, latent)``.
+            images: as those of :meth:`Net.outputs`.
+
+        """
+        weights = self.pca.moved(self.reference, self.movement(z))
+        if not self.measures:
+            return net.outputs(weights, images)
+        return net.outputs_by_references(weights, images, self.images_of_statistics)
+
+    @property
+    def measures(self) -> bool:
+        """Whether statistics of batch normalisation are measured, not decoded."""
+        return bool(self.settings.statistics) and self.spec.parameters != self.spec
+
+    @property
+    def images_of_statistics(self) -> Tensor:
+        """The probes ``(R, C, H, W)`` on which they are measured."""
+        return self.probes[: self.settings.statistics].detach()
 
     def _precision(self) -> torch.autocast:
         return precision(self.settings.precision, self.probes.device)
@@ -248,11 +277,17 @@ class FunctionalLoss:
         z = self.autoencoder.encode_read(probes, original)
         if split == "train":
             z = z + s.latent_noise * normal(z.shape, rng, z.device)
-        rebuilt = self.autoencoder.decode(z)
-        total, parts = self.behaviour(rebuilt, rows, split, rng, order, probes)
+        total, parts = self.behaviour(
+            lambda images: self.autoencoder.outputs(self.data.net, z, images),
+            rows,
+            split,
+            rng,
+            order,
+            probes,
+        )
         total = s.behaviour_weight * total
         if s.structural_weight:
-            error = self.autoencoder.pca(rebuilt) - original
+            error = self.autoencoder.pca(self.autoencoder.decode(z)) - original
             parts["structural"] = (error / self.autoencoder.scale).square().mean()
             total = total + s.structural_weight * parts["structural"]
         return {"loss": total, **parts}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from weightspace.params import AutoencoderSettings
-from weightspace.weights.spec import Weights
 from weightspace.zoo.outputs import Originals
 from weightspace.zoo.runner import TaskRunner
 
@@ -71,7 +70,7 @@ class BehaviouralLoss:
 
     def __call__(
         self,
-        rebuilt: Weights,
+        outputs: Callable[[Tensor], Tensor],
         rows: Tensor,
         split: str,
         rng: torch.Generator,
@@ -81,7 +80,7 @@ class BehaviouralLoss:
         """Weighted sum and its parts, on random images.
 
         Args:
-            rebuilt: decoded networks ``(N, *shape)``.
+            outputs: images ``(N, Q, C, H, W)`` -> outputs of the decoded networks ``(N, Q, c)``.
             rows: indices of their originals in the split ``(N,)``.
             split: "train" or "val".
             rng: draws the images.
@@ -101,7 +100,7 @@ class BehaviouralLoss:
         queries = torch.cat([self._images(o.tasks[rows], near), self.images[far]], 1)
         original = torch.cat([_choose(on_task, near), _choose(on_probes.detach(), far)], 1)
         std = on_task.std(1, keepdim=True) + 1e-3
-        parts = behaviour(self.runner.net.outputs(rebuilt, queries), original, std, s.own_queries)
+        parts = behaviour(outputs(queries), original, std, s.own_queries)
         total = parts["error"] + s.kl_weight * parts["kl"] + s.cosine_weight * parts["cosine"]
         return total, parts
 

@@ -33,6 +33,7 @@ class BatchNorm(nn.Module):
 
     running_mean: Tensor
     running_var: Tensor
+    references: int = 0  # so many images at the end of a batch give its statistics; 0: all of them
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -44,6 +45,12 @@ class BatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``(B, C, H, W)``; in training mode by the batch, whose statistics are kept."""
         running = self.running_mean, self.running_var
+        if self.training and self.references:
+            variance, mean = torch.var_mean(x[-self.references :], (0, 2, 3), correction=0)
+            self.running_mean.copy_(mean.detach())
+            self.running_var.copy_(variance.detach())
+            scale, shift = running_affine(mean, variance, self.weight, self.bias)
+            return x * scale[:, None, None] + shift[:, None, None]
         if self.training:
             return F.batch_norm(x, *running, self.weight, self.bias, True, MOMENTUM, EPSILON)
         scale, shift = running_affine(*running, self.weight, self.bias)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from weightspace.nets._batch_norm import MOMENTUM, running_affine
+from weightspace.nets._batch_norm import MOMENTUM, BatchNorm, running_affine
 from weightspace.nets._chain import Gradients, Layer, Saved
 from weightspace.nets._patches import add_patches, make_patches
 from weightspace.weights.spec import EPSILON
@@ -367,13 +367,71 @@ class Normalise:
         return by_x.addcmul_(centred, tilt[..., None]), gradients
 
 
+@dataclass(frozen=True)
+class NormaliseByReferences:
+    """Batch normalisation by the statistics of the last images of a batch, with their gradient.
+
+    As :class:`Normalise`, with the means over the R reference pixels alone: ``y = w u / s + b``.
+    Overwrites its input with u, which it saves, and the running statistics with those measured.
+
+    Args:
+        mean: running mean ``(N, C)``, overwritten.
+        variance: running variance ``(N, C)``, overwritten.
+        names: of weight and bias.
+        images: images of a batch.
+        references: how many of them, the last ones, give the statistics.
+
+    """
+
+    mean: Tensor
+    variance: Tensor
+    names: tuple[str, str]
+    images: int
+    references: int
+
+    def forward(self, x: Tensor, weights: Mapping[str, Tensor]) -> tuple[Tensor, Saved]:
+        """As ``x``, ``(N, C, M)``."""
+        weight, bias = (weights[name] for name in self.names)
+        self.mean.copy_(self._references(x).mean((-2, -1)))
+        centred = x.sub_(self.mean[..., None])
+        variance = self._references(centred).square().mean((-2, -1))  # (N, C)
+        self.variance.copy_(variance)
+        inverse = (variance + EPSILON).rsqrt()  # 1 / s
+        out = torch.addcmul(bias[..., None], centred, (weight * inverse)[..., None])
+        return out, (centred, inverse, weight)
+
+    def backward(self, grad: Tensor, saved: Saved, *, needs_input_grad: bool) -> Gradients:
+        """By w: ``G = sum_M g u / s``; by b: ``H = sum_M g``; by x: ``w / s g``.
+
+        By x of a reference pixel in addition ``- w / s (H + u G / s) / R``.
+        """
+        centred, inverse, weight = saved
+        by_bias = grad.sum(-1)  # (N, C)
+        by_weight = torch.linalg.vecdot(grad, centred) * inverse
+        gradients = dict(zip(self.names, (by_weight, by_bias), strict=True))
+        if not needs_input_grad:
+            return None, gradients
+        scale = weight * inverse
+        by_x = grad * scale[..., None]
+        of_references = self._references(by_x)  # the same memory
+        scale = scale / -of_references[0, 0].numel()
+        of_references += (scale * by_bias)[..., None, None]
+        tilt = (scale * inverse * by_weight)[..., None, None]
+        of_references.addcmul_(self._references(centred), tilt)
+        return by_x, gradients
+
+    def _references(self, x: Tensor) -> Tensor:
+        """The same memory as ``(N, C, H W, R)``, of the reference images alone."""
+        return x.view(*x.shape[:2], -1, self.images)[..., self.images - self.references :]
+
+
 def normalised(
     conv: Callable[[str, str | None], Layer],
     name: str,
     norm: str,
     weights: dict[str, Tensor],
-    *,
-    training: bool,
+    module: nn.Module,
+    images: int,
 ) -> list[Layer]:
     """A convolution without bias and the normalisation of its result.
 
@@ -384,13 +442,20 @@ def normalised(
         name: of the convolution.
         norm: of the normalisation.
         weights: those of N networks, where the convolution gets its new weight and bias.
-        training: whether to normalise by the batch.
+        module: the :class:`BatchNorm`; says by what to normalise.
+        images: images of a batch.
 
     """
     weight, bias = f"{name}.weight", f"{name}.bias"
     running = weights[f"{norm}.running_mean"], weights[f"{norm}.running_var"]
     affine = f"{norm}.weight", f"{norm}.bias"
-    if training:
+    assert isinstance(module, BatchNorm)
+    if module.training and module.references:
+        return [
+            conv(weight, None),
+            NormaliseByReferences(*running, affine, images, module.references),
+        ]
+    if module.training:
         return [conv(weight, None), Normalise(*running, affine)]
     scale, weights[bias] = running_affine(*running, *(weights[name] for name in affine))
     weights[weight] = weights[weight] * scale[..., None, None, None]

@@ -17,7 +17,7 @@ from weightspace.nets._batch_norm import MOMENTUM, BatchNorm
 from weightspace.nets._chain import Chain
 from weightspace.params import Params, Settings, options_of
 from weightspace.registry import origins, resolve
-from weightspace.weights.spec import Spec, Weights, take, to_device
+from weightspace.weights.spec import Spec, Weights, block_slices, take, to_device
 
 BLOCK_PIXELS = 1_600_000  # images x pixels of the networks that run at once
 
@@ -112,7 +112,7 @@ class Net:
 
         The networks run where the images are, in blocks whose size depends on the images alone.
         """
-        size = max(1, BLOCK_PIXELS // images.shape[-4:].numel())
+        size = self._block(images)
         shared, count = images.ndim == 4, len(weights[self.spec.names[0]])
         # One result, made first: small ones kept between large temporary ones fragment the heap.
         out = images.new_empty(count, images.shape[-4], self.meta["classes"])
@@ -121,6 +121,49 @@ class Net:
             block = to_device(take(weights, rows), images.device)
             out[rows] = self.outputs(block, images if shared else images[rows])
         return out
+
+    def outputs_by_references(
+        self, weights: Mapping[str, Tensor], images: Tensor, references: Tensor
+    ) -> Tensor:
+        """As :meth:`outputs`, normalised by the statistics that reference images have in the network.
+
+        The statistics have a gradient; those among ``weights`` are not read.
+
+        Args:
+            weights: tensors ``(N, *shape)``.
+            images: as those of :meth:`outputs`.
+            references: images for all networks ``(R, C, H, W)``.
+
+        """
+        weights = dict(weights) | self._new_statistics(weights)
+        more = references if images.ndim == 4 else references.expand(len(images), -1, -1, -1, -1)
+        self._mode(training=True, references=len(references))
+        return self._call_many(weights, torch.cat([images, more], -4))[:, : images.shape[-4]]
+
+    @torch.no_grad()
+    def with_statistics(self, weights: Mapping[str, Tensor], references: Tensor) -> Weights:
+        """Weights ``(N, *shape)`` with the statistics that :meth:`outputs_by_references` normalises by.
+
+        Args:
+            weights: tensors ``(N, *shape)``; statistics among them are replaced.
+            references: images for all networks ``(R, C, H, W)``.
+
+        """
+        out = dict(weights) | self._new_statistics(weights)
+        for rows in block_slices(len(out[self.spec.names[0]]), self._block(references)):
+            self._mode(training=True, references=len(references))
+            self._call_many(take(out, rows), references)
+        return out
+
+    def _new_statistics(self, weights: Mapping[str, Tensor]) -> Weights:
+        """Room for the statistics of N networks."""
+        names = [t.name for t in self.spec.tensors if t.role != "parameter"]
+        return {name: torch.zeros_like(weights[name]) for name in names}
+
+    @staticmethod
+    def _block(images: Tensor) -> int:
+        """Networks that run at once."""
+        return max(1, BLOCK_PIXELS // images.shape[-4:].numel())
 
     def training_outputs(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
         """Outputs of N networks in training mode: batch normalisation by each network's batch.
@@ -169,14 +212,20 @@ class Net:
             Weights of the same parameters and with new buffers.
 
         """
-        buffers = [t.name for t in self.spec.tensors if t.role != "parameter"]
-        measured = {name: torch.zeros_like(weights[name]) for name in buffers}
+        measured = self._new_statistics(weights)
         self.training_outputs(dict(weights) | measured, images)  # 0 <- MOMENTUM x statistic
         return dict(weights) | {name: value / MOMENTUM for name, value in measured.items()}
 
-    def _mode(self, *, training: bool) -> None:
+    def _mode(self, *, training: bool, references: int = 0) -> None:
         if self.module.training != training:  # setting it walks through all modules
             self.module.train(training)
+        if self._norms and self._norms[0].references != references:
+            for norm in self._norms:
+                norm.references = references
+
+    @cached_property
+    def _norms(self) -> list[BatchNorm]:
+        return [m for m in self.module.modules() if isinstance(m, BatchNorm)]
 
     @cached_property
     def _batched(self) -> Callable[[Mapping[str, Tensor], Tensor], Chain] | None:

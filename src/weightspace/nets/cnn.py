@@ -82,7 +82,7 @@ class Cnn(nn.Module):
             conv = partial(Conv3x3, h=h, w=w) if i else partial(PatchConv, h=h, w=w, size=3)
             name, norm = f"convs.{i}", f"norms.{i}"
             if self.norms:
-                layers += normalised(conv, name, norm, folded, training=self.training)
+                layers += normalised(conv, name, norm, folded, self.norms[i], images.shape[-4])
             else:
                 layers.append(conv(f"{name}.weight", f"{name}.bias"))
             layers.append(ReluPool(h, w))

@@ -48,12 +48,15 @@ class Block(nn.Module):
         x = F.relu(self.bn1(self.conv1(x)))
         return F.relu(self.bn2(self.conv2(x)) + shortcut)
 
-    def residual(self, name: str, weights: dict[str, Tensor], h: int, w: int) -> Residual:
+    def residual(
+        self, name: str, weights: dict[str, Tensor], images: int, h: int, w: int
+    ) -> Residual:
         """The layers of N networks, up to the sum.
 
         Args:
             name: of the block.
             weights: those of N networks, where convolutions get what normalises their results.
+            images: images of a batch.
             h: height of an image, in pixels.
             w: width of an image, in pixels.
 
@@ -61,7 +64,7 @@ class Block(nn.Module):
 
         def conv(kind: Callable[..., Layer], part: str, norm: str) -> list[Layer]:
             names = f"{name}.{part}", f"{name}.{norm}"
-            return normalised(kind, *names, weights, training=self.training)
+            return normalised(kind, *names, weights, self.get_submodule(norm), images)
 
         half = strided(h, self.stride), strided(w, self.stride)
         inner = partial(Conv3x3, h=half[0], w=half[1], recompute=True)
@@ -122,14 +125,15 @@ class Resnet18(nn.Module):
         h, w = images.shape[-2:]
         size, stride = self.conv1.kernel_size[0], self.conv1.stride[0]
         stem = partial(PatchConv, h=h, w=w, size=size, stride=stride, recompute=True)
-        layers = [*normalised(stem, "conv1", "bn1", folded, training=self.training), Relu()]
+        count = images.shape[-4]
+        layers = [*normalised(stem, "conv1", "bn1", folded, self.bn1, count), Relu()]
         h, w = strided(h, stride), strided(w, stride)
         if not self.small:
             layers.append(MaxPool(h, w))
             h, w = strided(h, 2), strided(w, 2)
         for name, block in self.named_modules():
             if isinstance(block, Block):
-                layers += [block.residual(name, folded, h, w), Relu()]
+                layers += [block.residual(name, folded, count, h, w), Relu()]
                 h, w = strided(h, block.stride), strided(w, block.stride)
         layers += [GlobalMean(h * w), Linear("fc.weight", "fc.bias")]
         return Chain(images_last(images), layers, folded)

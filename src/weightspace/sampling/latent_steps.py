@@ -71,7 +71,7 @@ class LatentSteps:
             def loss(latents: Tensor) -> Tensor:
                 chosen = torch.randperm(images.shape[1], generator=rng)[:count]
                 batch = images[:, chosen].flatten(0, 1)
-                outputs = self.net.outputs(self.autoencoder.decode(latents), batch)
+                outputs = self.autoencoder.outputs(self.net, latents, batch)
                 return result_error(outputs, target[rows], result)[0].sum()
 
             return self.descend(z[rows], loss, self.settings.sampling_steps)
@@ -93,7 +93,7 @@ class LatentSteps:
 
         def loss(latents: Tensor) -> Tensor:
             chosen = torch.randperm(images.shape[1], generator=rng)[:count]
-            rebuilt = self.net.outputs(self.autoencoder.decode(latents), images[:, chosen])
+            rebuilt = self.autoencoder.outputs(self.net, latents, images[:, chosen])
             parts = behaviour(rebuilt, outputs[:, chosen], std, count)
             return len(latents) * (parts["error"] + parts["kl"] + parts["cosine"])
 

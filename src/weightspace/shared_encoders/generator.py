@@ -209,7 +209,7 @@ class GeneratorLoss:
         noise = normal((2 * len(h), NOISE), rng, h.device)
         z = self.model.draw(h.repeat(2, 1), noise)
         both = queries.repeat(2, *[1] * (queries.ndim - 1))
-        outputs = net.outputs(self.data.autoencoder.decode(z), both)
+        outputs = self.data.autoencoder.outputs(net, z, both)
         error, soft = result_error(outputs, target.repeat(2), self.model.result)
         std = original.std((1, 2), keepdim=True) + 0.05
         scaled = [
