@@ -130,6 +130,35 @@ def test_reestimated_statistics_are_those_of_the_images(case, rng):
     )
 
 
+@pytest.mark.parametrize("case", NORMED)
+def test_statistics_of_references_are_measured_with_their_gradient(case, rng):
+    """Batched networks against vmap of the module, and against networks that carry the statistics."""
+    net = build(case)
+    net.module.double()
+    shape, learned = NETS[case][2], net.spec.parameters.names
+    weights = networks(net, 3, dtype=torch.float64)
+    leaves = {k: w.requires_grad_(k in learned) for k, w in weights.items()}
+    images, references = (
+        torch.randn(*n, *shape, generator=rng, dtype=torch.float64) for n in ((3, 5), (4,))
+    )
+    outputs = net.outputs_by_references(leaves, images, references)
+    plain = net.outputs(net.with_statistics(leaves, references), images)
+    torch.testing.assert_close(outputs, plain)
+    assert not torch.allclose(outputs, net.outputs(leaves, images))  # their statistics differ
+    slope = torch.randn(outputs.shape, generator=rng, dtype=torch.float64)
+    net._mode(training=True, references=len(references))
+    copies = {k: w if k in learned else w.detach().clone() for k, w in leaves.items()}
+    mapped = vmap(lambda w, x: net._call(w, torch.cat([x, references]))[: len(x)])(copies, images)
+    torch.testing.assert_close(outputs, mapped)
+    parts = [leaves[name] for name in learned]
+    through, expected, fixed = (
+        torch.autograd.grad((y * slope).sum(), parts) for y in (outputs, mapped, plain)
+    )
+    for one, other in zip(through, expected, strict=True):
+        torch.testing.assert_close(one, other)
+    assert not torch.allclose(through[0], fixed[0])  # the control: statistics held still
+
+
 def test_reestimation_leaves_networks_without_buffers(rng):
     net = build("cnn")
     weights = networks(net, 2)

@@ -112,12 +112,13 @@ def test_a_fit_takes_no_more_than_a_block_or_a_batch(name, world, monkeypatch):
     data = recorded(tiny.data)
     fit(tiny, data, name)
     taken = [n for networks in data.weights.values() for n in networks.taken]
+    if name == "functional":
+        assert not taken  # outputs suffice, and the decoder starts at an untrained network
+        return
     size = tiny.params.autoencoder.batch_size
     assert max(taken) <= max(BLOCK, size) < len(data.weights["train"])
     per_step = name in ("tokens", "reverse_pca")  # the others read weights before the first step
     assert (max(taken) > BLOCK) == per_step
-    if name == "functional":
-        assert taken == [1]  # the network that the decoder starts at
 
 
 def test_learned_probes_run_the_members_of_each_step(world):
@@ -126,7 +127,7 @@ def test_learned_probes_run_the_members_of_each_step(world):
     fit(tiny, data, "functional", learn_probes=True)
     taken = [n for networks in data.weights.values() for n in networks.taken]
     members = sum(data.counts.values())
-    assert sum(taken) == 2 * members + 1  # in each of two epochs all, and the first reference
+    assert sum(taken) == 2 * members  # in each of two epochs all
     assert max(taken) <= tiny.params.autoencoder.batch_size
 
 
