@@ -20,6 +20,7 @@ from weightspace.nets._layers import (
     Linear,
     MaxPool,
     Normalise,
+    NormaliseByReferences,
     PatchConv,
     Relu,
     ReluPool,
@@ -384,6 +385,11 @@ LAYERS = {  # name -> layer of 4x6 images, shapes of its weights, whether its in
     "mean": (GlobalMean(24), {}, False),
     "normalise": (
         Normalise(torch.zeros(3, 2), torch.ones(3, 2), ("w", "b")),
+        {"w": (3, 2), "b": (3, 2)},
+        True,
+    ),
+    "references": (
+        NormaliseByReferences(torch.zeros(3, 2), torch.ones(3, 2), ("w", "b"), 4, 3),
         {"w": (3, 2), "b": (3, 2)},
         True,
     ),
