@@ -12,6 +12,7 @@ for ``cuda``; to Python it says ``cuda:0``.
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -336,6 +337,7 @@ ANSWERS = {
     "max_memory_allocated": 0,
     "mem_get_info": (80 * 2**30, 80 * 2**30),
     "get_device_name": "pretended GPU",
+    "get_device_properties": SimpleNamespace(name="pretended GPU", total_memory=80 * 2**30),
 }
 
 

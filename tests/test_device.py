@@ -4,8 +4,13 @@ The kernels underneath are the CPU's, so files are compared byte for byte. Only 
 PyTorch has another formula on each device, differs in the last bits.
 """
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 from contextlib import nullcontext
+from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 
 import numpy as np
@@ -18,6 +23,7 @@ from safetensors.torch import load_file
 import weightspace as ws
 from cases import FILE, merged, nested
 from fake_device import fake_device
+from weightspace.autoencoders.base import AutoencoderData
 from weightspace.errors import WeightspaceError
 from weightspace.evaluate import finetuning
 from weightspace.jobs import local
@@ -208,6 +214,22 @@ def test_stages_run_in_the_precision_of_the_default_settings(finished, tmp_path)
     run(tmp_path, "cuda", FROM["autoencoder"], **keys)
 
 
+def test_the_example_of_a_member_is_fitted_on_the_device(finished, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples" / "ridge_autoencoder")
+    monkeypatch.delitem(sys.modules, "weightspace_ridge", raising=False)
+    example, fitted = import_module("weightspace_ridge.autoencoder"), {}
+    for name in [n for n in sys.modules if n.startswith("weightspace_ridge")]:
+        monkeypatch.delitem(sys.modules, name)
+    for where in ("cpu", "cuda"):
+        params = settings(where)
+        with on(where):
+            data = AutoencoderData.load(finished["cpu"] / "data", params)
+            model, _ = example.fit(data, params.autoencoder, example.Settings(ridge=0.01), 0)
+            assert model.device.type == where
+            fitted[where] = {name: x.cpu() for name, x in model.state_dict().items()}
+    assert all(torch.equal(fitted["cuda"][name], x) for name, x in fitted["cpu"].items())
+
+
 # What a tensor that was left on the CPU looks like, and the stage that must find it
 PLANTED = {
     "noise": (
@@ -277,6 +299,127 @@ def answer(project, root):
     drawn.save(root / f"samples-{dataset.device.type}")
     tensors = {"z": z, **project.decode(z), **{f"drawn.{k}": w for k, w in drawn.weights.items()}}
     return tables, tensors, dataset.device.type, gallery(project)
+
+
+@pytest.fixture
+def benchmark(finished, tmp_path, monkeypatch):
+    """The benchmark of GPUs, tiny, on pipelines that ran here."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    gpu = import_module("gpu")
+
+    def pipeline(folder, changes):
+        where = changes["runtime.device"]
+        shutil.copytree(finished[where], folder)
+        (folder / "params.yaml").write_text(yaml.safe_dump(settings(where).model_dump(mode="json")))
+        (folder / "metrics" / "cost").mkdir()
+        for name in STAGES:
+            (folder / "metrics" / "cost" / f"{name}.json").write_text('{"seconds": 1.0}')
+        return folder
+
+    peak = gpu.matmul_tflops
+    monkeypatch.setattr(gpu, "run_pipeline", pipeline)
+    monkeypatch.setattr(gpu, "prepare", lambda: None)
+    monkeypatch.setattr(gpu, "VARIANTS", gpu.DRY)
+    monkeypatch.setattr(gpu, "matmul_tflops", lambda where, size, dtype: peak(where, 64, dtype))
+    out = tmp_path / "gpu.json"
+    return gpu, out, ["--rounds", "1", "--pipelines", "cnn", "--out", str(out)]
+
+
+def test_the_benchmark_of_gpus_measures_and_compares_everything(benchmark, capsys):
+    gpu, out, arguments = benchmark
+    with fake_device():
+        assert gpu.main(arguments) == 0
+    figures = json.loads(out.read_text())
+    assert figures["device"].startswith("pretended GPU")
+    assert figures["outside"] == []
+    assert figures["training"].keys() == gpu.DRY.keys()
+    of_pipeline = figures["pipelines"]["cnn"]
+    assert set(of_pipeline["artefacts"].values()) == {0.0}  # the kernels of the CPU
+    assert all(m["cpu"] == m["gpu"] for m in of_pipeline["metrics"].values())
+    missing = [k for k, m in of_pipeline["metrics"].items() if m["cpu"] is None]
+    assert missing == ["finetuning.test_sets.sampled_epoch_5"]  # SHORT has no epoch 5
+    assert all(rate["median"] > 0 for rate in of_pipeline["draws"].values())
+
+
+def test_the_benchmark_says_what_is_outside(benchmark, monkeypatch, capsys):
+    gpu, out, arguments = benchmark
+    monkeypatch.setattr(gpu, "_within", lambda a, b, tolerance: tolerance != 3)
+    shifted = gpu.answers
+    monkeypatch.setattr(
+        gpu,
+        "answers",
+        lambda project, count: {
+            k: v + float(project.dataset.device.type == "cuda") * (k == "encode")
+            for k, v in shifted(project, count).items()
+        },
+    )
+    with fake_device():
+        assert gpu.main(arguments) == 1
+    outside = json.loads(out.read_text())["outside"]
+    assert [line.split()[:2] for line in outside] == [
+        ["cnn:", "zoo.diverged_runs"],
+        ["cnn:", "artefacts:"],
+    ]
+    assert "encode" in outside[1]
+
+
+def test_the_benchmark_says_that_there_is_no_gpu(benchmark, capsys, monkeypatch):
+    gpu, out, arguments = benchmark
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu.main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert "no GPU" in line
+    assert "--dry-run" in line
+    assert not out.exists()
+
+
+# What the machines with a GPU do not have: nothing that a stage or the benchmark needs
+ABSENT = ("dvc", "dvclive", "ray", "typer", "matplotlib", "open_clip", "onnx")
+HIDDEN = """
+import sys
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in sys.argv[1].split(","):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Hidden())
+"""
+
+
+def without(absent, code, *arguments, cwd=ROOT):
+    """Run some code in a process where packages are missing."""
+    path = [str(ROOT / part) for part in ("src", "stages", "benchmarks")]
+    return subprocess.run(
+        [sys.executable, "-c", HIDDEN + code, ",".join(absent), *arguments],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+IMPORT = "from importlib import import_module\nfor name in sys.argv[2:]: import_module(name)"
+
+
+def test_stages_and_the_benchmark_need_no_dvc():
+    done = without(ABSENT, IMPORT, *STAGES, "gpu")
+    assert done.returncode == 0, done.stderr
+    done = without(("safetensors",), IMPORT, *STAGES)  # the control: something they need
+    assert "No module named 'safetensors'" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs_dry_where_there_is_no_dvc(tmp_path):
+    out = tmp_path / "gpu.json"
+    run_dry = "import runpy\nname = sys.argv[2]\nsys.argv = sys.argv[2:]\n"
+    run_dry += "runpy.run_path(name, run_name='__main__')"
+    options = ("--dry-run", "--rounds", "1", "--pipelines", "cnn", "--out", str(out))
+    done = without(ABSENT, run_dry, str(ROOT / "benchmarks" / "gpu.py"), *options)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(out.read_text())
+    assert "no GPU" in figures["device"]
+    assert figures["outside"] == []
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ class RidgeAutoencoder(Autoencoder):
         z = x @ directions  # (N, latent)
         size = z.square().mean().sqrt().clamp_min(1e-12)
         z = z / size
-        penalty = self.settings.ridge * len(z) * torch.eye(self.latent, dtype=z.dtype)
+        penalty = self.settings.ridge * len(z) * torch.eye(self.latent).to(z)
         self.encoder.copy_(directions / size)
         self.decoder.copy_(torch.linalg.solve(z.T @ z + penalty, z.T @ x))
 
@@ -113,7 +113,7 @@ def fit(
         seed: not used: nothing is drawn.
 
     """
-    autoencoder = RidgeAutoencoder(data.pca, settings.latent, options)
+    autoencoder = RidgeAutoencoder(data.pca, settings.latent, options).to(data.runner.device)
     autoencoder.solve(data.weights["train"])
     row = {"epoch": 1}
     for split, weights in data.weights.items():
