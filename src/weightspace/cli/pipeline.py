@@ -119,6 +119,21 @@ def suite(
 
 
 @commands.command(rich_help_panel=PANEL)
+def fetch(
+    name: Annotated[str, typer.Argument(help="image set: fashion-mnist")],
+    to: Annotated[Path, typer.Option(help="folder of the files")],
+    home: Annotated[
+        str | None, typer.Option("--from", help="another address of a folder that has them")
+    ] = None,
+) -> None:
+    """Fetch public image files to a folder; files that are there are verified."""
+    from weightspace.data.fetch import fetch as lines
+
+    for line in lines(name, to, home):
+        print(line)
+
+
+@commands.command(rich_help_panel=PANEL)
 def stages(
     write: Annotated[
         bool, typer.Option("--write", help="write them; without it, say whether that is needed")
