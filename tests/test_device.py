@@ -31,6 +31,7 @@ from weightspace.learning.result_matching import result_error
 from weightspace.nets.base import Net
 from weightspace.params import validate_params
 from weightspace.report.gallery import gallery
+from weightspace.runtime import device
 from workspace import ROOT, TINY
 
 STAGES = list(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])  # in their order
@@ -68,11 +69,18 @@ def stage(name, root, params):
     module.main(params)
 
 
+def here(jobs, runtime):
+    """Jobs one after the other, each of which says where it computes."""
+    for job in jobs:
+        assert job.device == device(runtime).type
+        yield job.execute()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _jobs_in_this_process():
     """The pretended GPU is one of this process alone."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local, "execute", lambda jobs, runtime: (job.execute() for job in jobs))
+        patch.setattr(local, "execute", here)
         for name, value in SHORT.items():
             patch.setattr(finetuning, name, value)
         yield

@@ -22,6 +22,7 @@ from weightspace.jobs.base import execute, files_in
 from weightspace.params import EvaluateSettings, Params
 from weightspace.progress import progress
 from weightspace.rng import stream, torch_stream
+from weightspace.runtime import device
 from weightspace.sampling.latent_steps import LatentSteps
 from weightspace.weights.pca import TensorPca
 from weightspace.weights.spec import (
@@ -205,7 +206,7 @@ class PartJob:
     def execute(self) -> tuple[tuple[str, int], list[np.ndarray]]:
         """Split and index, and the outputs ``(m, B, c)`` in the order of a Reconstruction's."""
         runner, autoencoder = load_trained(self.data, self.params)
-        pca = TensorPca.load(self.data / PCA_FILE)
+        pca = TensorPca.load(self.data / PCA_FILE).to(runner.device)
         reconstruct = Reconstructor(autoencoder, pca, runner, self.params)
         part = reconstruct(self.members, self._networks(), self.number)
         return (self.split, self.number), [x.numpy() for x in part.outputs]
@@ -222,8 +223,9 @@ def reconstruct_splits(data: Path, params: Params) -> dict[str, Reconstruction]:
     zoo = Zoo.open(data / ZOO_FOLDER)
     tables = {split: table for split in HELD_OUT if len(table := zoo.select(split))}
     size = max(1, min(MEMBERS, NUMBERS // zoo.spec.numel))
+    where = device(params.runtime).type
     jobs = [
-        PartJob(data, params, split, number, table[rows])
+        PartJob(data, params, split, number, table[rows], device=where)
         for split, table in tables.items()
         for number, rows in enumerate(block_slices(len(table), size))
     ]
