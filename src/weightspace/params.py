@@ -334,6 +334,9 @@ class FunctionalSettings(BehaviouralSettings):
     depth: int = Field(ge=0, description="residual blocks of each")
     learn_probes: bool = Field(description="fit the probes too; every step then runs all originals")
     latent_noise: NonNegative = Field(description="noise on z while fitting")
+    reference: Literal["untrained", "trained"] = Field(
+        description="network that the decoder starts at and learns: a fresh one, or the best train member"
+    )
     statistics: int = Field(
         ge=0,
         description="probes on which batch statistics of decoded networks are measured; 0: they are decoded",

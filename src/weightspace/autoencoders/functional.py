@@ -3,16 +3,19 @@
 Encoder: outputs of the network on K probe inputs (on demand its PCA coefficients, too or instead)
 -> residual MLP -> LayerNorm without affine -> z. With outputs alone it is invariant to permutations
 of hidden units by construction and reads buffers for free; z has a fixed length. Decoder: residual
-MLP -> movement along the components of the ``pca`` stage, from a reference. The reference is an
-entire network, the best finished train member at first, and learned; the decoder starts at exactly
-this network. PCA of networks that are not aligned keeps their variance but not their function, so
-that a reference of coefficients would be a broken network.
+MLP -> movement along the components of the ``pca`` stage, from a reference: an entire network in
+weight space, which is learned. It starts untrained, as the one that can still become any other. PCA of
+networks that are not aligned keeps their variance but not their function, so that a reference of
+coefficients would be a broken network. Batch normalisation: the statistics of decoded networks are
+measured on probes, in the fit with their gradient, since statistics that are decoded beside the
+weights do not fit them, and the error grows from layer to layer.
 Behavioural loss, on train images of the member's task and on probes of other classes: robust
 squared error in units of the original's standard deviation, KL of the softmax, cosine per sample.
 
 Sources: probing encoders, Kahana et al. (2025), arXiv 2410.10811; behavioural loss, Meynent et al.
-(2025), Structure Is Not Enough, arXiv 2503.17138. The permutation of classes as augmentation and
-the robust error are of this project.
+(2025), Structure Is Not Enough, arXiv 2503.17138; a shared network plus a movement for each latent,
+Ha et al. (2016), HyperNetworks, arXiv 1609.09106. The permutation of classes as augmentation, the
+robust error and the measured statistics are of this project.
 """
 
 from __future__ import annotations
@@ -314,6 +317,23 @@ class FunctionalLoss:
         return torch.randint(len(self.orders), (count,), generator=rng)
 
 
+def reference(data: AutoencoderData, options: FunctionalSettings, seed: int) -> Weights:
+    """Network ``(*shape)`` that the decoder starts at.
+
+    Args:
+        data: train members, of which the finished one with the best val accuracy is the trained one.
+        options: section ``autoencoders.functional``.
+        seed: root seed.
+
+    """
+    if options.reference == "untrained":
+        return data.net.init(torch_stream(seed, "autoencoder", "reference"))
+    members = data.members["train"]
+    finished = members["snapshot"] == members["snapshot"].max()
+    best = int(members["val_accuracy"].where(finished, -1.0).to_numpy().argmax())
+    return take(take(data.weights["train"], slice(best, best + 1)), 0)
+
+
 def fit(
     data: AutoencoderData,
     settings: AutoencoderSettings,
@@ -334,6 +354,6 @@ def fit(
     rng = torch_stream(seed, "autoencoder", "init")
     probes = data.probes.clone()  # those that are stored stay as they are
     autoencoder = FunctionalAutoencoder(data.net, data.pca, probes, settings.latent, options, rng)
-    autoencoder.start_at(data.net.init(torch_stream(seed, "autoencoder", "reference")))
+    autoencoder.start_at(reference(data, options, seed))
     loss = FunctionalLoss(autoencoder.to(data.runner.device), data, settings)
     return autoencoder, run_fit("autoencoder", autoencoder, loss, data.counts, settings, seed)
