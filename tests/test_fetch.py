@@ -3,7 +3,7 @@
 import gzip
 import hashlib
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ def home(files):
         def log_message(self, *_):
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}/data", asked, Handler
@@ -109,6 +109,7 @@ def test_a_file_with_other_contents_is_one_line_and_is_not_written(fault, files,
     assert "\n" not in str(error.value)
     assert name in str(error.value)
     assert not {n for n in names(tmp_path / "f") if n not in files or n == name}
+    assert getattr(error.value.__cause__, "closed", True)  # no connection is left open
 
 
 def test_without_a_network_it_is_one_line(home, tmp_path):

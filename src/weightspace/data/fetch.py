@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 from weightspace.artifacts import write_bytes
@@ -93,6 +94,8 @@ def _download(address: str, other: str) -> bytes:
             size = reply.headers["Content-Length"]
             data: bytes = reply.read(MOST_FETCHED_BYTES)
     except (OSError, HTTPException, ValueError) as error:  # no network, no server, no such file
+        if isinstance(error, HTTPError):
+            error.close()  # it is the reply, too
         raise problem(f"cannot be fetched ({error})", where=address, do=other) from error
     if size is not None and len(data) != int(size):  # a read of so many bytes does not say it
         raise problem(
