@@ -41,11 +41,11 @@ from weightspace.weights.spec import Weights, output_orders, reorder_outputs, ta
 
 
 class FunctionalAutoencoder(Autoencoder):
-    """Probing encoder and decoder to PCA coefficients.
+    """Probing encoder, and decoder that moves a learned network along PCA components.
 
     Args:
         net: the architecture; its spec is the autoencoder's.
-        pca: first compression, whose coefficients are decoded to.
+        pca: its components are the directions of movement.
         probes: probe inputs ``(K, C, H, W)``.
         latent: features of z.
         settings: section ``autoencoders.functional`` of params.yaml.
@@ -163,11 +163,9 @@ class FunctionalAutoencoder(Autoencoder):
     def decode(self, z: Tensor) -> Weights:
         """Weights ``(N, *shape)`` of latents ``(N, latent)``; statistics are measured on probes."""
         weights = self.pca.moved(self.reference, self.movement(z))
-        return (
-            self.net.with_statistics(weights, self.images_of_statistics)
-            if self.measures
-            else weights
-        )
+        if not self.measures:
+            return weights
+        return self.net.with_statistics(weights, self.images_of_statistics)
 
     def outputs(self, net: Net, z: Tensor, images: Tensor) -> Tensor:
         """Outputs ``(N, B, classes)`` of decoded latents, with a gradient by statistics, too.
