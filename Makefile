@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS = 1
 export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: repro test lint docs tables outputs results sweep ablation autoencoders glyphs study pictures report clean
+.PHONY: repro test lint docs tables outputs results sweep ablation autoencoders glyphs small-resnet fashion study pictures report clean
 
 repro: $(READY)  ## run every stage whose inputs changed, then show the results
 	python -m weightspace plugins --write
@@ -41,12 +41,19 @@ autoencoders: $(READY)  ## every autoencoder, dataset encoder and alignment, ove
 glyphs: $(READY)  ## letters that no training task contains: docs/unseen_classes.md
 	$(SUITE) benchmarks/glyphs.yaml --out docs/unseen_classes.md
 
-# IMAGES: a folder of class folders, absolute. STUDY=study_small is the setting for 2 cores.
-STUDY ?= study
+# Presets: benchmarks/NAME.yaml -> docs/NAME.md. IMAGES: a folder of idx files or of class folders.
+IMAGES ?= /usr/share/datasets/fashion-mnist
 RUNS ?=
 WIDTH ?=
-study: $(READY)  ## the original study's setting: make study IMAGES=/path/to/classes RUNS=1000 WIDTH=64
-	$(SUITE) benchmarks/$(STUDY).yaml --out docs/$(STUDY).md -S sources.path=$(IMAGES) $(if $(RUNS),-S zoo.runs=$(RUNS)) $(if $(WIDTH),-S nets.resnet18.width=$(WIDTH))
+PRESET = $(SUITE) --images "$(IMAGES)" $(if $(RUNS),-S zoo.runs=$(RUNS)) $(if $(WIDTH),-S nets.resnet18.width=$(WIDTH))
+small-resnet: $(READY)  ## ResNet-18 of width 4 on 12x12 images: docs/small_resnet.md
+	$(PRESET) benchmarks/small_resnet.yaml --out docs/small_resnet.md
+
+fashion: $(READY)  ## convolutional networks with batch normalisation on 28x28 images: docs/fashion.md
+	$(PRESET) benchmarks/fashion.yaml --out docs/fashion.md
+
+study: $(READY)  ## ResNet-18 on one GPU, make study WIDTH=64 RUNS=300 at full width: docs/study.md
+	$(PRESET) benchmarks/study.yaml --out docs/study.md
 
 pictures: $(READY)  ## draw docs/pictures from metrics/plots and dvc.yaml
 	python -m weightspace pictures

@@ -319,7 +319,7 @@ def test_the_command_line_hands_on_what_it_was_given(definition, tmp_path, monke
     ]
 
 
-@pytest.mark.parametrize("name", ["ablation", "glyphs", "autoencoders", "study", "study_small"])
+@pytest.mark.parametrize("name", sorted(f.stem for f in (ROOT / "benchmarks").glob("*.yaml")))
 def test_the_tables_of_the_project_are_valid(name):
     """Their settings are those of params.yaml and their figures those of the metric files."""
     from weightspace.params import validate_params
@@ -337,14 +337,68 @@ def test_the_tables_of_the_project_are_valid(name):
         validate_params(params)
     metrics = {f: read_json(ROOT / "metrics" / f"{f}.json") for f in FILES}
     for row in found.rows:
-        for metric in (row.columns or found.columns).values():
+        for metric in filter(None, (row.columns or found.columns).values()):
             file, key = re.split(r"[.:]", metric)
             if ":" in metric:  # a file without splits
-                known = GENERATION if file == "generation" else {"seconds"}
+                known = GENERATION if file == "generation" else {"seconds", "peak_mib"}
                 assert key in known, (row.name, metric)
                 continue
             assert key in metrics[file]["test_sets"], (row.name, metric)
         for file, prefix in row.read.items():  # some figures have no variant, never all of them
-            keys = [m.split(".")[1] for m in found.columns.values() if m.startswith(file)]
+            keys = [m.split(".")[1] for m in found.columns.values() if m and m.startswith(file)]
             known = [k for k in keys if f"{prefix}{k}" in metrics[file]["test_sets"]]
             assert prefix is None or known, (row.name, file)
+
+
+def test_a_table_is_like_another_where_it_says_nothing_else(definition, tmp_path):
+    base = suite.load_suite(definition)
+    other = tmp_path / "other.yaml"
+    other.write_text("like: table.yaml\ntitle: Another\nbase: {zoo.runs: 7}\n")
+    assert suite.load_suite(other) == base.model_copy(
+        update={"title": "Another", "base": {"zoo.runs": 7}}
+    )
+    other.write_text("like: nothing.yaml\n")
+    with pytest.raises(WeightspaceError, match=r"nothing\.yaml: file is missing"):
+        suite.load_suite(other)
+    other.write_text("title: Another\nbase: {zoo.runs: 7}\n")  # the control
+    with pytest.raises(WeightspaceError, match="not a table of experiments"):
+        suite.load_suite(other)
+
+
+def test_a_column_without_a_metric_is_that_of_rows_that_name_one(definition, experiments, tmp_path):
+    row = {"name": "cost", "columns": {"seconds": "pca:seconds"}}
+    columns = DEFINITION["columns"] | {"seconds": None}
+    changed = DEFINITION | {"columns": columns, "rows": [*DEFINITION["rows"], row]}
+    definition.write_text(yaml.safe_dump(changed, sort_keys=False))
+    suite.run_suite(definition, tmp_path / "r.md")
+    raw = pd.read_csv(tmp_path / "r.csv")
+    assert set(raw[raw["column"] == "seconds"]["row"]) == {"cost"}
+    assert set(raw[raw["row"] == "cost"]["column"]) == {"seconds"}
+    assert "Not complete" not in (tmp_path / "r.md").read_text()
+
+
+def test_images_of_a_person_choose_the_source(definition, experiments, tmp_path, monkeypatch):
+    """Class folders or idx files; a table that names them already stays as it is, remarks included."""
+    photos, files = tmp_path / "photos", tmp_path / "files"
+    (photos / "cats").mkdir(parents=True)
+    files.mkdir()
+    (files / "train-images-idx3-ubyte.gz").touch()
+    named = {"dataset.source": "idx", "sources.path": str(files)}
+    changed = DEFINITION | {"base": named, "remarks": "What it says."}
+    definition.write_text(yaml.safe_dump(changed, sort_keys=False))
+    assert suite.image_settings(definition, files) == []
+    monkeypatch.chdir(tmp_path)
+    expected = ["dataset.source=folder", f"sources.path={photos}"]
+    assert suite.image_settings(definition, Path("photos")) == expected  # absolute for experiments
+    for images, remarks in ((files, 1), (photos, 0)):
+        done = CliRunner().invoke(app, ["suite", str(definition), "--images", str(images)])
+        assert done.exit_code == 0, done.output
+        assert f"sources.path={images}" in experiments[-1]
+        assert (tmp_path / "docs" / "table.md").read_text().count("What it says.") == remarks
+
+
+def test_without_images_it_is_one_line_how_to_get_them(definition, experiments, tmp_path):
+    with pytest.raises(WeightspaceError, match=r"no images.*dataset-fashion-mnist.*fetch") as error:
+        suite.image_settings(definition, tmp_path / "nothing")
+    assert "\n" not in str(error.value)
+    assert not experiments

@@ -186,7 +186,7 @@ def test_plans_use_the_whole_ranges():
 
 def test_run_lengths_of_the_original_study():
     """Last epoch N(100, 15) clipped to [50, 150], first snapshot at epoch U(5, 10)."""
-    study = yaml.safe_load((ROOT / "benchmarks" / "study.yaml").read_text())["base"]
+    study = yaml.safe_load((ROOT / "benchmarks" / "original.yaml").read_text())["base"]
     keys = {k.removeprefix("zoo."): v for k, v in study.items() if k.startswith("zoo.")}
     keys |= {k: yaml.safe_load(v) for k, v in keys.items() if isinstance(v, str)}
     plans = [plan_run(r, section("zoo", **keys), 50, 18, 0) for r in range(1000)]

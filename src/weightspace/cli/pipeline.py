@@ -95,6 +95,12 @@ def suite(
         list[str] | None,
         typer.Option("--set-param", "-S", help="key=value: a setting of every row"),
     ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="folder of idx files or of class folders, for dataset.source and sources.path"
+        ),
+    ] = None,
     resume: Annotated[
         bool,
         typer.Option(
@@ -107,15 +113,16 @@ def suite(
     ] = False,
 ) -> None:
     """Run a table of experiments over several seeds: mean and interval of every figure."""
-    from weightspace.experiments.suite import render_suite, run_suite
+    from weightspace.experiments.suite import image_settings, render_suite, run_suite
 
+    sets = [*(image_settings(definition, images) if images else []), *(set_ or [])]
     out = out or Path("docs", definition.stem).with_suffix(".md")
     if render and resume:
         raise problem("--render runs nothing", got="--resume", do="leave one of them out")
     if render:
-        render_suite(definition, out, set_ or [])
+        render_suite(definition, out, sets)
     else:
-        run_suite(definition, out, set_ or [], resume=resume)
+        run_suite(definition, out, sets, resume=resume)
 
 
 @commands.command(rich_help_panel=PANEL)

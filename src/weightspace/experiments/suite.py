@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError
 from scipy.stats import t as student
 
 from weightspace.artifacts import begins, check_file, write_bytes
+from weightspace.data.sources.base import source_of
 from weightspace.errors import problem
 from weightspace.experiments.dvc import baseline_commit, experiment, run_one, value
 from weightspace.params import Settings
@@ -45,20 +46,20 @@ class Row(Settings):
     name: str
     set: dict[str, Any] | None = None
     read: dict[str, str | None] = Field(default_factory=dict)
-    columns: dict[str, str] | None = None
+    columns: dict[str, str | None] | None = None
     split: str | None = None
     published: dict[str, float] | None = None
 
 
 class Suite(Settings):
-    """A table of experiments."""
+    """A table of experiments. A column without a metric is that of rows that name one."""
 
     title: str
     seeds: Annotated[list[int], Field(min_length=1)]
     split: str
     base: dict[str, Any] = Field(default_factory=dict)
     stages: list[str] = Field(default_factory=list)
-    columns: dict[str, str]
+    columns: dict[str, str | None]
     rows: Annotated[list[Row], Field(min_length=1)]
     remarks: str = ""  # Markdown below the table; what it says holds for these settings only
 
@@ -92,30 +93,58 @@ class Suite(Settings):
 
     def metric(self, row: Row, column: str) -> str | None:
         """Name of a row's metric, ``file.split.key`` or ``file.key``; None where the row has no such figure."""
-        columns = self.columns if row.columns is None else row.columns
-        if column not in columns:
+        name = (self.columns if row.columns is None else row.columns).get(column)
+        if name is None:
             return None
-        if ":" in columns[column]:
-            return columns[column].replace(":", ".", 1)
-        file, key = columns[column].split(".", 1)
+        if ":" in name:
+            return name.replace(":", ".", 1)
+        file, key = name.split(".", 1)
         prefix = row.read.get(file, "")
         return None if prefix is None else f"{file}.{row.split or self.split}.{prefix}{key}"
 
 
 def load_suite(path: Path) -> Suite:
-    """Read a definition.
+    """Read a definition; what it lacks is that of the one which ``like`` names, in the same folder.
 
     Raises:
         WeightspaceError: no file, no YAML, unknown or missing keys; one line.
 
     """
     try:
-        return Suite.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if isinstance(data, dict) and isinstance(data.get("like"), str):
+            other = yaml.safe_load((path.parent / data.pop("like")).read_text(encoding="utf-8"))
+            data = {**other, **data}
+        return Suite.model_validate(data)
     except FileNotFoundError as error:
-        raise problem("file is missing", where=path) from error
+        raise problem("file is missing", where=error.filename) from error
     except (yaml.YAMLError, ValidationError) as error:
         first = str(error).replace("\n", " ")
         raise problem(f"not a table of experiments ({first})", where=path) from error
+
+
+def image_settings(definition: Path, images: Path) -> list[str]:
+    """Settings, ``key=value``, by which a table reads a person's images; none that it has already.
+
+    Args:
+        definition: the table.
+        images: a folder of idx files, one of class folders, or an .npz file.
+
+    Raises:
+        WeightspaceError: no images there.
+
+    """
+    if not images.exists():
+        raise problem(
+            "no images",
+            where=images,
+            expected="idx files or one folder per class (IMAGES=FOLDER)",
+            do="for Fashion-MNIST install the Debian package dataset-fashion-mnist, or run "
+            "`python -m weightspace fetch fashion-mnist --to FOLDER`",
+        )
+    base = load_suite(definition).base
+    chosen = {"dataset.source": source_of(images), "sources.path": str(images.absolute())}
+    return [f"{key}={value}" for key, value in chosen.items() if base.get(key) != value]
 
 
 def run_suite(path: Path, out: Path, sets: Sequence[str] = (), *, resume: bool = False) -> None:
