@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS = 1
 export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: repro test lint docs tables outputs results sweep ablation autoencoders glyphs small-resnet fashion study pictures report clean
+.PHONY: repro test lint docs tables outputs results sweep ablation autoencoders glyphs small-resnet fashion study resnet-ablation pictures report clean
 
 repro: $(READY)  ## run every stage whose inputs changed, then show the results
 	python -m weightspace plugins --write
@@ -54,6 +54,9 @@ fashion: $(READY)  ## convolutional networks with batch normalisation on 28x28 i
 
 study: $(READY)  ## ResNet-18 on one GPU, make study WIDTH=64 RUNS=300 at full width: docs/study.md
 	$(PRESET) benchmarks/study.yaml --out docs/study.md
+
+resnet-ablation: $(READY)  ## what the functional autoencoder needs for ResNet-18: docs/resnet_ablation.md
+	$(PRESET) benchmarks/resnet_ablation.yaml --out docs/resnet_ablation.md
 
 pictures: $(READY)  ## draw docs/pictures from metrics/plots and dvc.yaml
 	python -m weightspace pictures
