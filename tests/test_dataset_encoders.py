@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from cases import section
-from weightspace.dataset_encoders import DATASET_ENCODERS
+from weightspace.dataset_encoders import DATASET_ENCODERS, deepsets
 from weightspace.dataset_encoders import distillation as distil
 from weightspace.errors import WeightspaceError
 from weightspace.registry import resolve
@@ -239,3 +239,56 @@ def test_weights_that_cannot_be_had_are_one_line(open_clip, monkeypatch):
     with pytest.raises(WeightspaceError, match=r"cannot be had.*no connection to") as error:
         made("clip")
     assert "\n" not in str(error.value)
+
+
+def gradients_of(encoder, images):
+    """Embeddings and the gradients of their squares."""
+    e = encoder(images)
+    return e, torch.autograd.grad(e.square().sum(), list(encoder.parameters()))
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 20, 28)])
+def test_a_learned_set_encoder_takes_images_block_by_block(shape, monkeypatch):
+    """With the embeddings and gradients of all at once, and never more than a block in memory."""
+    encoder, images = made("deepsets", shape), pictures(shape)
+    expected, whole = gradients_of(encoder, images)
+    sizes = []
+    encoder.of_image.register_forward_hook(lambda _, x, __: sizes.append(len(x[0])))
+    gradients_of(encoder, images)
+    assert max(sizes) == 36  # the control: 4 classes of 9 images at once
+    sizes.clear()
+    monkeypatch.setattr(deepsets, "BLOCK", 10)
+    e, parts = gradients_of(encoder, images)
+    torch.testing.assert_close(e, expected)
+    torch.testing.assert_close(parts, whole)
+    assert max(sizes) == 10
+
+
+def fitted_accuracy(shape, draw):
+    """Accuracy on new images of classes' nearest embeddings, after some steps on others."""
+    encoder, rng = made("deepsets", shape), torch.Generator().manual_seed(0)
+    head = torch.nn.Linear(encoder.features, 4)
+    optimizer = torch.optim.Adam([*encoder.parameters(), *head.parameters()], lr=3e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        F.cross_entropy(head(encoder(draw(rng))), torch.arange(4)).backward()
+        optimizer.step()
+    with torch.no_grad():
+        right = [head(encoder(draw(rng))).argmax(1) == torch.arange(4) for _ in range(20)]
+    return float(torch.stack(right).float().mean())
+
+
+def bars(rng, count=12, side=24):
+    """Classes of bars in four directions at random positions: every pixel has the same statistics."""
+    y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    phase = torch.rand(4, count, 1, 1, 1, generator=rng) * side
+    axes = torch.stack([x, y, x + y, x - y])[:, None, None].float()
+    return torch.sin((axes + phase) * (2 * torch.pi * 3 / side))
+
+
+def test_a_learned_set_encoder_knows_what_pixel_statistics_are_blind_to():
+    blind = made("statistics", (1, 24, 24))
+    many = bars(torch.Generator().manual_seed(1), count=4000)
+    raw = blind.describe(many)
+    assert float(torch.cdist(raw, raw).max()) < 0.06 * float(raw.norm(dim=1).min())  # the control
+    assert fitted_accuracy((1, 24, 24), bars) > 0.9

@@ -1,4 +1,6 @@
-"""Learned class embedding: an MLP on each image, mean and standard deviation over the set, an MLP on top.
+"""Learned class embedding: a network on each image, mean and standard deviation over the set, an MLP on top.
+
+Images of more than 16 pixels go through strided convolutions before the MLP.
 
 Source: Zaheer et al. (2017), Deep Sets, arXiv 1703.06114.
 """
@@ -8,11 +10,40 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from weightspace.dataset_encoders.base import DatasetEncoder
 from weightspace.learning.mlp import mlp
 from weightspace.params import DeepsetsSettings
+
+SMALL = 16  # pixels of a side up to which an MLP reads an image
+CHANNELS = 16  # of the first convolution; each further one doubles them
+BLOCK = 4096  # images in memory at once
+
+
+def convolutions(shape: tuple[int, int, int], rng: torch.Generator) -> tuple[nn.Sequential, int]:
+    """Convolutions of stride 2 until a side has at most half of ``SMALL``, and the features they give.
+
+    Args:
+        shape: channels, height, width of an image.
+        rng: source of the initial weights, uniform in ``±1/sqrt(fan_in)``.
+
+    >>> convolutions((1, 28, 28), torch.Generator())[1]  # 28, 14, 7
+    1568
+
+    """
+    layers: list[nn.Module] = []
+    (channels, height, width), features = shape, CHANNELS
+    while max(height, width) > SMALL // 2:
+        layer = nn.utils.skip_init(nn.Conv2d, channels, features, 3, stride=2, padding=1)
+        bound = 1 / math.sqrt(9 * channels)
+        for value in layer.parameters():
+            nn.init.uniform_(value, -bound, bound, generator=rng)
+        layers += [layer, nn.GELU()]
+        channels, features = features, 2 * features
+        height, width = (height + 1) // 2, (width + 1) // 2
+    return nn.Sequential(*layers, nn.Flatten()), channels * height * width
 
 
 class DeepSets(DatasetEncoder):
@@ -30,7 +61,9 @@ class DeepSets(DatasetEncoder):
     ) -> None:
         super().__init__()
         self.features, width = settings.features, settings.width
-        self.of_image = mlp([math.prod(shape), width, width], rng)
+        large = max(shape[1:]) > SMALL
+        self.front, inputs = convolutions(shape, rng) if large else (nn.Flatten(), math.prod(shape))
+        self.of_image = mlp([inputs, width, width], rng)
         self.of_set = mlp([2 * width, width, self.features], rng)
 
     def prepare(self, images: Tensor) -> None:
@@ -38,8 +71,18 @@ class DeepSets(DatasetEncoder):
 
     def forward(self, images: Tensor) -> Tensor:
         """Embeddings ``(M, features)`` of classes' images ``(M, n, C, H, W)``."""
-        h = self.of_image(images.flatten(2))  # (M, n, width)
+        blocks = images.flatten(0, 1).split(BLOCK)
+        if len(blocks) == 1:
+            parts = [self._of_images(blocks[0])]
+        else:  # what is inside is computed again for the gradient, one block after the other
+            parts = [checkpoint(self._of_images, block, use_reentrant=False) for block in blocks]
+        h = torch.cat(parts).unflatten(0, images.shape[:2])  # (M, n, width)
         out: Tensor = self.of_set(torch.cat([h.mean(1), h.std(1)], 1))
+        return out
+
+    def _of_images(self, images: Tensor) -> Tensor:
+        """Features ``(N, width)`` of images ``(N, C, H, W)``."""
+        out: Tensor = self.of_image(self.front(images))
         return out
 
 
