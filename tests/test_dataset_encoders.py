@@ -27,6 +27,10 @@ class TinyClip:
 
     visual = SimpleNamespace(output_dim=4)
 
+    def to(self, device):
+        """Itself: it has no values."""
+        return self
+
     def eval(self):
         return self
 
