@@ -61,8 +61,10 @@ class DeepSets(DatasetEncoder):
     ) -> None:
         super().__init__()
         self.features, width = settings.features, settings.width
-        large = max(shape[1:]) > SMALL
-        self.front, inputs = convolutions(shape, rng) if large else (nn.Flatten(), math.prod(shape))
+        self.front: nn.Module = nn.Flatten()
+        inputs = math.prod(shape)
+        if max(shape[1:]) > SMALL:
+            self.front, inputs = convolutions(shape, rng)
         self.of_image = mlp([inputs, width, width], rng)
         self.of_set = mlp([2 * width, width, self.features], rng)
 
