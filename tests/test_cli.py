@@ -383,7 +383,7 @@ def test_info(run, sampled, project_root):
     for path, said in {
         project_root: (
             "project",
-            "dataset, zoo, outputs, pca, autoencoder, shared",
+            "dataset, zoo, pca, autoencoder, shared",
             "120 of 40 runs",
         ),
         project_root / "data" / "zoo": ("zoo", "cnn"),
