@@ -8,25 +8,27 @@ as many operations per second. An estimate: another network reaches other figure
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import torch
 import yaml
-from torch.utils.flop_counter import FlopCounterMode
 
+import report
 from weightspace.experiments.suite import load_suite
 from weightspace.nets.base import build_net
 from weightspace.params import validate_params
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+from workspace import locate
 
 
 def params_of(suite):
     """Settings of a suite's base."""
     data = yaml.safe_load(Path("params.yaml").read_text())
     for key, value in suite.base.items():
-        *sections, last = key.split(".")
-        section = data
-        for name in sections:
-            section = section[name]
+        section, last = locate(data, key)
         section[last] = yaml.safe_load(value) if isinstance(value, str) else value
     return validate_params(data)
 
@@ -43,10 +45,8 @@ def operations(params, shape):
     """Floating point operations of one step of one run, forward and backward."""
     options = params.nets.of(params.zoo.architecture)
     net = build_net(params.zoo.architecture, shape, params.dataset.classes_per_task, options)
-    module = net.module.to("meta").requires_grad_().train()  # shapes, no numbers
-    with FlopCounterMode(display=False) as counter:
-        module(torch.empty(params.zoo.batch_size, *shape, device="meta")).square().mean().backward()
-    return counter.get_total_flops()
+    images = torch.empty(params.zoo.batch_size, *shape, device="meta")  # shapes, no numbers
+    return report.training_flops(net.module.to("meta"), images)
 
 
 def main():

@@ -32,7 +32,6 @@ import torch
 import torch.nn.functional as F
 import yaml
 from safetensors.torch import load_file
-from torch.utils.flop_counter import FlopCounterMode
 
 import report
 import throughput
@@ -49,6 +48,10 @@ from weightspace.zoo.plan import Run
 from weightspace.zoo.train import train_runs
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+import workspace  # noqa: E402
+
 CLASSES, BATCH, IMAGES, ALL_CLASSES = 3, 64, 200, 10
 STAGES = list(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
 RUN = "import runpy, sys\nfor script in sys.argv[1:]: runpy.run_path(script, run_name='__main__')"
@@ -82,39 +85,12 @@ SMALL = {
     "evaluate.novelty_networks": 50,
     "evaluate.finetune_tasks": 8,
 }
-TINY = {
-    "dataset.samples_per_class": {"train": 12, "val": 6, "test": 6},
-    "dataset.tasks": 60,
-    "zoo.runs": 36,
+TINY = workspace.TINY | {
     "zoo.runs_per_shard": 36,
     "zoo.batch_size": 12,
-    "zoo.epochs": [1, 1],
-    "zoo.snapshots": 3,
-    "zoo.first_step": [1, 1],
-    "nets.cnn.channels": [3, 4],
-    "outputs.probes": 10,
-    "pca.components": 4,
-    "autoencoder.latent": 8,
     "autoencoder.epochs": 1,
-    "autoencoder.own_queries": 4,
-    "autoencoder.other_queries": 2,
-    "autoencoders.functional.width": 16,
-    "autoencoders.functional.depth": 1,
-    "shared_encoder.width": 16,
-    "shared_encoder.depth": 1,
     "shared_encoder.epochs": 1,
-    "shared_encoders.generator.decoded": 4,
-    "guidance.sampling_steps": 1,
-    "guidance.encoding_steps": 1,
-    "evaluate.targets": 3,
-    "evaluate.draws": 2,
-    "evaluate.val_draws": 2,
-    "evaluate.finetune_tasks": 2,
-    "evaluate.ensemble": 2,
-    "evaluate.random_inputs": 8,
-    "evaluate.bootstrap": 10,
     "evaluate.novelty_networks": 2,
-    "runtime.workers": 1,
 }
 RESNET = {"zoo.architecture": "resnet18", "nets.resnet18.width": 4, "nets.resnet18.stem": "small"}
 PIPELINES = {"cnn": {}, "resnet18": RESNET | {"zoo.runs": 120, "zoo.runs_per_shard": 30}}
@@ -212,14 +188,6 @@ def at_once(variant, where):
     return variant.runs * variant.steps / seconds(work, where)
 
 
-def flops_per_step(variant):
-    """Floating point operations of one run-step, forward and backward, counted by PyTorch."""
-    module = variant.net().module.requires_grad_().train()
-    with FlopCounterMode(display=False) as counter:
-        module(torch.randn(BATCH, *variant.shape)).square().mean().backward()
-    return counter.get_total_flops()
-
-
 def training(variants, where, rounds, peak):
     """Run-steps per second of every variant, both sides interleaved; a first round warms up."""
     out = {}
@@ -232,7 +200,9 @@ def training(variants, where, rounds, peak):
                 if i:
                     rates[side].append(rate)
         ratios = [a / b for a, b in zip(rates["at_once"], rates["one_by_one"], strict=True)]
-        tflops = flops_per_step(variant) * max(rates["at_once"]) / 1e12
+        images = torch.randn(BATCH, *variant.shape)
+        flops = report.training_flops(variant.net().module, images)  # of one run-step
+        tflops = flops * max(rates["at_once"]) / 1e12
         out[name] = {side: report.spread(values) for side, values in rates.items()}
         out[name] |= {"speedup": report.spread(ratios), "tflops": tflops}
         out[name] |= {"of_peak": tflops / peak, "numbers": variant.net().spec.numel}
@@ -240,23 +210,15 @@ def training(variants, where, rounds, peak):
     return out
 
 
-def changed(settings, changes):
-    """Settings with some keys, given as dotted names, changed."""
-    for name, value in changes.items():
-        *sections, key = name.split(".")
-        table = settings
-        for section in sections:
-            table = table[section]
-        table[key] = value
-    return settings
-
-
 def run_pipeline(folder, changes):
     """All stages in one process on a copy of the code. Returns the folder."""
     folder.mkdir(parents=True)
     for part in ("src", "stages"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-    settings = changed(yaml.safe_load((ROOT / "params.yaml").read_text()), changes)
+    settings = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for name, value in changes.items():
+        section, key = workspace.locate(settings, name)
+        section[key] = value
     (folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     paths = [str(folder / "src"), str(folder / "stages")]
     scripts = [str(folder / "stages" / f"{name}.py") for name in STAGES]

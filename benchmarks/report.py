@@ -6,6 +6,7 @@ import platform
 import statistics
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 CORES = len(os.sched_getaffinity(0))  # that this process may use
 
@@ -24,6 +25,14 @@ def spread(values):
     figures = {"median": statistics.median(values), "min": min(values), "max": max(values)}
     digits = None if figures["median"] > 100 else 3
     return {name: round(v, digits) for name, v in figures.items()}
+
+
+def training_flops(module, images):
+    """Floating point operations of a step on a batch of images, forward and backward, as PyTorch counts."""
+    module = module.requires_grad_().train()
+    with FlopCounterMode(display=False) as counter:
+        module(images).square().mean().backward()
+    return counter.get_total_flops()
 
 
 def write(figures, path=None):

@@ -20,7 +20,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch.func import functional_call, vmap
-from torch.utils.flop_counter import FlopCounterMode
 
 import report
 from weightspace.nets.base import build_net
@@ -144,11 +143,9 @@ def outputs(variant, batched):
 
 
 def flops_per_step(variant):
-    """Floating point operations of one run-step, forward and backward, counted by PyTorch."""
-    module = NETS[variant].net().module.requires_grad_().train()
-    with FlopCounterMode(display=False) as counter:
-        module(torch.randn(BATCH, *NETS[variant].shape)).square().mean().backward()
-    return counter.get_total_flops()
+    """Floating point operations of one run-step."""
+    images = torch.randn(BATCH, *NETS[variant].shape)
+    return report.training_flops(NETS[variant].net().module, images)
 
 
 def measure(variant, rounds, cores, pool):

@@ -14,7 +14,7 @@ from weightspace.cli.app import app
 from weightspace.errors import WeightspaceError
 from weightspace.evaluate.generation import KINDS, METRICS
 from weightspace.experiments import suite
-from workspace import ROOT
+from workspace import ROOT, locate
 
 FILES = ("reconstruction", "sampling", "properties", "novelty")
 GENERATION = {"latent", "parameters"} | {f"{k}_{f}" for k in KINDS for f in METRICS}
@@ -328,12 +328,9 @@ def test_the_tables_of_the_project_are_valid(name):
     for row in found.rows:
         params = yaml.safe_load((ROOT / "params.yaml").read_text())
         for key, setting in (found.base | (row.set or {})).items():
-            *sections, last = key.split(".")
-            place = params
-            for section in sections:
-                place = place[section]
-            assert last in place, key
-            place[last] = yaml.safe_load(setting) if isinstance(setting, str) else setting
+            section, last = locate(params, key)
+            assert last in section, key
+            section[last] = yaml.safe_load(setting) if isinstance(setting, str) else setting
         validate_params(params)
     metrics = {f: read_json(ROOT / "metrics" / f"{f}.json") for f in FILES}
     for row in found.rows:

@@ -57,6 +57,14 @@ TINY = {
 }
 
 
+def locate(settings: dict, name: str) -> tuple[dict, str]:
+    """Section and key of a setting that is given as a dotted name."""
+    *sections, key = name.split(".")
+    for section in sections:
+        settings = settings[section]
+    return settings, key
+
+
 @dataclass(frozen=True)
 class Done:
     """A finished command: exit code, and standard output and error together."""
@@ -147,10 +155,7 @@ class Workspace:
         """Change keys of params.yaml, given as dotted names."""
         data = yaml.safe_load(self.read("params.yaml"))
         for name, value in settings.items():
-            *sections, key = name.split(".")
-            table = data
-            for section in sections:
-                table = table[section]
+            table, key = locate(data, name)
             table[key] = value
         self.write("params.yaml", yaml.safe_dump(data, sort_keys=False))
 
