@@ -3,12 +3,14 @@
 import pytest
 import torch
 
-from cases import build, networks
+from cases import FILE, build, networks
 from weightspace.autoencoders.base import Autoencoder
 from weightspace.learning.behavioural import behaviour
 from weightspace.learning.result_matching import result_error, soft_result
-from weightspace.params import GuidanceSettings
-from weightspace.sampling.latent_steps import LatentSteps
+from weightspace.nets.base import build_net
+from weightspace.params import GuidanceSettings, validate_params
+from weightspace.sampling.latent_steps import BLOCK, LatentSteps
+from weightspace.weights import spec
 from weightspace.zoo.result import Result
 
 ACCURACY, LOSS = Result("accuracy"), Result("loss")
@@ -39,6 +41,18 @@ class Sphere(Plain):
 
     def nearest_valid(self, z):
         return 5 * torch.nn.functional.normalize(z, dim=1)
+
+
+class Counted(Plain):
+    """Notes how many networks are run at once."""
+
+    def __init__(self, spec):
+        super().__init__(spec)
+        self.sizes = []
+
+    def outputs(self, net, z, images):
+        self.sizes.append(len(z))
+        return super().outputs(net, z, images)
 
 
 @pytest.fixture
@@ -157,6 +171,26 @@ def test_latents_stay_valid_and_no_steps_change_nothing(net, task):
     torch.testing.assert_close(moved.norm(dim=1), torch.full((3,), 5.0))
     unmoved = LatentSteps(autoencoder, net, off).guide(z, task, target, ACCURACY, torch.Generator())
     assert torch.equal(unmoved, z)
+
+
+@pytest.mark.parametrize("per_class", [2, 40])
+def test_the_more_images_a_step_has_the_fewer_latents_it_moves(per_class, net, task, monkeypatch):
+    """A gradient holds what every image is between the layers of every network."""
+    numbers = net.spec.numel + 3 * 40 * net.activations
+    monkeypatch.setattr(spec, "BLOCK_NUMBERS", 4 * numbers)
+    autoencoder, few = Counted(net.spec), {"sampling_steps": 1, "images_per_class": per_class}
+    z, target = autoencoder.encode(networks(net, 10)), torch.full((10,), 0.5)
+    steps = LatentSteps(autoencoder, net, SETTINGS.model_copy(update=few))
+    steps.guide(z, task, target, ACCURACY, torch.Generator())
+    assert autoencoder.sizes == ([4, 4, 2] if per_class == 40 else [10])
+
+
+def test_all_of_a_block_are_moved_at_once_with_the_settings_of_the_digits():
+    params = validate_params(FILE, "params.yaml")
+    net = build_net("cnn", (1, 8, 8), 3, params.nets.of("cnn"))
+    steps = LatentSteps(Plain(net.spec), net, params.guidance)
+    images = params.guidance.images_per_step(params.dataset.samples_per_class.train, 3)
+    assert steps.at_once(images) == BLOCK > steps.at_once(100 * images)
 
 
 def test_descent_is_adam_with_a_falling_rate():

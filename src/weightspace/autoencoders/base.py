@@ -210,6 +210,11 @@ class Autoencoder(nn.Module, ABC):
         """
         return net.outputs(self.decode(z), images)
 
+    @property
+    def images_besides(self) -> int:
+        """Images that :meth:`outputs` runs each network on in addition to those given."""
+        return 0
+
     def nearest_valid(self, z: Tensor) -> Tensor:
         """Nearest latents ``(N, latent)`` that the encoder could give; by default any."""
         return z

@@ -182,6 +182,11 @@ class FunctionalAutoencoder(Autoencoder):
         return net.outputs_by_references(weights, images, self.images_of_statistics)
 
     @property
+    def images_besides(self) -> int:
+        """Those that statistics are measured on."""
+        return len(self.images_of_statistics) if self.measures else 0
+
+    @property
     def measures(self) -> bool:
         """Whether statistics of batch normalisation are measured, not decoded."""
         return bool(self.settings.statistics) and self.spec.parameters != self.spec

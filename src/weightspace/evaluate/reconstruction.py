@@ -30,6 +30,7 @@ from weightspace.weights.spec import (
     Weights,
     block_size,
     block_slices,
+    fill_blocks,
     fill_together,
     take,
 )
@@ -150,9 +151,17 @@ class Reconstructor:
             rng: chooses images.
 
         """
-        steps = LatentSteps(self.autoencoder, self.runner.net, self.params.guidance)
-        images, _ = self.runner.dataset.task_batch(torch.tensor(tasks), "train")
-        return steps.refine(z, images, self.runner.net.run(weights, images), rng)
+        settings, runner = self.params.guidance, self.runner
+        steps = LatentSteps(self.autoencoder, runner.net, settings)
+
+        def compute(rows: slice) -> Tensor:
+            images, _ = runner.dataset.task_batch(torch.tensor(tasks[rows]), "train")
+            outputs = runner.net.run(take(weights, rows), images)
+            return steps.refine(z[rows], images, outputs, rng)
+
+        images_per_class = runner.dataset.images["train"].shape[1]
+        size = steps.at_once(settings.images_per_step(images_per_class, runner.classes))
+        return fill_blocks(torch.empty_like(z), size, compute)
 
 
 @dataclass(frozen=True)

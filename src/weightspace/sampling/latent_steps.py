@@ -27,7 +27,9 @@ from weightspace.weights.spec import block_size, fill_blocks
 from weightspace.zoo.result import Result
 
 BETAS = (0.8, 0.95)  # of Adam: short memories for few steps
-BLOCK = 200  # latents moved at once, fewer where networks are large
+BLOCK = (
+    200  # latents moved at once, fewer where networks or what lies between their layers is large
+)
 
 LatentLoss = Callable[[Tensor], Tensor]  # latents (N, L) -> scalar, a sum of one term per latent
 
@@ -46,6 +48,11 @@ class LatentSteps:
     autoencoder: Autoencoder
     net: Net
     settings: GuidanceSettings
+
+    def at_once(self, images: int) -> int:
+        """Latents that are moved at once: a gradient holds all that so many images are on their way."""
+        on_the_way = (images + self.autoencoder.images_besides) * self.net.activations
+        return block_size(self.net.spec, BLOCK, on_the_way)
 
     def guide(
         self,
@@ -76,10 +83,11 @@ class LatentSteps:
 
             return self.descend(z[rows], loss, self.settings.sampling_steps)
 
-        return fill_blocks(torch.empty_like(z), block_size(self.net.spec, BLOCK), compute)
+        size = self.at_once(count * len(images))
+        return fill_blocks(torch.empty_like(z), size, compute)
 
     def refine(self, z: Tensor, images: Tensor, outputs: Tensor, rng: torch.Generator) -> Tensor:
-        """Bring the outputs of decoded latents ``(N, L)`` to those of the original networks.
+        """Bring the outputs of decoded latents ``(N, L)`` to those of the originals, all at once.
 
         Args:
             z: latents of the originals ``(N, L)``.

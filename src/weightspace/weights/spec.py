@@ -344,15 +344,22 @@ def to_device(weights: Mapping[str, Tensor], device: torch.device) -> Weights:
     return {name: w.to(device) for name, w in weights.items()}
 
 
-def block_size(spec: Spec, most: int) -> int:
+def block_size(spec: Spec, most: int, more: int = 0) -> int:
     """Networks that are worked on at once: ``most``, fewer where they are large, at least one.
 
-    It depends on the architecture alone, so that no result depends on how many networks there are.
+    It depends on no number of networks, so that no result does.
 
-    >>> block_size(Spec("example", (TensorSpec("a", (1 << 25,), "parameter", (None,)),)), 100)
-    2
+    Args:
+        spec: the architecture.
+        most: networks at most.
+        more: numbers that are held for each network in addition to its weights.
+
+    >>> large = Spec("example", (TensorSpec("a", (1 << 24,), "parameter", (None,)),))
+    >>> block_size(large, 100), block_size(large, 100, more=1 << 24)
+    (4, 2)
+
     """
-    return max(1, min(most, BLOCK_NUMBERS // spec.numel))
+    return max(1, min(most, BLOCK_NUMBERS // (spec.numel + more)))
 
 
 def reorder_outputs(spec: Spec, weights: Mapping[str, Tensor], order: Tensor) -> Weights:

@@ -60,7 +60,8 @@ class TaskRunner:
             images, _ = self.dataset.task_batch(torch.tensor(tasks[rows]), part)
             return self.net.run(take(weights, rows), images)
 
-        return fill_blocks(self.room(len(tasks), part), self._block(BLOCK), compute)
+        of_task = self.dataset.images[part][0].numel() * self.classes
+        return fill_blocks(self.room(len(tasks), part), self._block(BLOCK, of_task), compute)
 
     def outputs_by_task(self, weights: Population, tasks: np.ndarray, part: str) -> Tensor:
         """Outputs ``(T * n, B, c)`` of n networks per task, those of a task side by side.
@@ -150,9 +151,9 @@ class TaskRunner:
         room = torch.empty(count(weights), len(tasks))
         return fill_blocks(room, self._block(BLOCK), compute)
 
-    def _block(self, most: int) -> int:
-        """Networks that are worked on at once."""
-        return block_size(self.net.spec, most)
+    def _block(self, most: int, more: int = 0) -> int:
+        """Networks that are worked on at once: see :func:`weightspace.weights.spec.block_size`."""
+        return block_size(self.net.spec, most, more)
 
     def room(self, count: int, part: str) -> Tensor:
         """Room for the outputs ``(count, B, c)``."""
