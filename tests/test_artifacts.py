@@ -2,6 +2,7 @@
 
 import ast
 import errno
+import hashlib
 import os
 import stat
 import subprocess
@@ -10,23 +11,31 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import save
 
 from cases import section, tiny
 from conftest import train_zoo
 from weightspace.artifacts import (
     ABANDONED_DAYS,
     AUTOENCODER_FILE,
+    DTYPES,
     IMAGES_FILE,
     MEMBERS_FILE,
+    META_KEY,
     PCA_FILE,
     SHARED_ENCODER_FILE,
     TASKS_FILE,
+    canonical,
     held,
     lock,
     new_folder,
     remove_abandoned,
+    save_tensors,
+    sha256_of,
     sync_folder,
+    tensor_pieces,
     write_bytes,
 )
 from weightspace.errors import WeightspaceError
@@ -84,6 +93,35 @@ def test_a_file_is_synced_then_renamed_then_its_folder_is_synced(tmp_path, event
         ("replace", tmp_path / "new" / "file"),
         ("sync folder", tmp_path / "new"),
     ]
+
+
+def test_tensors_are_written_as_safetensors_itself_writes_them(tmp_path):
+    """Of all types and shapes; the hash is that of the file."""
+    tensors = {f"of {dtype}": torch.arange(7).to(dtype) for dtype in DTYPES}
+    tensors |= {
+        "scalar": torch.tensor(2.5),
+        "nothing": torch.zeros(0, 3),
+        "transposed": torch.arange(6.0).reshape(2, 3).mT,
+        "a part": torch.arange(9)[3:5],
+        "one of seven": torch.arange(14.0)[2::12],
+        'a "name" \\ ä\n': torch.ones(2, 1, 3, dtype=torch.bfloat16),
+    }
+    meta = {"b": [1, 2.5, None], "a": 'ü "quoted" \\ text'}
+    path = tmp_path / "file"
+    save_tensors(path, "example", tensors, meta)
+    whole = {name: x.contiguous() for name, x in tensors.items()}
+    text = canonical({"kind": "example", **meta})
+    assert path.read_bytes() == save(whole, metadata={META_KEY: text})
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert sha256_of(tensor_pieces("example", tensors, meta)) == digest
+    assert sha256_of(tensor_pieces("another", tensors, meta)) != digest
+
+
+def test_tensors_are_written_without_a_copy():
+    x = torch.zeros(5)
+    _, values = tensor_pieces("example", {"x": x}, {})
+    x[0] = 1
+    assert bytes(values) == x.numpy().tobytes()
 
 
 @pytest.mark.parametrize("relative", [False, True])

@@ -47,7 +47,7 @@ def observed(notes, killed, task=executor._task):
         earlier = len(list(notes.glob(f"{job.name}-*")))
         (notes / f"{job.name}-{earlier}").write_text(f"{os.getpid()} {shards.__file__}")
         if job.name in killed and not earlier:
-            shards.write_bytes, reconstruction.decode_latents = write_and_die, refine_and_die
+            shards.write_pieces, reconstruction.decode_latents = write_and_die, refine_and_die
         return task(job, inputs)
 
     return noted

@@ -18,6 +18,7 @@ import json
 import math
 import os
 import shutil
+import struct
 import sys
 import time
 import zipfile
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import safetensors.torch
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -43,19 +44,38 @@ AUTOENCODER_FILE = Path("autoencoder") / "autoencoder.safetensors"
 SHARED_ENCODER_FILE = Path("shared_encoder") / "shared_encoder.safetensors"
 
 META_KEY = "weightspace"
+# Types of tensors and their names in a safetensors file, in the order in which it holds them
+DTYPES = {
+    torch.int64: "I64",
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.int32: "I32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+Piece = bytes | memoryview  # of a file
 SETTLED = 2.0  # seconds after which a file's time tells every further change; 2 s is that of FAT
 GIVEN_BYTES = 1 << 30  # that a file given by a person may unpack to; four times that in memory
 ABANDONED_DAYS = 7  # a killed run of the same code and settings may still be continued for so long
 
 
 def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file atomically: see :func:`write_pieces`."""
+    write_pieces(path, [data])
+
+
+def write_pieces(path: Path, pieces: Iterable[Piece]) -> None:
     """Write a file atomically: temporary name in the same folder, fsync, rename, fsync the folder."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:
-                file.write(data)
+                file.writelines(pieces)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -244,11 +264,15 @@ def save_tensors(
         meta: further metadata, JSON-ready.
 
     """
-    write_bytes(path, tensor_bytes(kind, tensors, meta))
+    write_pieces(path, tensor_pieces(kind, tensors, meta))
 
 
-def tensor_bytes(kind: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> bytes:
-    """Bytes of the file that :func:`save_tensors` writes.
+def tensor_pieces(
+    kind: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]
+) -> Iterator[Piece]:
+    """Bytes of the file that :func:`save_tensors` writes: its header, then tensor after tensor.
+
+    ``safetensors`` itself would hold all of them twice in addition to the tensors.
 
     Args:
         kind: what the file is.
@@ -256,9 +280,35 @@ def tensor_bytes(kind: str, tensors: Mapping[str, Tensor], meta: Mapping[str, An
         meta: further metadata, JSON-ready.
 
     """
-    data = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = canonical({"kind": kind, **meta})
-    return safetensors.torch.save(data, metadata={META_KEY: text})
+    names = sorted(tensors, key=lambda name: (list(DTYPES).index(tensors[name].dtype), name))
+    header: dict[str, Any] = {"__metadata__": {META_KEY: canonical({"kind": kind, **meta})}}
+    stop = 0
+    for name in names:
+        start, stop = stop, stop + tensors[name].nbytes
+        header[name] = {
+            "dtype": DTYPES[tensors[name].dtype],
+            "shape": list(tensors[name].shape),
+            "data_offsets": [start, stop],
+        }
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)
+    yield struct.pack("<Q", len(text)) + text
+    for name in names:
+        x = tensors[name].detach().cpu().contiguous()
+        flat = x.as_strided((x.numel(),), (1,))  # that of a single number may be any
+        yield flat.view(torch.uint8).numpy().data
+
+
+def sha256_of(pieces: Iterable[Piece]) -> str:
+    """SHA-256 of bytes that come piece by piece.
+
+    >>> sha256_of([b"a", b"bc"]) == hashlib.sha256(b"abc").hexdigest()
+    True
+    """
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -10,7 +10,6 @@ entries, from the Gram matrix (Kirby and Sirovich 1990, "snapshot PCA").
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,8 @@ from weightspace.artifacts import (
     rebuilding,
     remove_abandoned,
     save_tensors,
-    tensor_bytes,
+    sha256_of,
+    tensor_pieces,
 )
 from weightspace.errors import problem
 from weightspace.params import PcaSettings
@@ -209,8 +209,8 @@ class TensorPca(nn.Module):
     def sha256(self) -> str:
         """Hash of the file that holds this basis, or that :meth:`save` would write."""
         if not self.known_sha256:
-            data = tensor_bytes("pca", self.tensors, self._sizes())
-            self.known_sha256 = hashlib.sha256(data).hexdigest()
+            pieces = tensor_pieces("pca", self.tensors, self._sizes())
+            self.known_sha256 = sha256_of(pieces)
         return self.known_sha256
 
     def _sizes(self) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from weightspace.artifacts import canonical, read_parquet, write_bytes, write_parquet
+from weightspace.artifacts import (
+    canonical,
+    file_sha256,
+    read_parquet,
+    sha256_of,
+    write_bytes,
+    write_parquet,
+    write_pieces,
+)
 from weightspace.data.dataset import PARTS, Dataset
 from weightspace.errors import WeightspaceError, problem
 from weightspace.nets.base import Net, build_net
@@ -27,7 +34,7 @@ from weightspace.rng import torch_stream
 from weightspace.weights.spec import Weights, stack
 from weightspace.zoo.plan import Run, draw_batches, plan_runs
 from weightspace.zoo.runner import TaskRunner
-from weightspace.zoo.store import check_shard, shard_bytes, shard_name
+from weightspace.zoo.store import check_shard, shard_name, shard_pieces
 from weightspace.zoo.train import train_runs
 
 DIVERGED_FACTOR = 2.0  # a final train loss above this many times log(classes) counts as diverged
@@ -99,15 +106,14 @@ class ShardJob:
     def _is_undamaged(self) -> bool:
         """True when both files are, byte for byte, those that were written."""
         try:
-            table, weights = self.table_path.read_bytes(), self.weights_path.read_bytes()
+            table, weights = file_sha256(self.table_path), file_sha256(self.weights_path)
             return self.checksums_path.read_bytes() == _checksums(table, weights)
         except OSError:  # missing, or on a part of the disk that cannot be read
             return False
 
 
-def _checksums(table: bytes, weights: bytes) -> bytes:
-    sums = {"table": sha256(table).hexdigest(), "weights": sha256(weights).hexdigest()}
-    return canonical(sums).encode()
+def _checksums(table: str, weights: str) -> bytes:
+    return canonical({"table": table, "weights": weights}).encode()
 
 
 def train_shard(job: ShardJob) -> int:
@@ -126,10 +132,11 @@ def train_shard(job: ShardJob) -> int:
     weights = _train(runner, runs, batches, job)
     table = _table(runner, runs, weights)
     table.insert(0, "shard", job.shard)
-    data = shard_bytes(weights, runner.net.spec, job.shard)
+    pieces = list(shard_pieces(weights, runner.net.spec, job.shard))
     write_parquet(job.table_path, table)
-    write_bytes(job.checksums_path, _checksums(job.table_path.read_bytes(), data))
-    write_bytes(job.weights_path, data)
+    sums = _checksums(file_sha256(job.table_path), sha256_of(pieces))
+    write_bytes(job.checksums_path, sums)
+    write_pieces(job.weights_path, pieces)
     written = read_parquet(job.table_path)
     stored, _ = check_shard(job.weights_path, written, runner.net.spec)
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,12 +17,13 @@ from torch import Tensor
 from weightspace.artifacts import (
     MEMBERS_FILE,
     SETTLED,
+    Piece,
     load_part,
     load_tensors,
     read_meta,
     read_parquet,
-    tensor_bytes,
-    write_bytes,
+    tensor_pieces,
+    write_pieces,
 )
 from weightspace.errors import problem
 from weightspace.weights.spec import Spec, Weights, block_size, take
@@ -46,10 +47,10 @@ def save_shard(path: Path, weights: Weights, spec: Spec, shard: int) -> None:
         shard: index of the shard.
 
     """
-    write_bytes(path, shard_bytes(weights, spec, shard))
+    write_pieces(path, shard_pieces(weights, spec, shard))
 
 
-def shard_bytes(weights: Weights, spec: Spec, shard: int) -> bytes:
+def shard_pieces(weights: Weights, spec: Spec, shard: int) -> Iterator[Piece]:
     """Bytes of the file that :func:`save_shard` writes.
 
     Args:
@@ -59,7 +60,7 @@ def shard_bytes(weights: Weights, spec: Spec, shard: int) -> bytes:
 
     """
     meta = {"spec": spec.to_json(), "shard": shard, "sha256": checksum(weights)}
-    return tensor_bytes("zoo-shard", weights, meta)
+    return tensor_pieces("zoo-shard", weights, meta)
 
 
 def checksum(weights: Weights) -> str:
