@@ -15,8 +15,10 @@ from weightspace.errors import WeightspaceError
 from weightspace.evaluate.properties import Features, evaluate_properties
 from weightspace.project.project import import_zoo
 from weightspace.registry import resolve
+from weightspace.weights import spec
 from weightspace.weights.pca import fit_pca
 from weightspace.weights.spec import take
+from weightspace.zoo import imported
 from weightspace.zoo.store import Zoo
 
 HYPER = ["optimizer", "lr", "weight_decay", "epochs", "epoch"]
@@ -76,6 +78,28 @@ def test_a_zoo_comes_back_as_it_was(folder, world, project_root):
     places = order.merge(merged[[*key, "member"]].merge(again), on=key)["place"]
     assert torch.equal(new.spec.flatten(a)[torch.tensor(places.to_numpy())], old.spec.flatten(b))
     assert any(": 0 of" in note and "test_accuracy" in note for note in found.notes)
+
+
+def test_a_zoo_larger_than_memory_comes_shard_by_shard(folder, project_root, monkeypatch):
+    """And is the same, whatever its shards hold."""
+    bring(folder, project_root, out="whole")
+    whole, sizes, read = Zoo.open(folder / "whole"), [], imported.read_networks
+
+    def counted(paths, *rest, **keys):
+        sizes.append(len(paths))
+        return read(paths, *rest, **keys)
+
+    monkeypatch.setattr(imported, "read_networks", counted)
+    monkeypatch.setattr(spec, "BLOCK_NUMBERS", 7 * whole.spec.numel)
+    bring(folder, project_root)
+    zoo = Zoo.open(folder / "zoo")
+    assert sizes == [7] * (len(zoo.members) // 7) + [len(zoo.members) % 7]
+    assert len(list((folder / "whole").glob("*.safetensors"))) == 1 < len(sizes)
+    where = ["shard", "row"]
+    left, right = (z.members.drop(columns=where) for z in (zoo, whole))
+    pd.testing.assert_frame_equal(left, right)
+    mine, theirs = (z.spec.flatten(z.weights(z.members)) for z in (zoo, whole))
+    assert torch.equal(mine, theirs)
 
 
 def test_later_stages_accept_it(folder, world, project_root):

@@ -6,24 +6,24 @@ The table says which file was trained on which classes; results are measured, ne
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from weightspace.artifacts import MEMBERS_FILE, TASKS_FILE, new_folder, read_parquet, write_parquet
 from weightspace.data.dataset import PARTS, Dataset
 from weightspace.errors import nearest, problem
 from weightspace.progress import progress
-from weightspace.weights.checkpoints import find, fit_state, read_state
-from weightspace.weights.spec import Spec, Weights, stack
+from weightspace.weights.checkpoints import find, read_networks
+from weightspace.weights.spec import block_size
 from weightspace.zoo.runner import TaskRunner
-from weightspace.zoo.shards import check_measured, diverged
+from weightspace.zoo.shards import check_measured, diverged, finite_members
 from weightspace.zoo.store import Zoo, save_shard, shard_name
 
-PER_SHARD = 2000
+PER_SHARD = 2000  # members, fewer where networks are large: a shard is in memory at once
 # Settings of a run that a table may leave out. A constant predicts nothing, and its log is 0.
 UNKNOWN: dict[str, str | float] = {
     "optimizer": "unknown",
@@ -62,21 +62,14 @@ def import_zoo(folder: Path, results: Path, runner: TaskRunner, out: Path) -> Im
     table = read_results(results)
     table["task"] = _tasks(table, runner.dataset, results)
     paths = [_inside(folder, name, results) for name in table["file"]]
-    with progress("read", len(paths)) as bar:
-        networks = []
-        for path in paths:
-            networks.append(fit_state(read_state(path), runner.net.spec, path))
-            bar.advance()
-    members = _members(table, runner.dataset)
+    members = _members(table, runner.dataset, block_size(runner.net.spec, PER_SHARD))
     order = members.pop("table_row").to_numpy()
-    weights = stack([networks[i] for i in order])
     claimed = table.iloc[order].reset_index(drop=True)
-    members = members.join(runner.measure(weights, members["task"].to_numpy()))
-    members["diverged"] = diverged(members, weights, runner.classes)
     with new_folder(out) as temporary:
-        _write(temporary, members, weights, runner.net.spec)
+        members = _write(temporary, members, [paths[i] for i in order], runner)
         zoo = Zoo.open(temporary)
-        check_measured(runner, zoo.members, zoo.weights(zoo.members), out)
+        for _, shard in zoo.members.groupby("shard"):
+            check_measured(runner, shard.reset_index(drop=True), zoo.networks(shard), out)
     notes = (
         _sizes(members),
         *_missing(table),
@@ -172,11 +165,17 @@ def _inside(folder: Path, name: str, table: Path) -> Path:
     return folder / name
 
 
-def _members(table: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
+def _members(table: pd.DataFrame, dataset: Dataset, per_shard: int) -> pd.DataFrame:
     """One row per member, run after run, its snapshots in order of their epochs.
 
     The last snapshots of all runs get the same index, also where runs have fewer than others.
     ``table_row`` is the row in the table.
+
+    Args:
+        table: what the person gave, with the task of each checkpoint.
+        dataset: the tasks.
+        per_shard: members of a shard.
+
     """
     rows = pd.DataFrame({"table_row": np.arange(len(table)), "task": table["task"]})
     runs = table["run"] if "run" in table else rows["table_row"]
@@ -197,17 +196,36 @@ def _members(table: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
     rows["class_set"] = tasks["class_set"].loc[rows["task"]].to_numpy()
     index = np.arange(len(rows))
     rows.insert(0, "member", index)
-    rows.insert(1, "shard", index // PER_SHARD)
-    rows.insert(2, "row", index % PER_SHARD)
+    rows.insert(1, "shard", index // per_shard)
+    rows.insert(2, "row", index % per_shard)
     return rows
 
 
-def _write(folder: Path, members: pd.DataFrame, weights: Weights, spec: Spec) -> None:
-    for shard, rows in members.groupby("shard"):
-        index = torch.tensor(rows.index.to_numpy())
-        part = {name: value[index] for name, value in weights.items()}
-        save_shard(folder / shard_name(int(str(shard))), part, spec, int(str(shard)))
+def _write(
+    folder: Path, members: pd.DataFrame, paths: Sequence[Path], runner: TaskRunner
+) -> pd.DataFrame:
+    """Read and write shard after shard, then the table of members with their results, returned.
+
+    Args:
+        folder: of the zoo.
+        members: table of M members, shard after shard.
+        paths: M checkpoints.
+        runner: measures.
+
+    """
+    spec, results, healthy = runner.net.spec, [], []
+    with progress("read", len(paths)) as bar:
+        for number, (_, rows) in enumerate(members.groupby("shard")):
+            files = paths[rows.index[0] : rows.index[-1] + 1]
+            weights = read_networks(files, spec, finite=False)
+            save_shard(folder / shard_name(number), weights, spec, number)
+            results.append(runner.measure(weights, rows["task"].to_numpy()))
+            healthy.append(finite_members(weights))
+            bar.advance(len(files))
+    members = members.join(pd.concat(results, ignore_index=True))
+    members["diverged"] = diverged(members, np.concatenate(healthy), runner.classes)
     write_parquet(folder / MEMBERS_FILE.name, members)
+    return members
 
 
 def _sizes(members: pd.DataFrame) -> str:

@@ -31,7 +31,7 @@ from weightspace.errors import WeightspaceError, problem
 from weightspace.nets.base import Net, build_net
 from weightspace.params import Settings, ZooSettings
 from weightspace.rng import torch_stream
-from weightspace.weights.spec import Weights, stack
+from weightspace.weights.spec import Population, Weights, stack
 from weightspace.zoo.plan import Run, draw_batches, plan_runs
 from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.store import check_shard, shard_name, shard_pieces
@@ -204,24 +204,28 @@ def _table(runner: TaskRunner, runs: Sequence[Run], weights: Weights) -> pd.Data
     ]
     table = pd.DataFrame(rows)
     table = table.join(runner.measure(weights, table["task"].to_numpy()))
-    table["diverged"] = diverged(table, weights, runner.classes)
+    table["diverged"] = diverged(table, finite_members(weights), runner.classes)
     table.insert(0, "row", np.arange(len(table)))
     return table
 
 
-def diverged(members: pd.DataFrame, weights: Weights, classes: int) -> np.ndarray:
+def finite_members(weights: Weights) -> np.ndarray:
+    """Whether each of M networks has finite values only, bool ``(M,)``."""
+    return torch.stack([w.flatten(1).isfinite().all(1) for w in weights.values()]).all(0).numpy()
+
+
+def diverged(members: pd.DataFrame, finite: np.ndarray, classes: int) -> np.ndarray:
     """Mark all members of a run that has a non-finite value or ends far above a uniform guess.
 
     Args:
         members: table with ``run``, ``snapshot`` and ``train_loss`` of M members.
-        weights: tensors ``(M, *shape)``.
+        finite: whether each has finite values only, bool ``(M,)``.
         classes: outputs of a network.
 
     Returns:
         bool ``(M,)``.
 
     """
-    finite = torch.stack([w.flatten(1).isfinite().all(1) for w in weights.values()]).all(0).numpy()
     loss = members["train_loss"].to_numpy()
     last = (members["snapshot"] == members["snapshot"].max()).to_numpy()
     bad = ~finite | ~np.isfinite(loss) | (last & (loss > DIVERGED_FACTOR * np.log(classes)))
@@ -229,7 +233,7 @@ def diverged(members: pd.DataFrame, weights: Weights, classes: int) -> np.ndarra
 
 
 def check_measured(
-    runner: TaskRunner, members: pd.DataFrame, weights: Weights, where: Path
+    runner: TaskRunner, members: pd.DataFrame, weights: Population, where: Path
 ) -> None:
     """The gate: networks that were written, read back, must reach their logged accuracies exactly.
 
