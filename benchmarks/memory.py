@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -34,8 +33,9 @@ from weightspace.zoo.plan import plan_runs
 from weightspace.zoo.store import save_shard, shard_name
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT / folder) for folder in ("tests", "stages")]
 
+from _stage import usage  # noqa: E402
 from workspace import clone  # noqa: E402
 
 STAGES = ("outputs", "pca", "autoencoder", "shared_encoder", *(f"evaluate_{name}" for name in (
@@ -106,20 +106,6 @@ def make_table(params, dataset, members):
     return table.assign(diverged=False, member=np.arange(members))
 
 
-def memory(process):
-    """Bytes of a process and of all that it started: resident, and anonymous ones alone."""
-    family, total = [process], np.zeros(2)
-    while family:
-        folder = Path("/proc") / str(family.pop())
-        with suppress(OSError):  # a process may end at any time
-            lines = (line.split(":") for line in (folder / "status").read_text().splitlines())
-            status = {name: value.split() for name, value in lines}
-            total += [1024 * int(status[name][0]) for name in ("VmRSS", "RssAnon")]
-            for children in folder.glob("task/*/children"):
-                family += map(int, children.read_text().split())
-    return total
-
-
 def watch(workspace, stage):
     """Run a stage; its seconds and its peaks in MiB."""
     command = [sys.executable, f"stages/{stage}.py"]
@@ -129,8 +115,7 @@ def watch(workspace, stage):
             command, cwd=workspace.root, env=workspace.env, stdout=text, stderr=text
         )
         while process.poll() is None:
-            with suppress(KeyError):  # one that has just ended has no memory
-                peak = np.maximum(peak, memory(process.pid))
+            peak = np.maximum(peak, usage(process.pid))
             time.sleep(0.05)
         text.seek(0)
         if process.returncode:

@@ -73,15 +73,29 @@ class Memory(threading.Thread):
 
 def resident(process: int) -> int:
     """Resident bytes of a process and its descendants together; 0 without /proc."""
-    parent, pages = {}, {}
-    for folder in Path("/proc").glob("[0-9]*"):
+    return usage(process)[0]
+
+
+def usage(process: int) -> tuple[int, int]:
+    """As :func:`resident`, and the bytes among them that are pages of no file."""
+    pages = anonymous = 0
+    for member in family(process):
         with suppress(OSError):  # a process may end at any time
+            statm = (Path("/proc") / str(member) / "statm").read_text().split()
+            pages += int(statm[1])
+            anonymous += int(statm[1]) - int(statm[2])
+    size = os.sysconf("SC_PAGE_SIZE")
+    return pages * size, anonymous * size
+
+
+def family(process: int) -> set[int]:
+    """A process and its descendants."""
+    parent = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
             after_name = (folder / "stat").read_text().rpartition(")")[2].split()
-            parent[int(folder.name)], pages[int(folder.name)] = (
-                int(after_name[1]),
-                int(after_name[21]),
-            )
-    family = {process}
-    while more := {p for p, of in parent.items() if of in family} - family:
-        family |= more
-    return sum(pages.get(p, 0) for p in family) * os.sysconf("SC_PAGE_SIZE")
+            parent[int(folder.name)] = int(after_name[1])
+    members = {process}
+    while more := {p for p, of in parent.items() if of in members} - members:
+        members |= more
+    return members

@@ -19,6 +19,7 @@ from weightspace.autoencoders.base import (
 )
 from weightspace.learning.loop import fit as run_fit
 from weightspace.params import AutoencoderSettings, BehaviouralSettings
+from weightspace.weights.lazy import Moments
 from weightspace.weights.pca import FeaturePca
 from weightspace.weights.spec import Population, Spec, Weights, block_size, blocks, to_device
 
@@ -55,7 +56,10 @@ class FeaturePcaAutoencoder(Autoencoder):
     @torch.no_grad()
     def fit_scale(self, weights: Population) -> None:
         """Measure what entries are centred and scaled by, from N networks, in float64."""
-        variance, mean = moments(self.spec, weights)
+        moments = Moments()
+        for block in blocks(weights, block_size(self.spec, BLOCK)):
+            moments.add(self.spec.flatten(self.spec.unconstrain(block)))
+        variance, mean = moments.variance, moments.mean
         groups = self.groups().cpu()
         if self.one_centre:
             common = group_means(mean, groups)[groups]
@@ -98,36 +102,6 @@ class FeaturePcaAutoencoder(Autoencoder):
         """Fit the PCA to the features of N networks."""
         shape = tuple(self.pool.mean.shape)
         self.pool.fit(by_block(self, weights, shape, self.features))
-
-
-def moments(spec: Spec, weights: Population) -> tuple[Tensor, Tensor]:
-    """Variance and mean ``(numel,)`` of every unconstrained entry over N networks, in float64.
-
-    Block by block, merged by Chan, Golub, LeVeque (1979), Updating formulae and a pairwise algorithm
-    for computing sample variances, equation 2.1.
-
-    Args:
-        spec: the architecture.
-        weights: tensors ``(N, *shape)``.
-
-    >>> from weightspace.weights.spec import TensorSpec
-    >>> spec = Spec("example", (TensorSpec("a", (1,), "parameter", (None,)),))
-    >>> moments(spec, {"a": torch.tensor([[1.0], [3.0], [5.0], [7.0]])})
-    (tensor([5.], dtype=torch.float64), tensor([4.], dtype=torch.float64))
-
-    """
-    variance, mean = torch.zeros(2, spec.numel, dtype=torch.float64)
-    before = 0
-    for block in blocks(weights, block_size(spec, BLOCK)):
-        x = spec.flatten(spec.unconstrain(block)).double()
-        of_block, centre = torch.var_mean(x, 0, correction=0)
-        fraction = len(x) / (before + len(x))
-        shift = centre - mean
-        mean = mean + fraction * shift
-        between = fraction * (1 - fraction) * shift.square()
-        variance = (1 - fraction) * variance + fraction * of_block + between
-        before += len(x)
-    return variance, mean
 
 
 def group_means(values: Tensor, groups: Tensor) -> Tensor:

@@ -341,12 +341,11 @@ def by_block(
     return fill_blocks(room, size, lambda rows: compute(take(weights, rows)))
 
 
-@torch.no_grad()
 def decode_latents(autoencoder: Autoencoder, z: Tensor) -> Weights:
     """Weights ``(N, *shape)`` of N latents ``(N, L)``, in fixed blocks, where the autoencoder is."""
-    z = z.to(autoencoder.device)
-    out = {t.name: z.new_empty(len(z), *t.shape) for t in autoencoder.spec.tensors}
-    for rows in block_slices(len(z), block_size(autoencoder.spec, BLOCK)):
-        for name, w in autoencoder.decode(z[rows]).items():
+    spec, networks = autoencoder.spec, Decoded(autoencoder, z.to(autoencoder.device))
+    out = {t.name: networks.z.new_empty(len(z), *t.shape) for t in spec.tensors}
+    for rows in block_slices(len(z), block_size(spec, BLOCK)):
+        for name, w in networks.take(rows).items():
             out[name][rows] = w
     return out

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from weightspace.evaluate.metrics import agreement, cosine
 from weightspace.weights.pca import TensorPca
-from weightspace.weights.spec import Weights, block_size, block_slices, take
-from weightspace.zoo.runner import BLOCK, TaskRunner
+from weightspace.weights.spec import BLOCK, Weights, block_size, block_slices, take
+from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.store import Zoo
 
 MEMBERS = 300  # val members are enough for a curve

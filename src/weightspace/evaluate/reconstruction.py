@@ -26,6 +26,7 @@ from weightspace.runtime import device
 from weightspace.sampling.latent_steps import LatentSteps
 from weightspace.weights.pca import TensorPca
 from weightspace.weights.spec import (
+    BLOCK,
     Population,
     Weights,
     block_size,
@@ -35,7 +36,7 @@ from weightspace.weights.spec import (
     take,
 )
 from weightspace.zoo.result import accuracies
-from weightspace.zoo.runner import BLOCK, TaskRunner
+from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.store import Zoo
 
 SCORES = {"cosine": m.cosine, "correlation": m.correlation, "agreement": m.agreement}

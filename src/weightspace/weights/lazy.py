@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from weightspace.weights.spec import Population, Spec, Weights, block_size, blocks, count, take
-
-BLOCK = 100  # networks read at once for a statistic over all of them
+from weightspace.weights.spec import (
+    BLOCK,
+    Population,
+    Spec,
+    Weights,
+    block_size,
+    blocks,
+    count,
+    take,
+)
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,35 @@ def mean_network(spec: Spec, networks: Population) -> Weights:
     return {name: (w / count(networks)).float()[None] for name, w in total.items()}
 
 
+class Moments:
+    """Variance and mean ``(d,)`` of the columns of matrices ``(n, d)`` that come block by block.
+
+    In float64. Blocks are merged by Chan, Golub, LeVeque (1979), Updating formulae and a pairwise
+    algorithm for computing sample variances, equation 2.1.
+
+    >>> moments = Moments()
+    >>> moments.add(torch.tensor([[1.0], [3.0]]))
+    >>> moments.add(torch.tensor([[5.0], [7.0]]))
+    >>> moments.variance, moments.mean
+    (tensor([5.], dtype=torch.float64), tensor([4.], dtype=torch.float64))
+
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.variance = self.mean = torch.zeros((), dtype=torch.float64)
+
+    def add(self, x: Tensor) -> None:
+        """Count the rows of a matrix ``(n, d)``, too."""
+        variance, mean = torch.var_mean(x.double().cpu(), 0, correction=0)
+        self.count += len(x)
+        fraction = len(x) / self.count
+        shift = mean - self.mean
+        self.mean = self.mean + fraction * shift
+        between = fraction * (1 - fraction) * shift.square()
+        self.variance = (1 - fraction) * self.variance + fraction * variance + between
+
+
 def standard_deviations(spec: Spec, networks: Population) -> dict[str, float]:
     """Standard deviation over all entries of all networks, of each tensor, as in ``Tensor.std``.
 
@@ -97,15 +134,8 @@ def standard_deviations(spec: Spec, networks: Population) -> dict[str, float]:
     >>> standard_deviations(spec, {"a": torch.tensor([[1.0, 2.0], [2.0, 3.0]])})["a"] ** 2
     0.6666666666666666
     """
-    sums = torch.zeros(len(spec.tensors), 2, dtype=torch.float64)  # of entries and of their squares
+    of_tensor = {name: Moments() for name in spec.names}
     for block in blocks(networks, block_size(spec, BLOCK)):
-        sums += torch.stack([_sums(w) for w in spec.unconstrain(block).values()])
-    n = count(networks) * torch.tensor([t.numel for t in spec.tensors])
-    variance = (sums[:, 1] - sums[:, 0] ** 2 / n) / (n - 1)
-    return dict(zip(spec.names, variance.clamp_min(0).sqrt().tolist(), strict=True))
-
-
-def _sums(x: Tensor) -> Tensor:
-    """Sum of the entries and of their squares ``(2,)``, in float64."""
-    x = x.double()
-    return torch.stack([x.sum(), x.square().sum()]).cpu()
+        for name, w in spec.unconstrain(block).items():
+            of_tensor[name].add(w.reshape(-1, 1))
+    return {k: math.sqrt(m.variance * m.count / (m.count - 1)) for k, m in of_tensor.items()}

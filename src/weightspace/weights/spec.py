@@ -20,6 +20,7 @@ from weightspace.errors import problem
 
 Weights = dict[str, Tensor]
 
+BLOCK = 100  # networks read or run at once; fixed, so that no result depends on how many there are
 BLOCK_NUMBERS = 1 << 26  # of the networks that are worked on at once: 256 MiB
 
 

@@ -15,8 +15,8 @@ from weightspace.data.dataset import Dataset
 from weightspace.errors import problem
 from weightspace.progress import progress
 from weightspace.rng import torch_stream
-from weightspace.weights.spec import Population, block_size, block_slices, take
-from weightspace.zoo.runner import BLOCK, TaskRunner
+from weightspace.weights.spec import BLOCK, Population, block_size, block_slices, take
+from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.store import Zoo
 
 FITTED = tuple(OUTPUTS_FILES)  # splits whose members a fit may read

@@ -82,10 +82,6 @@ class Result:
         """The good end of a range (low, high)."""
         return bounds[1] if self.higher_is_better else bounds[0]
 
-    def worst(self, bounds: tuple[float, float]) -> float:
-        """The bad end of a range (low, high)."""
-        return bounds[0] if self.higher_is_better else bounds[1]
-
     def check(self, value: float) -> float:
         """The value of a request.
 

@@ -17,10 +17,16 @@ from weightspace.nets.base import Net, net_for
 from weightspace.params import Params
 from weightspace.rng import normal, torch_stream
 from weightspace.runtime import device
-from weightspace.weights.spec import Population, block_size, block_slices, count, fill_blocks, take
+from weightspace.weights.spec import (
+    BLOCK,
+    Population,
+    block_size,
+    block_slices,
+    count,
+    fill_blocks,
+    take,
+)
 from weightspace.zoo.result import accuracies, losses
-
-BLOCK = 100  # members at once; fixed, so that results do not depend on how many there are
 
 
 @dataclass(frozen=True)
