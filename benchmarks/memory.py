@@ -51,7 +51,7 @@ SETTINGS = {
     "zoo.snapshots": 2,
     "nets.resnet18.stem": "small",
     "pca.components": 8,
-    "autoencoder.batch_size": 8,  # networks that are decoded in a step: with them the fit grows
+    "autoencoder.batch_size": 8,  # networks decoded in a step, at width 64 some 90 MiB each
     "autoencoders.functional.statistics": 4,
     "evaluate.targets": 2,
     "evaluate.finetune_tasks": 2,
