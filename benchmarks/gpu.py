@@ -66,6 +66,7 @@ TOLERANCES = {
         "test_sets.d_to_w_recall_at_1": 0.15,
         "test_sets.accuracy_scratch": 0.03,
     },
+    "distribution": {"test_sets.auc_outputs": 0.1},
     "novelty": {"test_sets.accuracy": 0.05, "test_sets.weight_distance": 0.2},
     "finetuning": {"test_sets.sampled_epoch_5": 0.05, "test_sets.scratch_single": 0.05},
     "properties": {"test_sets.latent_test_accuracy_r2": 0.3},

@@ -39,7 +39,7 @@ from _stage import usage  # noqa: E402
 from workspace import clone  # noqa: E402
 
 STAGES = ("outputs", "pca", "autoencoder", "shared_encoder", *(f"evaluate_{name}" for name in (
-    "reconstruction", "sampling", "novelty", "finetuning", "properties", "generation"
+    "reconstruction", "sampling", "distribution", "novelty", "finetuning", "properties", "generation"
 )))  # fmt: skip
 BASES, NOISE = 4, 0.1  # networks that members are near; noise, in units of a tensor's spread
 PER_CLASS, CLASSES = 60, 10  # images

@@ -8,12 +8,13 @@ from weightspace.params import Params
 
 def main(params: Params) -> None:
     """Write metrics/summary.json."""
-    reconstruction, sampling = (
-        read_json(METRICS / f"{name}.json") for name in ("reconstruction", "sampling")
+    reconstruction, sampling, distribution = (
+        read_json(METRICS / f"{name}.json")
+        for name in ("reconstruction", "sampling", "distribution")
     )
-    write_json(
-        METRICS / "summary.json", summarize(reconstruction, sampling, params.shared_encoder.result)
-    )
+    result = params.shared_encoder.result
+    figures = summarize(reconstruction, sampling, distribution, result)
+    write_json(METRICS / "summary.json", figures)
 
 
 if __name__ == "__main__":

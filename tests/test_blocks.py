@@ -11,6 +11,7 @@ from cases import build, networks
 from weightspace.autoencoders.base import encode_members
 from weightspace.evaluate import controls, guidance
 from weightspace.evaluate.components import against_k
+from weightspace.evaluate.distribution import evaluate_distribution
 from weightspace.evaluate.evaluation import Evaluation
 from weightspace.evaluate.finetuning import evaluate_finetuning
 from weightspace.evaluate.generation import evaluate_generation
@@ -116,6 +117,7 @@ def _reconstruct(e, pca):
 EVALUATIONS = {
     "sampling": lambda e, _: evaluate_split(e, "test_sets"),
     "retrieval": lambda e, _: _retrieval(e),
+    "distribution": lambda e, _: evaluate_distribution(e),
     "novelty": lambda e, _: evaluate_novelty(e),
     "finetuning": lambda e, _: evaluate_finetuning(e),
     "generation": lambda e, _: evaluate_generation(

@@ -172,10 +172,20 @@ RERUNS = [
     ({"shared_encoder.temperature": 0.5}, {"check", "shared_encoder"}),
     (
         {"shared_encoder.result": "loss"},
-        {"check", "shared_encoder", "evaluate_sampling", "evaluate_novelty", "summary"},
+        {
+            "check",
+            "shared_encoder",
+            "evaluate_sampling",
+            "evaluate_distribution",
+            "evaluate_novelty",
+            "summary",
+        },
     ),
     ({"evaluate.draws": 3}, {"check", "evaluate_sampling"}),
-    ({"evaluate.controls": False}, {"check", "evaluate_sampling", "evaluate_properties"}),
+    (
+        {"evaluate.controls": False},
+        {"check", "evaluate_sampling", "evaluate_distribution", "evaluate_properties"},
+    ),
     (
         {
             "nets.mlp.hidden": [7],
@@ -242,7 +252,8 @@ def test_editing_a_member_reruns_only_its_users(workspace):
     workspace.write(unused, workspace.read(unused) + "# edited\n")
     assert planned(workspace) == set()
     workspace.write(used, workspace.read(used) + "# edited\n")
-    users = {"shared_encoder", "evaluate_sampling", "evaluate_novelty", "evaluate_finetuning"}
+    users = {f"evaluate_{k}" for k in ("sampling", "distribution", "novelty", "finetuning")}
+    users |= {"shared_encoder"}
     assert planned(workspace) == users  # the control
 
 

@@ -10,6 +10,7 @@ import cases
 from weightspace.evaluate import novelty
 from weightspace.evaluate.controls import TrainMembers
 from weightspace.evaluate.evaluation import Evaluation
+from weightspace.evaluate.metrics import error_overlap
 from weightspace.weights.matching import align, match_weights
 from weightspace.weights.permutations import random_permutations, shuffled
 from weightspace.weights.spec import stack, take
@@ -97,12 +98,16 @@ def test_error_overlap_of_equal_disjoint_and_faultless_networks():
     right = torch.eye(3).repeat_interleave(2, 0)  # (6, 3): no error
     first, second = right.clone(), right.clone()
     first[0], second[5] = torch.tensor([0.0, 1, 0]), torch.tensor([0.0, 1, 0])
-    assert novelty.error_overlap(torch.stack([first, first]), 1) == 1
-    assert novelty.error_overlap(torch.stack([first, second]), 1) == 0
+
+    def overlap(*outputs):
+        return error_overlap(novelty._wrong(torch.stack(outputs)))
+
+    assert overlap(first, first) == 1
+    assert overlap(first, second) == 0
     both = first.clone()
     both[5] = second[5]
-    assert novelty.error_overlap(torch.stack([first, both]), 1) == pytest.approx(0.5)
-    assert np.isnan(novelty.error_overlap(torch.stack([right, right]), 1))
+    assert overlap(first, both) == pytest.approx(0.5)
+    assert np.isnan(overlap(right, right))
 
 
 @pytest.fixture(params=sorted(cases.NETS))

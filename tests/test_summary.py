@@ -7,62 +7,73 @@ import pytest
 
 import summary as stage
 from cases import tiny
-from weightspace.evaluate.summary import RECONSTRUCTION, SAMPLING, summarize
+from weightspace.evaluate.summary import DISTRIBUTION, RECONSTRUCTION, SAMPLING, summarize
 from workspace import ROOT
 
 KEYS = ["agreement", "agreement_late", "accuracy_r2"]
 KEYS += ["draw_r2", "draw_mae", "draw_top", "scratch_top", "guided_r2", "recall_late"]
+KEYS += ["draw_auc", "agreement_draws", "agreement_members"]
+KEYS += ["error_overlap_draws", "error_overlap_members"]
+FILES = ("reconstruction", "sampling", "distribution")
 
 
 def files(result="accuracy"):
     """A value of its own for every figure that a headline is taken from, in each split."""
     names = {k.format(result=result) for k in SAMPLING.values()}
     return [
-        {s: {k: i + 10 * j for j, k in enumerate(sorted(keys))} for i, s in enumerate(splits)}
-        for keys, splits in (
-            (set(RECONSTRUCTION.values()), ("test_sets", "test_classes")),
-            (names, ("val", "test_sets", "test_classes")),
+        {
+            s: {k: 1000 * file + i + 10 * j for j, k in enumerate(sorted(keys))}
+            for i, s in enumerate(splits)
+        }
+        for file, (keys, splits) in enumerate(
+            (
+                (set(RECONSTRUCTION.values()), ("test_sets", "test_classes")),
+                (names, ("val", "test_sets", "test_classes")),
+                (set(DISTRIBUTION.values()), ("val", "test_sets", "test_classes")),
+            )
         )
     ]
 
 
 @pytest.mark.parametrize("result", ["accuracy", "loss"])
 def test_headlines_are_figures_of_unseen_class_sets(result):
-    reconstruction, sampling = files(result)
-    figures = summarize(reconstruction, sampling, result)
+    reconstruction, sampling, distribution = files(result)
+    figures = summarize(reconstruction, sampling, distribution, result)
     assert list(figures) == KEYS
     assert figures["agreement"] == reconstruction["test_sets"]["encoder_only_agreement_mean"]
     assert figures["draw_top"] == sampling["test_sets"][f"unguided_{result}_at_top_mean"]
     assert figures["scratch_top"] == sampling["test_sets"][f"{result}_scratch_single_mean"]
+    assert figures["draw_auc"] == distribution["test_sets"]["auc_outputs"]
     assert None not in figures.values()
     assert len(set(figures.values())) == len(KEYS)  # no figure for another
     for split in ("val", "test_classes"):
-        sampling[split] = dict.fromkeys(sampling[split], -1)
-    assert summarize(reconstruction, sampling, result) == figures
+        for metrics in (sampling, distribution):
+            metrics[split] = dict.fromkeys(metrics[split], -1)
+    assert summarize(reconstruction, sampling, distribution, result) == figures
 
 
 def test_what_was_not_measured_is_none():
-    reconstruction, sampling = files()
+    reconstruction, sampling, distribution = files()
     del reconstruction["test_sets"], sampling["test_sets"]["r2_identity"]
-    figures = summarize(reconstruction, sampling, "accuracy")
+    figures = summarize(reconstruction, sampling, distribution, "accuracy")
     assert [k for k, v in figures.items() if v is None] == [*RECONSTRUCTION, "guided_r2"]
-    assert set(summarize({}, {}, "accuracy").values()) == {None}
+    assert set(summarize({}, {}, {}, "accuracy").values()) == {None}
 
 
 def test_headlines_have_no_gradients_and_no_choice_but_one():
-    keys = [*RECONSTRUCTION.values(), *SAMPLING.values()]
+    keys = [*RECONSTRUCTION.values(), *SAMPLING.values(), *DISTRIBUTION.values()]
     assert not [k for k in keys if re.search("best_of_n|control_", k)]
     assert [k for k in SAMPLING if SAMPLING[k] == "r2_identity"] == ["guided_r2"]
 
 
 def test_the_stage_writes_one_flat_file(tmp_path, monkeypatch):
-    reconstruction, sampling = files()
+    every = files()
     monkeypatch.setattr(stage, "METRICS", tmp_path)
-    for name, figures in (("reconstruction", reconstruction), ("sampling", sampling)):
+    for name, figures in zip(FILES, every, strict=True):
         (tmp_path / f"{name}.json").write_text(json.dumps(figures))
     stage.main(tiny())
     written = json.loads((tmp_path / "summary.json").read_text())
-    assert written == summarize(reconstruction, sampling, "accuracy")
+    assert written == summarize(*every, "accuracy")
 
 
 def test_formats_describe_every_headline():

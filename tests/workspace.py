@@ -53,6 +53,7 @@ TINY = {
     "evaluate.random_inputs": 8,
     "evaluate.bootstrap": 10,
     "evaluate.novelty_networks": 4,
+    "evaluate.two_sample_networks": 40,
     "runtime.workers": 1,
 }
 

@@ -534,9 +534,13 @@ class EvaluateSettings(Settings):
     novelty_networks: int = Field(
         ge=2, description="samples, and train members, compared with all finished train members"
     )
+    two_sample_networks: int = Field(
+        ge=2,
+        description="members of a split, in two-sample tests with as many draws; all of some tasks",
+    )
     finetune_tasks: int = Field(ge=2, description="tasks for fine-tuning and ensembles")
     ensemble: int = Field(ge=2, description="networks of an ensemble")
-    bootstrap: int = Field(ge=10, description="resamples of tasks for 95 % intervals")
+    bootstrap: int = Field(ge=10, description="resamples of class sets for 95 % intervals")
 
 
 class RuntimeSettings(Settings):

@@ -3,6 +3,8 @@
 __all__ = [
     "components",
     "controls",
+    "distribution",
+    "diversity",
     "evaluation",
     "finetuning",
     "generation",

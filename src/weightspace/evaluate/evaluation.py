@@ -12,6 +12,7 @@ import torch
 from weightspace.artifacts import ZOO_FOLDER
 from weightspace.evaluate.controls import TrainMembers
 from weightspace.params import Params
+from weightspace.sampling.requests import Grid
 from weightspace.sampling.sampler import Condition, Sampler, load_sampler
 from weightspace.zoo.result import Result
 from weightspace.zoo.runner import TaskRunner
@@ -55,6 +56,18 @@ class Evaluation:
     def tasks(self, split: str) -> np.ndarray:
         """Tasks of a split that have members ``(T,)``, in rising order."""
         return np.unique(self.zoo.select(split)["task"])
+
+    def class_sets(self, tasks: np.ndarray) -> np.ndarray:
+        """Class set of each task ``(N,)``: orders of one set are no independent tasks."""
+        sets: np.ndarray = (
+            self.runner.dataset.tasks.set_index("task")["class_set"].loc[tasks].to_numpy()
+        )
+        return sets
+
+    def grid(self, tasks: np.ndarray) -> Grid:
+        """``evaluate.targets`` requests for each of T tasks, evenly over the trained range."""
+        bounds = self.sampler.shared_encoder.bounds
+        return Grid(tasks, np.linspace(*bounds, self.params.evaluate.targets))
 
     def best_condition(self, tasks: np.ndarray) -> Condition:
         """For each of T tasks the request for the best trained result."""

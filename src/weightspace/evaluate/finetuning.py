@@ -142,7 +142,7 @@ def starts(evaluation: Evaluation, tasks: np.ndarray, draws: int) -> dict[str, N
 
 
 def evaluate_finetuning(evaluation: Evaluation) -> dict[str, dict[str, float]]:
-    """Metrics of each test split: mean accuracy on test images, 95 % intervals over tasks."""
+    """Metrics of each test split: mean accuracy on test images, 95 % intervals over class sets."""
     params = evaluation.params
     trainer = Trainer(evaluation.runner, params.zoo.batch_size, params.seed)
     draws = params.evaluate.ensemble
@@ -157,7 +157,9 @@ def evaluate_finetuning(evaluation: Evaluation) -> dict[str, dict[str, float]]:
                 networks = starts(evaluation, tasks, draws)
                 values = curves(trainer, tasks, networks, rates, draws)
                 values |= ensembles(trainer, tasks, networks, rates["random"])
-                metrics = _summary(values, params) | {f"{k}_lr": r for k, r in rates.items()}
+                metrics = _summary(values, params, evaluation.class_sets(tasks)) | {
+                    f"{k}_lr": r for k, r in rates.items()
+                }
                 out[split] = {_key(name): value for name, value in metrics.items()}
                 out[split] |= {"tasks": len(tasks), "ensemble": draws}
                 out[split] |= image_gradients(evaluation, tasks)
@@ -260,8 +262,8 @@ def ensembles(
     scratch = _scratch(trainer, tasks, networks["random"], rate)
     out = {}
     for name, (outputs, *seen) in {"sampled": sampled, "scratch": scratch}.items():
-        shape = (len(tasks), -1, *outputs.shape[1:])
-        out[f"{name}_ensemble"] = accuracies(outputs.softmax(-1).reshape(shape).mean(1)).numpy()
+        size = len(outputs) // len(tasks)
+        out[f"{name}_ensemble"] = accuracies(m.mean_softmax(outputs, size)).numpy()
         single, *known = (accuracies(y).numpy().reshape(len(tasks), -1) for y in (outputs, *seen))
         out[f"{name}_single"] = single.mean(1)
         out[f"{name}_best"] = single[np.arange(len(tasks)), np.argmax(sum(known), 1)]
@@ -292,8 +294,17 @@ def _scratch(
     return rooms
 
 
-def _summary(values: Mapping[str, np.ndarray], params: Params) -> dict[str, float]:
-    """Mean over tasks of each value, with a bootstrap interval."""
+def _summary(
+    values: Mapping[str, np.ndarray], params: Params, class_sets: np.ndarray
+) -> dict[str, float]:
+    """Mean over tasks of each value, with a bootstrap interval over class sets.
+
+    Args:
+        values: name -> value of each task ``(T,)``.
+        params: all settings.
+        class_sets: class set of each task ``(T,)``.
+
+    """
     out = {}
     for name, of_task in values.items():
         rng = stream(params.seed, "finetune", "bootstrap", name)
@@ -302,5 +313,5 @@ def _summary(values: Mapping[str, np.ndarray], params: Params) -> dict[str, floa
             return float(of_task[index].mean())
 
         out[name] = float(of_task.mean())
-        out |= m.with_interval(name, mean, len(of_task), params.evaluate.bootstrap, rng)
+        out |= m.with_interval(name, mean, class_sets, params.evaluate.bootstrap, rng)
     return out

@@ -142,10 +142,56 @@ def pairwise_agreement(labels: Tensor) -> float:
     return float((equal.sum() - n) / (n * (n - 1)))
 
 
+def error_overlap(wrong: Tensor) -> float:
+    """Intersection over union of the error sets of two networks of one task, mean over pairs.
+
+    Args:
+        wrong: bool ``(..., n, B)``, the networks of a task along the last axis but one. Pairs without
+            any error are left out; NaN where no pair is left.
+
+    >>> wrong = torch.tensor([[True, False], [True, False], [True, True]])
+    >>> error_overlap(wrong[:2]), error_overlap(wrong[1:])
+    (1.0, 0.5)
+
+    """
+    wrong = wrong.double()
+    both = wrong @ wrong.mT
+    count = wrong.sum(-1)
+    union = count[..., :, None] + count[..., None, :] - both
+    upper = torch.triu(torch.ones_like(both), 1).bool() & (union > 0)
+    return float((both[upper] / union[upper]).mean()) if upper.any() else float("nan")
+
+
+def mean_softmax(outputs: Tensor, size: int) -> Tensor:
+    """Predictions ``(T, B, c)`` of ensembles of networks that are side by side: ``(T * size, B, c)``.
+
+    >>> mean_softmax(torch.tensor([[[30.0, 0.0]], [[0.0, 30.0]]]), 2)  # they do not agree
+    tensor([[[0.5000, 0.5000]]])
+    """
+    mean: Tensor = outputs.softmax(-1).unflatten(0, (-1, size)).mean(1)
+    return mean
+
+
+def auc(score: np.ndarray, positive: np.ndarray) -> float:
+    """Area under the ROC curve: probability that a positive scores higher than a negative.
+
+    Args:
+        score: ``(N,)``; equal scores count half.
+        positive: bool ``(N,)``.
+
+    >>> auc(np.array([0.1, 0.4, 0.4, 0.9]), np.array([False, False, True, True]))
+    0.875
+
+    """
+    n = int(positive.sum())
+    pairs = n * (len(score) - n)
+    return float((rankdata(score)[positive].sum() - n * (n + 1) / 2) / pairs) if pairs else np.nan
+
+
 def with_interval(
     name: str,
     statistic: Callable[[np.ndarray], float],
-    units: int,
+    units: int | np.ndarray,
     resamples: int,
     rng: np.random.Generator,
 ) -> dict[str, float]:
@@ -154,8 +200,8 @@ def with_interval(
     Args:
         name: of the metric.
         statistic: value for an index array of units, with repetitions.
-        units: how many units there are.
-        resamples: how often units are drawn; 0 gives no bounds.
+        units: how many units there are, or the cluster of each ``(U,)``.
+        resamples: how often they are drawn; 0 gives no bounds.
         rng: random stream.
 
     >>> with_interval("mean", lambda index: 1.0, 5, 20, np.random.default_rng(0))
@@ -169,28 +215,48 @@ def with_interval(
 
 
 def bootstrap(
-    statistic: Callable[[np.ndarray], float], units: int, resamples: int, rng: np.random.Generator
+    statistic: Callable[[np.ndarray], float],
+    units: int | np.ndarray,
+    resamples: int,
+    rng: np.random.Generator,
 ) -> tuple[float, float]:
-    """95 % percentile interval of a statistic under resampling of units (tasks, not members).
+    """95 % percentile interval of a statistic under resampling of units, or of clusters of them.
+
+    Orders of one class set are no independent tasks: class sets are drawn, each with all its tasks.
 
     Args:
         statistic: value for an index array of units, with repetitions.
-        units: how many units there are.
-        resamples: how often units are drawn.
+        units: how many units there are, or the cluster of each ``(U,)``: a cluster is drawn as a whole.
+        resamples: how often units or clusters are drawn.
         rng: random stream.
 
     Returns:
-        The 2.5 and the 97.5 % quantile.
+        The 2.5 and the 97.5 % quantile; NaN where there are not two units or clusters.
 
-    Source: Efron (1979), Bootstrap methods.
+    Source: Efron (1979), Bootstrap methods; Davison, Hinkley (1997), section 3.8, of clusters.
 
     >>> x = np.random.default_rng(0).normal(size=400)
-    >>> low, high = bootstrap(lambda index: x[index].mean(), 400, 500, np.random.default_rng(1))
-    >>> bool(low < x.mean() < high), bool(abs(high - low - 2 * 1.96 / 20) < 0.02)  # the normal interval
-    (True, True)
+    >>> def width(x, units):
+    ...     statistic = lambda index: x[index].mean()
+    ...     low, high = bootstrap(statistic, units, 500, np.random.default_rng(1))
+    ...     return bool(low < x.mean() < high), round((high - low) / (2 * 1.96 / 20), 1)
+    >>> width(x, 400)  # the normal interval
+    (True, 1.0)
+    >>> copies = x.repeat(6)  # say no more, where clusters are drawn
+    >>> width(copies, np.arange(400).repeat(6)), width(copies, 2400)
+    ((True, 1.0), (True, 0.4))
 
     """
-    values = [statistic(rng.integers(units, size=units)) for _ in range(resamples)]
+    clusters = (
+        np.arange(units) if isinstance(units, int) else np.unique(units, return_inverse=True)[1]
+    )
+    rows = np.split(np.argsort(clusters, kind="stable"), np.cumsum(np.bincount(clusters))[:-1])
+    if len(rows) < 2:
+        return np.nan, np.nan
+    values = [
+        statistic(np.concatenate([rows[i] for i in rng.integers(len(rows), size=len(rows))]))
+        for _ in range(resamples)
+    ]
     low, high = np.nanpercentile(values, [2.5, 97.5])
     return float(low), float(high)
 

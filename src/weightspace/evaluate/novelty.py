@@ -20,6 +20,7 @@ from torch import Tensor
 from weightspace.data.tasks import TEST_SPLITS, part_of
 from weightspace.evaluate.controls import at_distance, midpoints
 from weightspace.evaluate.evaluation import Evaluation
+from weightspace.evaluate.metrics import error_overlap
 from weightspace.progress import progress
 from weightspace.rng import stream, torch_stream
 from weightspace.weights.lazy import Selected
@@ -197,7 +198,7 @@ def _of_split(evaluation: Evaluation, split: str, known: Finished) -> dict[str, 
         ),
         "control_accuracy_interpolation": accuracy(midpoints(spec, base, second)),
         "control_accuracy_nearest_task": accuracy(base),
-        "error_overlap_draws": error_overlap(outputs, len(tasks)),
+        "error_overlap_draws": error_overlap(_wrong(outputs).unflatten(0, (len(tasks), -1))),
         "error_overlap_members": _member_overlap(evaluation.zoo, runner, split),
         "networks": len(tasks),
         "members": len(known.runs),
@@ -221,7 +222,7 @@ def _distances(name: str, of_draws: np.ndarray, left_out: np.ndarray) -> dict[st
 
 
 def _member_overlap(zoo: Zoo, runner: TaskRunner, split: str) -> float:
-    """The reference of :func:`error_overlap`: finished runs of one task, mean over tasks.
+    """Overlap of errors of trained networks: finished runs of one task, mean over tasks.
 
     Args:
         zoo: the population.
@@ -231,28 +232,12 @@ def _member_overlap(zoo: Zoo, runner: TaskRunner, split: str) -> float:
     """
     members = zoo.select(split, last_only=True)
     tasks, networks = members["task"].to_numpy(), zoo.networks(members)
-    outputs = runner.outputs(networks, tasks, part_of(split))
+    wrong = _wrong(runner.outputs(networks, tasks, part_of(split)))
     groups = [torch.tensor(g.index.to_numpy()) for _, g in members.groupby("task") if len(g) > 1]
-    overlaps = [error_overlap(outputs[rows], 1) for rows in groups]
+    overlaps = [error_overlap(wrong[rows]) for rows in groups]
     return float(np.nanmean(overlaps)) if np.isfinite(overlaps).any() else float("nan")
 
 
-def error_overlap(outputs: Tensor, tasks: int) -> float:
-    """Intersection over union of the error sets of two draws for one task, mean over pairs.
-
-    Args:
-        outputs: ``(tasks * n, B, c)``, the draws of a task side by side, images class after class.
-        tasks: how many tasks there are. Pairs without any error are left out.
-
-    >>> wrong, right = torch.tensor([[0.0, 1.0], [0.0, 1.0]]), torch.eye(2)  # first image wrong
-    >>> error_overlap(torch.stack([wrong, wrong]), 1), error_overlap(torch.stack([wrong, right]), 1)
-    (1.0, 0.0)
-
-    """
-    wrong = (outputs.argmax(-1) != labels_of(outputs)).double()
-    wrong = wrong.reshape(tasks, -1, outputs.shape[1])
-    both = wrong @ wrong.transpose(1, 2)
-    count = wrong.sum(-1)
-    union = count[:, :, None] + count[:, None] - both
-    upper = torch.triu(torch.ones_like(both), 1).bool() & (union > 0)
-    return float((both[upper] / union[upper]).mean()) if upper.any() else float("nan")
+def _wrong(outputs: Tensor) -> Tensor:
+    """Where predictions are wrong, bool ``(N, B)``, of outputs on images that come class after class."""
+    return outputs.argmax(-1) != labels_of(outputs)

@@ -26,6 +26,7 @@ from weightspace.data.dataset import Dataset
 from weightspace.data.tasks import part_of
 from weightspace.evaluate import metrics as m
 from weightspace.evaluate.controls import head_only, noised
+from weightspace.evaluate.diversity import diversity
 from weightspace.evaluate.evaluation import Evaluation
 from weightspace.evaluate.guidance import guide
 from weightspace.progress import progress
@@ -108,16 +109,22 @@ def _other_tasks(grid: Grid, dataset: Dataset, rng: np.random.Generator) -> np.n
 
 
 def request_metrics(
-    grid: Grid, achieved: np.ndarray, result: Result, resamples: int = 0, seed: int = 0
+    grid: Grid,
+    achieved: np.ndarray,
+    result: Result,
+    resamples: int = 0,
+    seed: int = 0,
+    class_sets: np.ndarray | None = None,
 ) -> dict[str, float]:
-    """How well achieved results follow the targets; intervals over tasks on demand.
+    """How well achieved results follow the targets; intervals over class sets on demand.
 
     Args:
         grid: the requests.
         achieved: result of one network for each ``(T * K,)``, accuracy or loss in nats.
         result: what R is.
-        resamples: of tasks, for 95 % intervals; 0 for none.
+        resamples: of class sets, for 95 % intervals; 0 for none.
         seed: root seed.
+        class_sets: class set of each task ``(T,)``; None: no two tasks have the same.
 
     >>> grid = Grid(np.array([4, 9]), np.array([0.4, 0.6, 0.8]))
     >>> round(request_metrics(grid, grid.target + 0.1, Result("accuracy"))["mae"], 6)
@@ -136,11 +143,12 @@ def request_metrics(
         f"{result.name}_at_top_mean": lambda i: float(got[i, top].mean()),
     }
     everything = np.arange(len(target))
+    units = everything if class_sets is None else class_sets
     out = {}
     for name, statistic in statistics.items():
         rng = stream(seed, "evaluate", "bootstrap", name)
         out[name] = statistic(everything)
-        out |= m.with_interval(name, statistic, len(target), resamples, rng)
+        out |= m.with_interval(name, statistic, units, resamples, rng)
     return out
 
 
@@ -226,7 +234,7 @@ def evaluate_split(
         return None
     settings, result = params.evaluate, evaluation.result
     draws = settings.val_draws if split == "val" else settings.draws
-    grid = Grid(tasks, np.linspace(*sampler.shared_encoder.bounds, settings.targets))
+    grid, class_sets = evaluation.grid(tasks), evaluation.class_sets(tasks)
     rng = torch_stream(params.seed, "evaluate", "draws", split)
     condition = grid.condition(runner.dataset)
     with progress(f"sampling {split}", 6) as bar:
@@ -241,14 +249,18 @@ def evaluate_split(
         bar.advance(note="measured")
         chosen = grid.best_of(on_train, on_test)
         for prefix, achieved in (("", on_test[:, 0]), ("best_of_n_", chosen)):
-            of_kind = request_metrics(grid, achieved, result, settings.bootstrap, params.seed)
+            of_kind = request_metrics(
+                grid, achieved, result, settings.bootstrap, params.seed, class_sets
+            )
             out |= {prefix + name: value for name, value in of_kind.items()}
         bar.advance(note="intervals")
         if settings.controls:
             first = Selected(drawn, torch.arange(0, len(drawn), draws))
             out |= control_metrics(evaluation, grid, first, split)
         bar.advance(note="controls")
-        out |= diversity(evaluation, grid, outputs, split)
+        predicted = outputs.argmax(-1).unflatten(0, (len(grid), -1))
+        alike = diversity(evaluation, grid, predicted, split)
+        out |= {f"agreement_between_{k}": alike[f"agreement_{k}"] for k in ("draws", "members")}
         bar.advance(note="diversity")
     out |= scratch(evaluation.zoo, split, grid, result)
     if result.higher_is_better:
@@ -298,39 +310,3 @@ def calibration_curve(grid: Grid, on_test: np.ndarray, chosen: np.ndarray) -> pd
             {"target": target, "single": single.mean(), "q10": low, "q90": high, "best_of_n": best}
         )
     return pd.DataFrame(rows)
-
-
-def diversity(evaluation: Evaluation, grid: Grid, outputs: Tensor, split: str) -> dict[str, float]:
-    """How alike the draws of one (D, R) predict, and members of one task with like results.
-
-    Both are agreements over pairs of networks, mean over the targets at which the split has two
-    members of different runs; 1 would be copies of one network.
-
-    Args:
-        evaluation: the population and its tasks.
-        grid: the requests.
-        outputs: those of the draws ``(T * K * n, B, c)``.
-        split: split of the tasks.
-
-    """
-    zoo, runner = evaluation.zoo, evaluation.runner
-    predicted = outputs.argmax(-1).reshape(len(grid), -1, outputs.shape[1])  # (T * K, n, B)
-    of_draws = grid.by_task(np.array([m.pairwise_agreement(p) for p in predicted])).mean(0)  # (K,)
-    members = zoo.select(split)
-    achieved = evaluation.result.of_members(members)
-    nearest = np.abs(achieved[:, None] - grid.targets).argmin(1)
-    tasks, networks = members["task"].to_numpy(), zoo.networks(members)
-    labels = runner.outputs(networks, tasks, part_of(split)).argmax(-1)
-    of_members: list[list[float]] = [[] for _ in grid.targets]
-    one_of_each_run = members.assign(target=nearest).drop_duplicates(["run", "target"])
-    for _, group in one_of_each_run.groupby(["task", "target"]):
-        if len(group) > 1:
-            rows = torch.tensor(group.index.to_numpy())
-            of_members[int(group["target"].iloc[0])].append(m.pairwise_agreement(labels[rows]))
-    measured = [k for k, values in enumerate(of_members) if values]
-    if not measured:
-        return {}
-    return {
-        "agreement_between_draws": float(of_draws[measured].mean()),
-        "agreement_between_members": float(np.mean([np.mean(of_members[k]) for k in measured])),
-    }

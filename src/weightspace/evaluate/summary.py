@@ -26,22 +26,37 @@ SAMPLING = {
     "guided_r2": "r2_identity",
     "recall_late": "d_to_w_recall_at_1_late",
 }
+# headline -> key in metrics/distribution.json
+DISTRIBUTION = {
+    "draw_auc": "auc_outputs",
+    "agreement_draws": "agreement_draws",
+    "agreement_members": "agreement_members",
+    "error_overlap_draws": "error_overlap_draws",
+    "error_overlap_members": "error_overlap_members",
+}
 
 
 def summarize(
-    reconstruction: Mapping[str, Any], sampling: Mapping[str, Any], result: str
+    reconstruction: Mapping[str, Any],
+    sampling: Mapping[str, Any],
+    distribution: Mapping[str, Any],
+    result: str,
 ) -> dict[str, float | None]:
     """Headline metrics, each as it is in its file; None for what was not measured.
 
     Args:
         reconstruction: contents of metrics/reconstruction.json, split -> key -> metric.
         sampling: those of metrics/sampling.json.
+        distribution: those of metrics/distribution.json.
         result: what R is, "accuracy" or "loss".
 
-    >>> summarize({"test_sets": {"encoder_only_agreement_mean": 0.9}}, {}, "loss")["agreement"]
+    >>> summarize({"test_sets": {"encoder_only_agreement_mean": 0.9}}, {}, {}, "loss")["agreement"]
     0.9
 
     """
-    rebuilt, drawn = (metrics.get(SPLIT, {}) for metrics in (reconstruction, sampling))
+    rebuilt, drawn, alike = (
+        metrics.get(SPLIT, {}) for metrics in (reconstruction, sampling, distribution)
+    )
     out = {name: rebuilt.get(key) for name, key in RECONSTRUCTION.items()}
-    return out | {name: drawn.get(key.format(result=result)) for name, key in SAMPLING.items()}
+    out |= {name: drawn.get(key.format(result=result)) for name, key in SAMPLING.items()}
+    return out | {name: alike.get(key) for name, key in DISTRIBUTION.items()}

@@ -23,6 +23,7 @@ UNSEEN = {"test_sets": "unseen class sets", "test_classes": "unseen classes"}
 TABLES: dict[str, Callable[[dict[str, Any], str], Table]] = {
     "reconstruction": results.reconstruction_table,
     "sampling": results.sampling_table,
+    "distribution": results.distribution_table,
     "finetuning": results.finetuning_table,
     "properties": results.properties_table,
     "novelty": results.novelty_table,
@@ -105,7 +106,7 @@ def head(params: Params, metrics: dict[str, dict[str, Any]]) -> str:
     facts = (
         f"{params.dataset.source}, {params.dataset.classes_per_task} ordered classes per task; "
         f"{params.zoo.architecture}, {params.zoo.init} initialisation; {count}seed {params.seed}. "
-        "All metrics are of one seed; intervals are over tasks."
+        "All metrics are of one seed; intervals are over class sets."
     )
     return "".join([*out, element("p", facts, "soft")])
 

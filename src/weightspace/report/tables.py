@@ -55,10 +55,15 @@ def results(root: Path) -> Iterator[Table | str]:
 
 
 def more_results(root: Path) -> Iterator[Table]:
-    """Tables that are not shown at the end of ``make repro``: properties and novelty."""
-    makers = {"properties": properties_table, "novelty": novelty_table}
+    """Tables that are not shown at the end of ``make repro``."""
+    makers = {
+        "properties": properties_table,
+        "novelty": novelty_table,
+        "distribution": distribution_table,
+    }
     for name, make in makers.items():
-        for split, figures in read_json(root / "metrics" / f"{name}.json").items():
+        path = root / "metrics" / f"{name}.json"
+        for split, figures in (read_json(path) if path.is_file() else {}).items():
             if split.startswith("test"):
                 yield make(figures, split)
 
@@ -80,7 +85,8 @@ def reconstruction_table(figures: dict[str, Any], split: str) -> Table:
     first, last = (_percent(figures, f"encoder_only_agreement_mean{k}") for k in ("", "_late"))
     plain = f"{first}, last snapshots {last}"
     table.add_row("agreement, encoder alone (no refinement)", plain, chance, "")
-    r2 = f"{figures['accuracy_r2']:.3f} (95 % interval {figures['accuracy_r2_low']:.3f} to {figures['accuracy_r2_high']:.3f})"
+    r2, low, high = (_number(figures[f"accuracy_r2{end}"]) for end in ("", "_low", "_high"))
+    r2 += f" (95 % interval {low} to {high})"
     table.add_row("input-vs-output accuracy R2", r2, "0", PUBLISHED["accuracy_r2"])
     return table
 
@@ -226,6 +232,45 @@ def novelty_table(figures: dict[str, Any], split: str) -> Table:
     return table
 
 
+def distribution_table(figures: dict[str, Any], split: str) -> Table:
+    """How well draws in one pass are told from members, and how alike two of them are."""
+    title = (
+        f"Draws in one pass and trained networks, {split}: ROC-AUC of telling "
+        f"{figures['networks']} of each kind apart (.5: impossible)"
+    )
+    kinds = {"outputs": "outputs", "norms of the tensors": "weights"}
+    columns = {
+        f"{name}, {classifier}": f"auc_{kind}{suffix}"
+        for name, kind in kinds.items()
+        for classifier, suffix in (("trees", ""), ("logistic regression", "_linear"))
+    }
+    rows = {
+        "draws in one pass": "",
+        "another member of like result": "null_",
+        "reconstructions in one pass": "reconstruction_",
+        "half of the members, the other half": "control_exact_",
+        "too narrow: between two members": "control_narrow_",
+        "too wide: members with noise": "control_wide_",
+    }
+    table = Table(title=title, title_justify="left")
+    for column in ("told from members", *columns):
+        table.add_column(column)
+    for name, prefix in rows.items():
+        table.add_row(name, *(_number(figures.get(prefix + key)) for key in columns.values()))
+    table.add_section()
+    table.add_row("two of one request, ensembles", "draws in one pass", "members")
+    pairs = {
+        "agreement": "agreement",
+        "overlap of errors": "error_overlap",
+        "accuracy of an ensemble at the highest target": "ensemble_accuracy",
+        "its gain over a single network": "ensemble_gain",
+    }
+    for name, key in pairs.items():
+        values = (_number(figures.get(f"{key}_{who}")) for who in ("draws", "members"))
+        table.add_row(name, *values)
+    return table
+
+
 def generation_table(figures: dict[str, Any]) -> Table:
     """Networks drawn from the latents alone and their controls; no split, for no task is asked."""
     title = (
@@ -279,7 +324,7 @@ def notes(figures: dict[str, Any]) -> list[str]:
             "Noise: with so few test images, networks of exactly the requested accuracy would have "
             f"R2 {figures['r2_identity_ceiling']:.3f}"
         )
-    if figures.get("agreement_between_draws") is not None:
+    if figures.get("agreement_between_members") is not None:
         draws, members = (figures[f"agreement_between_{k}"] for k in ("draws", "members"))
         guided = "" if figures.get("image_gradients") == 0 else "guided "
         out.append(

@@ -1,0 +1,302 @@
+"""Two-sample tests, agreement of draws and of members, ensembles; intervals over class sets."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from weightspace.evaluate import distribution as d
+from weightspace.evaluate import sampling
+from weightspace.evaluate.controls import noised
+from weightspace.evaluate.diversity import diversity, predictions
+from weightspace.evaluate.evaluation import Evaluation
+from weightspace.params import load_params
+from weightspace.rng import stream, torch_stream
+from weightspace.sampling.requests import Grid
+from weightspace.weights.spec import reorder_outputs, take
+from weightspace.zoo.result import Result, accuracies, losses
+
+SETS, COUNT = 20, 40  # class sets, networks of each
+KEYS = {f"auc_{kind}{end}" for kind in ("outputs", "weights") for end in ("", "_linear")}
+
+
+@pytest.fixture
+def evaluation(project_root):
+    """The finished tiny pipeline."""
+    return Evaluation.load(project_root / "data", load_params(project_root / "params.yaml"))
+
+
+@pytest.fixture
+def doubled(evaluation):
+    """The same, as if every second run had been trained on the task of the run before it."""
+    table = evaluation.zoo.members
+    columns = ["task", "class_set", "split"]
+    of_run = table.drop_duplicates("run").set_index("run")[columns]
+    moved = of_run.loc[table["run"] // 2 * 2].reset_index(drop=True)
+    members = table.assign(**{c: moved[c].to_numpy() for c in columns})
+    return replace(evaluation, zoo=replace(evaluation.zoo, members=members))
+
+
+def with_settings(evaluation, **changes):
+    """The same pipeline with some settings of ``evaluate`` changed."""
+    settings = evaluation.params.evaluate.model_copy(update=changes)
+    return replace(evaluation, params=evaluation.params.model_copy(update={"evaluate": settings}))
+
+
+# two-sample tests
+
+
+def made(seed, std=1.0, mean=0.0):
+    """Normal features of as many networks of each class set; a class set has a mean of its own."""
+    of_set = np.random.default_rng(0).normal(0, 0.5, (SETS, 1, 4)) + mean
+    x = of_set + np.random.default_rng(seed).normal(0, std, (SETS, COUNT, 4))
+    x = x.reshape(-1, 4)
+    return d.Sample({"outputs": x, "weights": x}, np.arange(SETS).repeat(COUNT))
+
+
+def test_an_exact_sampler_cannot_be_told_and_narrow_or_wide_ones_can():
+    real, auc = made(1), {}
+    for name, other in {
+        "exact": made(2),
+        "narrow": made(2, std=0.4),
+        "wide": made(2, std=2.5),
+        "elsewhere": made(2, mean=1),
+    }.items():
+        auc[name] = d.two_sample(real, other)
+        assert set(auc[name]) == KEYS
+    for key in ("auc_outputs", "auc_weights"):
+        assert auc["exact"][key] == pytest.approx(0.5, abs=0.06)
+        assert min(auc[k][key] for k in ("narrow", "wide", "elsewhere")) > 0.7
+    assert auc["elsewhere"]["auc_outputs_linear"] > 0.7
+    assert auc["narrow"]["auc_outputs_linear"] < 0.6  # the mean is right: trees are needed
+
+
+def test_a_class_set_is_asked_about_by_classifiers_that_did_not_see_it():
+    """Each class set has its mark for draws: worth all to who saw the set, nothing to the others."""
+    mark = np.random.default_rng(3).permutation([-1.0, 1.0] * (SETS // 2)).repeat(COUNT)
+    sets = np.arange(SETS).repeat(COUNT)
+    rng = np.random.default_rng(4)
+    second = np.repeat([False, True], len(sets))
+    signed = np.concatenate([-mark, mark]) + rng.normal(0, 0.1, 2 * len(sets))
+    x, sets = np.stack([signed, np.tile(sets, 2)], 1), np.tile(sets, 2)
+    trees = d.CLASSIFIERS[""]
+    held_out = d.m.auc(d.held_out_scores(x, second, sets, trees), second)
+    leaky = d.m.auc(d.held_out_scores(x, second, np.arange(len(x)) // 2, trees), second)
+    assert held_out < 0.7
+    assert leaky > 0.95  # the control: folds that cut class sets
+
+
+def test_one_class_set_gives_no_figure():
+    one = d.Sample({"outputs": np.zeros((4, 2)), "weights": np.zeros((4, 2))}, np.zeros(4, int))
+    assert all(math.isnan(v) for v in d.two_sample(one, one).values())
+
+
+def test_the_interval_is_over_class_sets():
+    real, other = made(1), made(2, std=0.6)
+    auc = d.two_sample(real, other, "x_", 100)
+    assert auc["x_auc_outputs_low"] < auc["x_auc_outputs"] < auc["x_auc_outputs_high"]
+    assert {k for k in auc if k.endswith("low")} == {"x_auc_outputs_low"}
+
+
+def test_features_of_outputs_are_those_of_the_definition(rng):
+    y = 3 * torch.randn(5, 12, 3, generator=rng)  # four images of each class
+    x = d.output_features(y)
+    assert x.shape == (5, 20)
+    torch.testing.assert_close(x[:, :3].mean(1).double(), accuracies(y))
+    torch.testing.assert_close(x[:, 3:6].mean(1), x[:, 15])
+    torch.testing.assert_close(x[:, 15].double(), losses(y), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(x[:, 12:15].sum(1), torch.ones(5))
+    order = torch.cat([4 * k + torch.randperm(4, generator=rng) for k in range(3)])
+    torch.testing.assert_close(d.output_features(y[:, order]), x)  # the order of images is nothing
+    assert not torch.allclose(d.output_features(y.roll(4, 1)), x)  # the control: their class is
+
+
+def test_networks_with_noise_are_told_from_networks(world):
+    tiny = world()
+    members = tiny.zoo.select("train")
+    half = d.halves(members, stream(0, "test"))
+    first, second = (members[half == k].reset_index(drop=True) for k in (0, 1))
+    stored = tiny.zoo.networks(second)
+    noise = noised(tiny.net.spec, stored, 3.0, torch_stream(0, "test"))
+    samples = [
+        d.sample(tiny.runner, made, table, "train")
+        for made, table in ((tiny.zoo.networks(first), first), (stored, second), (noise, second))
+    ]
+    exact, wide = (d.two_sample(samples[0], other) for other in samples[1:])
+    assert exact["auc_weights"] < 0.7 < 0.9 < wide["auc_weights"]
+
+
+def test_halves_share_no_run_and_no_class_set_has_more_of_one(world):
+    members = world().zoo.select("train")
+    half = d.halves(members, stream(0, "test"))
+    table = members.assign(half=half).drop_duplicates("run")
+    assert (members.assign(half=half).groupby("run")["half"].nunique() == 1).all()
+    counts = table[table["half"] >= 0].groupby(["class_set", "half"]).size().unstack()
+    assert (counts[0] == counts[1]).all()
+    assert (table[table["half"] < 0].groupby("class_set").size() == 1).all()
+    assert not np.array_equal(half, d.halves(members, stream(1, "test")))
+
+
+def test_a_partner_is_of_the_same_task_and_another_run(doubled):
+    members = doubled.zoo.members.query("run != 5").reset_index(drop=True)
+    result = Result("accuracy").of_members(members)
+    partner = d.partners(members, result)
+    known = np.flatnonzero(partner >= 0)
+    assert len(known)
+    runs, tasks = members["run"].to_numpy(), members["task"].to_numpy()
+    for i in known:
+        others = np.flatnonzero((tasks == tasks[i]) & (runs != runs[i]))
+        assert partner[i] in others
+        assert abs(result[partner[i]] - result[i]) == np.abs(result[others] - result[i]).min()
+    alone = members.groupby("task")["run"].transform("nunique") == 1
+    assert ((partner < 0) == alone.to_numpy()).all()
+    assert alone.any()
+
+
+# agreement and ensembles
+
+
+def test_draws_that_are_copies_agree_on_everything(doubled):
+    evaluation, split, runner = doubled, "train", doubled.runner
+    grid = evaluation.grid(evaluation.tasks(split))
+    rng = torch.Generator().manual_seed(0)
+    z = evaluation.sampler.latents(grid.condition(runner.dataset), 1, rng)
+    tasks = grid.task.numpy()
+    one = predictions(runner, evaluation.sampler.networks(z), tasks, "test")
+    found = diversity(evaluation, grid, one[:, None].expand(-1, 3, -1), split)
+    assert found["agreement_draws"] == found["error_overlap_draws"] == 1
+    assert found["agreement_members"] < 1  # the control
+    assert found["error_overlap_members"] < 1
+    other = diversity(evaluation, grid, torch.stack([one, (one + 1) % 3], 1), split)
+    assert other["agreement_draws"] == 0
+    assert other["agreement_members"] == found["agreement_members"]
+
+
+def test_without_two_runs_of_a_task_all_requests_count_for_draws(evaluation):
+    grid = evaluation.grid(evaluation.tasks("test_sets"))
+    copies = torch.zeros(len(grid), 2, 30, dtype=torch.uint8)
+    found = diversity(evaluation, grid, copies, "test_sets")
+    assert found["agreement_draws"] == 1
+    assert math.isnan(found["agreement_members"])
+
+
+def test_outputs_in_order_of_classes_are_those_of_the_ordered_task(world):
+    tiny = world()
+    classes = tiny.dataset.classes
+    rising = int((classes == classes.sort(1).values).all(1).nonzero()[0])
+    same = (classes.sort(1).values == classes[rising]).all(1).nonzero()[:, 0]
+    assert len(same) == 6
+    weights = take(tiny.data.weights["val"], slice(0, 1))
+    expected = tiny.runner.outputs(weights, np.array([rising]), "test")
+    for task in same.tolist():
+        order = torch.searchsorted(classes[rising], classes[task])
+        moved = reorder_outputs(tiny.net.spec, weights, order)
+        outputs = tiny.runner.outputs(moved, np.array([task]), "test")
+        found = d.in_order_of_classes(outputs, classes[task][None])
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        assert torch.allclose(outputs, expected, atol=1e-3) == (task == rising)  # the control
+
+
+def test_an_ensemble_of_copies_gains_nothing_and_one_of_different_errors_does(rng):
+    right = 4 * torch.eye(3).repeat_interleave(10, 0)  # (30, 3)
+    wrong = torch.rand(4, 30, generator=rng) < 0.2
+    y = torch.where(wrong[..., None], right.roll(1, -1), right)
+    together, single = d._ensemble(y[None])
+    assert together > single + 0.05
+    together, single = d._ensemble(y[:1, None].expand(-1, 4, -1, -1))
+    assert together == pytest.approx(single)
+
+
+def test_the_gain_of_draws_is_a_fraction_of_that_of_members(evaluation):
+    values = np.array([[0.92, 0.9, 0.95, 0.91], [0.94, 0.9, 0.97, 0.93]])
+    found = d._gains(values, evaluation.params)
+    assert found["ensemble_gain_draws"] == pytest.approx(0.03)
+    assert found["ensemble_gain_members"] == pytest.approx(0.04)
+    assert found["ensemble_gain_share"] == pytest.approx(0.75)
+    assert found["ensemble_accuracy_members"] == pytest.approx(0.96)
+    assert found["ensemble_gain_draws_low"] < 0.03 < found["ensemble_gain_draws_high"]
+    nothing = d._gains(np.empty((0, 4)), evaluation.params)
+    assert all(math.isnan(v) for v in nothing.values())
+
+
+# the stage
+
+
+def test_figures_of_a_tiny_pipeline(doubled):
+    evaluation = doubled
+    found = d.evaluate_distribution(evaluation)
+    assert set(found) == {"val", "test_sets"}
+    figures = found["test_sets"]
+    controls = [f"control_{k}_" for k in ("exact", "narrow", "wide")]
+    tests = {p + k for p in ("", "null_", "reconstruction_", *controls) for k in KEYS}
+    assert tests <= figures.keys()
+    assert all(0 <= figures[k] <= 1 for k in tests)
+    assert figures["networks"] == len(d.some_members(evaluation, "test_sets"))
+    assert figures["class_sets"] == 2
+    pairs = [f"{k}_{who}" for k in ("agreement", "error_overlap") for who in ("draws", "members")]
+    assert all(0 <= figures[k] <= 1 for k in pairs)
+    assert {"ensemble_gain_draws", "ensemble_gain_members", "ensemble_gain_share"} <= figures.keys()
+    plain = d.evaluate_distribution(with_settings(evaluation, controls=False))["test_sets"]
+    assert plain == pytest.approx(
+        {k: v for k, v in figures.items() if not k.startswith("control_")}, nan_ok=True
+    )
+    assert len(plain) < len(figures)
+
+
+def test_no_draw_is_guided(evaluation, monkeypatch):
+    def refuse(*arguments):
+        raise AssertionError("guided")
+
+    monkeypatch.setattr(type(evaluation.sampler), "guided", refuse)
+    assert d.draws_alike(evaluation, "val")
+    assert d.ensembles(evaluation, "val")
+    assert next(d.two_sample_tests(evaluation, "val"))
+    with pytest.raises(AssertionError, match="guided"):  # the control
+        evaluation.sampler.draw(evaluation.best_condition(np.array([0])), 1, torch.Generator())
+
+
+def test_few_networks_are_all_members_of_some_tasks(evaluation):
+    every = evaluation.zoo.select("test_sets")
+    few = d.some_members(with_settings(evaluation, two_sample_networks=5), "test_sets")
+    assert 0 < len(few) < len(every)
+    for task, group in few.groupby("task"):
+        assert len(group) == (every["task"] == task).sum()
+    assert len(
+        d.some_members(with_settings(evaluation, two_sample_networks=10**6), "test_sets")
+    ) == len(every)
+
+
+# intervals
+
+
+def test_orders_of_a_class_set_are_no_independent_tasks():
+    """Six orders with equal results say as much as one: their interval is as wide."""
+    rng = np.random.default_rng(0)
+    targets = np.array([0.4, 0.6, 0.9])
+    got = targets + rng.normal(0, 0.1, (12, 1)) + rng.normal(0, 0.02, (12, 3))
+
+    def width(copies, class_sets):
+        grid = Grid(np.arange(12 * copies), targets)
+        achieved = got.repeat(copies, 0).ravel()
+        found = sampling.request_metrics(
+            grid, achieved, Result("accuracy"), 400, 0, class_sets=class_sets
+        )
+        return found["mae_high"] - found["mae_low"]
+
+    one = width(1, None)
+    assert width(6, np.arange(12).repeat(6)) == pytest.approx(one)
+    assert width(6, None) < 0.6 * one  # the control: as independent tasks
+
+
+def test_class_sets_are_those_of_the_tasks(evaluation):
+    tasks = evaluation.tasks("test_sets")
+    sets = evaluation.class_sets(tasks)
+    classes = evaluation.runner.dataset.classes[torch.from_numpy(tasks)].sort(1).values
+    for a, b in ((0, 1), (0, -1)):
+        assert (sets[a] == sets[b]) == bool((classes[a] == classes[b]).all())
+    assert len(np.unique(sets)) < len(tasks)
+    table = pd.Series(sets).value_counts()
+    assert table.max() <= 6
