@@ -20,7 +20,7 @@ from weightspace.weights.spec import reorder_outputs, take
 from weightspace.zoo.result import Result, accuracies, losses
 
 SETS, COUNT = 20, 40  # class sets, networks of each
-KEYS = {f"auc_{kind}{end}" for kind in ("outputs", "weights") for end in ("", "_linear")}
+KEYS = {f"auc_{kind}{end}" for kind in d.FEATURES for end in ("", "_linear")}
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def made(seed, std=1.0, mean=0.0):
     of_set = np.random.default_rng(0).normal(0, 0.5, (SETS, 1, 4)) + mean
     x = of_set + np.random.default_rng(seed).normal(0, std, (SETS, COUNT, 4))
     x = x.reshape(-1, 4)
-    return d.Sample({"outputs": x, "weights": x}, np.arange(SETS).repeat(COUNT))
+    return d.Sample(dict.fromkeys(d.FEATURES, x), np.arange(SETS).repeat(COUNT))
 
 
 def test_an_exact_sampler_cannot_be_told_and_narrow_or_wide_ones_can():
@@ -90,7 +90,7 @@ def test_a_class_set_is_asked_about_by_classifiers_that_did_not_see_it():
 
 
 def test_one_class_set_gives_no_figure():
-    one = d.Sample({"outputs": np.zeros((4, 2)), "weights": np.zeros((4, 2))}, np.zeros(4, int))
+    one = d.Sample({"outputs": np.zeros((4, 2))}, np.zeros(4, int))
     assert all(math.isnan(v) for v in d.two_sample(one, one).values())
 
 
@@ -121,12 +121,28 @@ def test_networks_with_noise_are_told_from_networks(world):
     first, second = (members[half == k].reset_index(drop=True) for k in (0, 1))
     stored = tiny.zoo.networks(second)
     noise = noised(tiny.net.spec, stored, 3.0, torch_stream(0, "test"))
+    evaluation = Evaluation(tiny.zoo, None, tiny.runner, tiny.params)
+    read = d.Reader.of(evaluation, tiny.zoo.networks(first), "train")
     samples = [
-        d.sample(tiny.runner, made, table, "train")
+        read(made, table)
         for made, table in ((tiny.zoo.networks(first), first), (stored, second), (noise, second))
     ]
     exact, wide = (d.two_sample(samples[0], other) for other in samples[1:])
-    assert exact["auc_weights"] < 0.7 < 0.9 < wide["auc_weights"]
+    for kind in ("weights", "matched"):
+        assert exact[f"auc_{kind}"] < 0.7 < 0.8 < wide[f"auc_{kind}"]
+
+
+def test_the_order_of_hidden_units_tells_nothing(world, rng):
+    tiny = world()
+    members = tiny.zoo.select("train").iloc[:6]
+    weights = tiny.zoo.weights(members)
+    order = {g: torch.randperm(n, generator=rng) for g, n in tiny.net.spec.groups.items()}
+    moved = tiny.net.spec.permute(weights, order)
+    read = d.Reader.of(Evaluation(tiny.zoo, None, tiny.runner, tiny.params), weights, "test")
+    one, other = (read(w, members).features for w in (weights, moved))
+    for kind in d.FEATURES:
+        np.testing.assert_allclose(one[kind], other[kind], rtol=1e-3, atol=1e-3)
+    assert not np.allclose(read.projection(weights), read.projection(moved))  # the control
 
 
 def test_halves_share_no_run_and_no_class_set_has_more_of_one(world):

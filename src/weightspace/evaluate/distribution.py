@@ -2,8 +2,8 @@
 
 Two-sample tests: a classifier learns to tell draws from held-out members of equal (D, R), and is asked
 about class sets that it was not fitted on. Its ROC-AUC is 1 where it always can and .5 where it cannot.
-It reads the outputs on images of the task, or the norm of each tensor. Raw weights are not
-compared: the norms alone tell. The classifier is not shown the target: how well draws follow it is
+It reads the outputs on images of the task, the norm of each tensor, or a projection of all weights
+whose hidden units were matched to those of one network. The classifier is not shown the target: how well draws follow it is
 measured in :mod:`weightspace.evaluate.sampling`.
 
 Source: Lopez-Paz, Oquab (2017), Revisiting Classifier Two-Sample Tests, arXiv 1610.06545.
@@ -23,6 +23,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from weightspace.autoencoders.base import Decoded, encode_members
@@ -31,11 +32,22 @@ from weightspace.evaluate import metrics as m
 from weightspace.evaluate.controls import noised
 from weightspace.evaluate.diversity import diversity, predictions
 from weightspace.evaluate.evaluation import Evaluation
+from weightspace.evaluate.readings import Projection
 from weightspace.params import Params
 from weightspace.progress import progress
 from weightspace.rng import stream, torch_stream
 from weightspace.sampling.sampler import Condition
-from weightspace.weights.spec import BLOCK, Population, block_size, fill_together, take
+from weightspace.weights.lazy import standard_deviations
+from weightspace.weights.matching import align
+from weightspace.weights.spec import (
+    BLOCK,
+    Population,
+    Weights,
+    block_size,
+    fill_together,
+    take,
+    to_device,
+)
 from weightspace.zoo.result import accuracies, labels_of
 from weightspace.zoo.runner import TaskRunner
 
@@ -44,7 +56,9 @@ CLASSIFIERS: dict[str, ClassifierMixin] = {
     "": HistGradientBoostingClassifier(max_iter=100, early_stopping=False, random_state=0),
     "_linear": make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)),
 }
+FEATURES = ("outputs", "weights", "matched")
 FOLDS = 5
+COLUMNS = 64  # of the projection
 NOISE = 0.3  # of the sampler that is too wide, in standard deviations of a tensor
 DRAWS = 4  # of a request, whose agreement is measured
 
@@ -54,7 +68,8 @@ class Sample:
     """What classifiers read of N networks.
 
     Attributes:
-        features: "outputs" ``(N, F)`` and "weights" ``(N, P)``, of P tensors.
+        features: "outputs" ``(N, F)``, "weights" ``(N, P)``, norms of P tensors, and "matched"
+            ``(N, 64)``, a random projection of the weights after matching.
         class_sets: class set of each network's task ``(N,)``.
 
     """
@@ -100,27 +115,62 @@ def output_features(outputs: Tensor) -> Tensor:
     return torch.cat(columns, 1)
 
 
-def sample(runner: TaskRunner, networks: Population, members: pd.DataFrame, part: str) -> Sample:
-    """What classifiers read of N networks, block by block.
+@dataclass(frozen=True)
+class Reader:
+    """Reads what classifiers see of networks.
 
-    Args:
-        runner: runs them.
-        networks: N of them.
-        members: those whose tasks they are for, N rows.
-        part: images of the task that they run on.
+    Attributes:
+        runner: runs them on the images of their tasks.
+        part: "val" or "test", the images.
+        reference: one network ``(1, *shape)``, to which hidden units are matched.
+        projection: of matched networks.
 
     """
-    tasks, spec = members["task"].to_numpy(), runner.net.spec
 
-    def compute(rows: slice) -> list[Tensor]:
-        block = take(networks, rows)
-        norms = [w.flatten(1).norm(dim=1).cpu() for w in spec.unconstrain(block).values()]
-        return [output_features(runner.outputs(block, tasks[rows], part)), torch.stack(norms, 1)]
+    runner: TaskRunner
+    part: str
+    reference: Weights
+    projection: Projection
 
-    rooms = [torch.empty(len(tasks), n) for n in (5 * runner.classes + 5, len(spec.names))]
-    fill_together(rooms, block_size(spec, BLOCK), compute)
-    features = dict(zip(("outputs", "weights"), (x.numpy() for x in rooms), strict=True))
-    return Sample(features, members["class_set"].to_numpy())
+    @classmethod
+    def of(cls, evaluation: Evaluation, networks: Population, part: str) -> Reader:
+        """Match to the first finished train member, in units of the standard deviations of N networks.
+
+        Args:
+            evaluation: the population, and what runs its networks.
+            networks: N of them.
+            part: images to run on.
+
+        """
+        zoo = evaluation.zoo
+        reference = take(zoo.networks(zoo.select("train", last_only=True).iloc[:1]), slice(0, 1))
+        std = standard_deviations(zoo.spec, networks)
+        projection = Projection(zoo.spec, std, evaluation.params.seed, COLUMNS)
+        return cls(evaluation.runner, part, reference, projection)
+
+    def __call__(self, networks: Population, members: pd.DataFrame) -> Sample:
+        """Read N networks, block by block.
+
+        Args:
+            networks: N of them.
+            members: those whose tasks they are for, N rows.
+
+        """
+        tasks, spec = members["task"].to_numpy(), self.runner.net.spec
+
+        def compute(rows: slice) -> list[Tensor]:
+            block = take(networks, rows)
+            outputs = self.runner.outputs(block, tasks[rows], self.part)
+            block = to_device(block, torch.device("cpu"))
+            norms = [w.flatten(1).norm(dim=1) for w in spec.unconstrain(block).values()]
+            matched = self.projection(align(spec, self.reference, block))
+            return [output_features(outputs), torch.stack(norms, 1), matched]
+
+        columns = (5 * self.runner.classes + 5, len(spec.names), COLUMNS)
+        rooms = [torch.empty(len(tasks), n) for n in columns]
+        fill_together(rooms, block_size(spec, BLOCK), compute)
+        features = dict(zip(FEATURES, (x.numpy() for x in rooms), strict=True))
+        return Sample(features, members["class_set"].to_numpy())
 
 
 def two_sample(
@@ -172,9 +222,10 @@ def held_out_scores(
     folds = min(FOLDS, len(np.unique(sets)))
     if folds < 2:
         return np.full(len(x), np.nan)
-    scores: np.ndarray = cross_val_predict(
-        clone(classifier), x, second, groups=sets, cv=GroupKFold(folds), method="predict_proba"
-    )
+    with threadpool_limits(1):  # so few rows: threads would wait for each other most of the time
+        scores: np.ndarray = cross_val_predict(
+            clone(classifier), x, second, groups=sets, cv=GroupKFold(folds), method="predict_proba"
+        )
     return scores[:, 1]
 
 
@@ -243,13 +294,14 @@ def two_sample_tests(evaluation: Evaluation, split: str) -> Iterator[dict[str, f
     """
     sampler, runner, params = evaluation.sampler, evaluation.runner, evaluation.params
     members = some_members(evaluation, split)
-    networks, part = evaluation.zoo.networks(members), part_of(split)
+    networks = evaluation.zoo.networks(members)
     result = evaluation.result.of_members(members)
     resamples, seed = params.evaluate.bootstrap, params.seed
-    real = sample(runner, networks, members, part)
+    read = Reader.of(evaluation, networks, part_of(split))
+    real = read(networks, members)
 
     def test(name: str, made: Population) -> dict[str, float]:
-        return two_sample(real, sample(runner, made, members, part), name, resamples, seed)
+        return two_sample(real, read(made, members), name, resamples, seed)
 
     tasks, target = torch.tensor(members["task"].to_numpy()), torch.from_numpy(result).float()
     condition = Condition.of_tasks(runner.dataset, tasks, target)

@@ -100,7 +100,7 @@ def raw_weights(spec: Spec, train: Population, seed: int) -> Reading:
 
 @dataclass(frozen=True)
 class Projection:
-    """Random projection of networks to 2,048 columns, which keeps inner products on average.
+    """Random projection of networks to a few columns, 2,048 by default, which keeps inner products on average.
 
     Every number, in units of its tensor's standard deviation, is added with a random sign to one
     random column. Signs and columns are drawn again at each call, a piece of a tensor at a time.
@@ -113,23 +113,25 @@ class Projection:
         spec: the architecture.
         std: standard deviation of each tensor's numbers; tensors that never vary are left out.
         seed: root seed.
+        columns: how many.
 
     """
 
     spec: Spec
     std: Mapping[str, float]
     seed: int
+    columns: int = COLUMNS
 
     def __call__(self, weights: Weights) -> Tensor:
-        """Columns ``(N, 2048)`` of weights ``(N, *shape)``."""
+        """Columns ``(N, columns)`` of weights ``(N, *shape)``."""
         free = self.spec.unconstrain(weights)
-        out = torch.zeros(len(free[self.spec.names[0]]), COLUMNS, dtype=torch.float64)
+        out = torch.zeros(len(free[self.spec.names[0]]), self.columns, dtype=torch.float64)
         for name in self.spec.names:
             if not self.std[name] > 0:
                 continue
             rng = torch_stream(self.seed, "evaluate", "projection", name)
             for piece in free[name].flatten(1).split(PIECE, 1):
-                column = torch.randint(COLUMNS, piece.shape[1:], generator=rng)
+                column = torch.randint(self.columns, piece.shape[1:], generator=rng)
                 sign = torch.randint(2, piece.shape[1:], generator=rng) * 2 - 1
                 values = piece.double() * (sign / self.std[name])
                 out.scatter_add_(1, column.expand_as(values), values)

@@ -238,7 +238,7 @@ def distribution_table(figures: dict[str, Any], split: str) -> Table:
         f"Draws in one pass and trained networks, {split}: ROC-AUC of telling "
         f"{figures['networks']} of each kind apart (.5: impossible)"
     )
-    kinds = {"outputs": "outputs", "norms of the tensors": "weights"}
+    kinds = {"outputs": "outputs", "norms of tensors": "weights", "matched weights": "matched"}
     columns = {
         f"{name}, {classifier}": f"auc_{kind}{suffix}"
         for name, kind in kinds.items()
