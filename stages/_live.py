@@ -36,5 +36,5 @@ def live(stage: str) -> Iterator[None]:
             for name in row.keys() - {"epoch"}:
                 curves.log_metric(name, row[name])
 
-        with watch(note):
+        with watch(stage, note):
             yield

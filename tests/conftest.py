@@ -161,7 +161,7 @@ def rng():
 
 def finish(tiny, root, **shared_encoder):
     """Folder of a finished tiny pipeline, as `dvc repro` leaves one; all but the metrics."""
-    settings = {"dataset_encoder": "statistics", "model": "generator"} | shared_encoder
+    settings = {"dataset_encoder": "statistics", "model": "flow"} | shared_encoder
     params = tiny.params.model_copy(
         update={"shared_encoder": tiny.params.shared_encoder.model_copy(update=settings)}
     )

@@ -46,7 +46,7 @@ FEW = {  # operations cost time here, not numbers
 SHORT = {"EPOCHS": (1, 2), "RATES": (1e-3, 3e-3), "SCRATCH_EPOCHS": 2}  # of fine-tuning
 EXACT = {  # bf16 is compared with itself only: CPUs compute it in float32
     "autoencoders.functional.precision": "float32",
-    "shared_encoders.generator.precision": "float32",
+    "shared_encoders.flow.precision": "float32",
 }
 
 
@@ -241,7 +241,7 @@ def test_the_example_of_a_member_is_fitted_on_the_device(finished, monkeypatch):
 # What a tensor that was left on the CPU looks like, and the stage that must find it
 PLANTED = {
     "noise": (
-        "weightspace.shared_encoders.generator.normal",
+        "weightspace.shared_encoders.flow.normal",
         lambda size, rng, device: torch.randn(size, generator=rng),
         "shared_encoder",
     ),
@@ -251,8 +251,8 @@ PLANTED = {
         "autoencoder",
     ),
     "targets": (
-        "weightspace.shared_encoders.generator.result_error",
-        lambda outputs, target, result: result_error(outputs, target.cpu(), result),
+        "weightspace.shared_encoders.critic.Critic.loss",
+        lambda self, x, e, measured: (self(x, e) - measured.cpu()).square().mean(),
         "shared_encoder",
     ),
     "module": ("weightspace.autoencoders.base.Autoencoder.to", lambda self, _: self, "autoencoder"),

@@ -200,7 +200,7 @@ RERUNS = [
         {"check"},
     ),
     ({"autoencoders.functional.depth": 2}, {"check", "autoencoder"}),
-    ({"shared_encoders.generator.decoded": 3}, {"check", "shared_encoder"}),
+    ({"shared_encoders.flow.steps": 3}, {"check", "shared_encoder"}),
     ({"outputs.probes": 9}, {"check", "outputs"}),
     ({"pca.identity_below": 3}, {"check", "pca"}),
 ]
@@ -259,9 +259,9 @@ def test_editing_a_member_reruns_only_its_users(workspace):
 
 BAD = {
     "unknown key": (
-        ("result_weight:", "resullt_weight:"),
-        "unknown key 'shared_encoders.generator.resullt_weight'",
-        "'result_weight'?",
+        ("critic_rounds:", "critic_roounds:"),
+        "unknown key 'shared_encoders.flow.critic_roounds'",
+        "'critic_rounds'?",
     ),
     "architecture": (
         ("architecture: cnn", "architecture: cnm"),

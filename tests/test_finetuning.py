@@ -27,8 +27,8 @@ def sampler(world):
         tiny.data, tiny.params.autoencoder, tiny.params.autoencoders.functional, 3
     )
     data = tiny.pairs(autoencoder)
-    shared_encoder, _ = resolve(SHARED_ENCODERS, "generator", "model").fit(
-        data, tiny.params.shared_encoder, tiny.params.shared_encoders.generator, 3
+    shared_encoder, _ = resolve(SHARED_ENCODERS, "flow", "model").fit(
+        data, tiny.params.shared_encoder, tiny.params.shared_encoders.flow, 3
     )
     return Sampler(autoencoder, shared_encoder, tiny.net, tiny.params.guidance)
 

@@ -20,8 +20,9 @@ def test_a_watcher_gets_every_epoch_of_a_fit_as_it_ends(world):
         return {"loss": module(torch.ones(len(rows), 2)).square().mean()}
 
     changed: AutoencoderSettings = settings(world().params, 3)
-    with watch(lambda row: seen.append((row, module.weight.detach().clone()))):
+    with watch("autoencoder", lambda row: seen.append((row, module.weight.detach().clone()))):
         history = fit("autoencoder", module, loss, {"train": 4, "val": 2}, changed, 0)
+        fit("critic", module, loss, {"train": 4, "val": 2}, changed, 0)  # another fit
     fit("autoencoder", module, loss, {"train": 4, "val": 2}, changed, 0)  # no longer watched
     assert [row for row, _ in seen] == history.to_dict("records")
     assert not torch.equal(seen[0][1], seen[-1][1])  # called during the fit, not after it

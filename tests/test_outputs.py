@@ -14,7 +14,6 @@ from weightspace.learning import loop
 from weightspace.learning.behavioural import BehaviouralLoss
 from weightspace.registry import resolve
 from weightspace.shared_encoders.base import encode_pairs
-from weightspace.shared_encoders.generator import GeneratorLoss
 from weightspace.weights.pca import fit_pca
 from weightspace.weights.spec import Weights, output_orders, take
 from weightspace.zoo.outputs import Originals, choose_probes
@@ -150,27 +149,6 @@ def test_latents_of_stored_outputs_are_those_of_the_weights(name, world):
     z = encode_orders(autoencoder, networks, orders, other)
     assert networks.taken
     torch.testing.assert_close(z, expected, atol=2e-3, rtol=2e-3)
-
-
-def test_the_generator_compares_with_the_outputs_of_the_reordered_member(world):
-    tiny = world()
-    autoencoder = fit(tiny, tiny.data, "mlp")
-    data = tiny.pairs(autoencoder)
-    loss = GeneratorLoss(None, data)
-    rows, which = torch.tensor([4, 0, 9]), torch.tensor([5, 0, 3])
-    order = loss.orders[which]
-    classes = tiny.dataset.classes[data.train.tasks[rows]].gather(1, order)
-    index = torch.tensor([[[2, 7], [0, 1], [9, 3]]]).expand(3, -1, -1)
-    queries, outputs = loss._queries(rows, which, classes, "train", index)
-    shown = [(c, i) for c in range(3) for i in range(2)]
-    for d in range(3):
-        network = take(tiny.data.weights["train"], rows[d : d + 1])
-        images = [tiny.dataset.images["train"][classes[d, c], index[d, c, i]] for c, i in shown]
-        assert torch.equal(queries[d], torch.stack(images))
-        with torch.no_grad():
-            expected = tiny.net.outputs(network, queries[d])[0]
-        torch.testing.assert_close(outputs[d], expected[:, order[d]])
-    assert not torch.allclose(outputs[0], expected)  # the control: the order of the member itself
 
 
 def test_the_behavioural_loss_shows_images_of_the_members_task(world):

@@ -18,7 +18,8 @@ from weightspace.shared_encoders.base import (
     load_shared_encoder,
     set_calibration,
 )
-from weightspace.shared_encoders.generator import energy_score
+from weightspace.shared_encoders.critic import Critic
+from weightspace.shared_encoders.flow import Draws
 from weightspace.weights.pca import TensorPca
 from weightspace.weights.spec import output_orders, reorder_outputs
 from weightspace.zoo.result import Result
@@ -43,11 +44,9 @@ def data(world, autoencoder):
 @pytest.fixture(scope="module", params=sorted(SHARED_ENCODERS))
 def fitted(request, world, data):
     """Shared encoder fitted on the tiny zoo, and its history; one per member of the family."""
-    params, more_than_a_batch = world().params, {"decoded": 20}
+    params = world().params
     settings = params.shared_encoder.model_copy(update={"model": request.param})
     options = params.shared_encoders.of(request.param)
-    if request.param == "generator":
-        options = options.model_copy(update=more_than_a_batch)
     return resolve(SHARED_ENCODERS, request.param, "model").fit(data, settings, options, 3)
 
 
@@ -272,16 +271,94 @@ def test_learns_what_can_be_learned(world, data):
     assert wrong < 0.3
 
 
-def test_energy_score_is_lowest_for_the_true_distribution(rng):
-    """Neither collapse to the mean nor too much spread scores better than the truth itself."""
-    truth = torch.randn(4000, 6, generator=rng)
+def test_draws_of_the_flow_are_distributed_as_latents_are(world, data):
+    """Latents of two kinds, more of one kind the higher R is: draws are of both, in that proportion."""
+    tiny, rng = world(), torch.Generator().manual_seed(1)
+    options = tiny.params.shared_encoders.flow.model_copy(update={"critic_steps": 0, "steps": 8})
+    settings = section(
+        "shared_encoder", width=64, depth=1, fourier=2, epochs=150, batch_size=64, lr=3e-3, dropout=0
+    )
+    kinds = torch.tensor([[1.0, 1, 1, -1, -1, -1], [-1, 1, -1, 1, -1, 1]])  # valid: layer norm keeps them
 
-    def scored(scale, shift=0.0):
-        a, b = torch.randn(2, 4000, 6, generator=rng) * scale + shift
-        return float(energy_score(truth, a, b))
+    def with_latents(p):
+        result = torch.rand(len(p.tasks), generator=rng)
+        first = torch.rand(len(result), 6, generator=rng) < result[:, None]
+        return replace(p, z=kinds[(~first).long()], result=result)
 
-    best = scored(1.0)
-    assert best < min(scored(0.0), scored(0.5), scored(2.0), scored(1.0, 0.7)) - 0.01
+    made = replace(data, **{s: with_latents(p) for s, p in _splits(data).items()})
+    model, _ = resolve(SHARED_ENCODERS, "flow", "model").fit(made, settings, options, 0)
+    shares = {}
+    for asked in (0.15, 0.85):
+        with torch.no_grad():
+            e = embed(model, tiny.dataset, made.val.tasks[:50])
+            z = model.sample(model.condition(e, torch.full((len(e),), asked)), 20, rng).flatten(0, 1)
+        near = torch.cdist(z, kinds).min(1)
+        assert near.values.median() < 0.5  # kinds are 3.5 apart
+        shares[asked] = float((near.indices == 0).float().mean())
+    assert shares[0.15] < 0.35 < 0.65 < shares[0.85], shares
+
+
+def linear_critic(weight, error):
+    """A critic of one class whose outputs are linear in the latent."""
+    net = torch.nn.Linear(len(weight) + 1, 1, bias=False)
+    net.weight.data = torch.tensor([[*weight, 0.0]])
+    critic = Critic(net, Result("loss"))
+    critic.error.fill_(error)
+    return critic
+
+
+def test_a_step_of_the_critic_ends_where_it_expects_the_target_but_never_goes_far():
+    x, e = torch.tensor([[4.0, 3.0]]), torch.zeros(1, 1)
+    sure = linear_critic([1.0, 0.5], error=1e-6)
+    before = sure(x, e).mean(1)
+    near = before + 0.1
+    moved = x + sure.step(x, e, near, reach=1.0)
+    torch.testing.assert_close(sure(moved, e).mean(1), near, atol=2e-3, rtol=0)
+    far = sure.step(x, e, before + 50, reach=1.0)
+    torch.testing.assert_close(far.norm(), torch.tensor(2**0.5))
+    unsure = linear_critic([1.0, 0.5], error=5.0)
+    assert unsure.step(x, e, near, reach=1.0).norm() < 0.1 * (moved - x).norm()
+
+
+def test_what_the_critic_learns_from_is_what_drawn_networks_achieve(world, data, autoencoder):
+    tiny = world()
+    count = tiny.dataset.images["train"].shape[1]
+    options = tiny.params.shared_encoders.flow.model_copy(update={"images_per_class": count})
+    settings = tiny.params.shared_encoder
+    model, _ = resolve(SHARED_ENCODERS, "flow", "model").fit(data, settings, options, 3)
+    draws = Draws(model, data, "train", 9)
+    draws.add(2, torch.Generator().manual_seed(0))
+    draws.add(0, torch.Generator().manual_seed(1))
+    assert len(draws) == 18
+    assert all(tuple(c) in {tuple(k) for k in tiny.dataset.classes[data.train.tasks].tolist()}
+               for c in draws.classes.tolist())  # fmt: skip
+    with torch.no_grad():
+        weights = autoencoder.decode(model.latents(draws.x))
+        images = tiny.dataset.images["train"][draws.classes].flatten(1, 2)
+        outputs = tiny.net.outputs(weights, images)
+    achieved = Result("accuracy").of(outputs)
+    torch.testing.assert_close(draws.measured.mean(1).double(), achieved, atol=1e-6, rtol=0)
+    assert not torch.allclose(draws.measured.mean(1).double(), achieved.roll(1))
+
+
+def test_moved_draws_are_where_the_critic_expects_the_target(world, data, rng):
+    """Its steps bring what a fitted critic expects to the target; none leave a draw as it is."""
+    tiny = world()
+    update = {"critic_draws": 400, "critic_epochs": 20, "critic_reach": 1.0, "critic_steps": 6}
+    options = tiny.params.shared_encoders.flow.model_copy(update=update | {"precision": "float32"})
+    model, _ = resolve(SHARED_ENCODERS, "flow", "model").fit(
+        data, tiny.params.shared_encoder, options, 3
+    )
+    e, _ = conditions_of(model, tiny.dataset)
+    e = e.repeat_interleave(20, 0)
+    z = model.sample(model.condition(e, torch.full((80,), 0.4)), 1, rng)[:, 0]
+    expected = model.critic(z, e).mean(1).detach()
+    target = expected.quantile(torch.tensor([0.2, 0.8])).repeat(40)
+    model.critic.error.fill_(1e-6)  # a critic that is sure of itself
+    with torch.no_grad():
+        reached = model.critic(model.towards(z, e, target), e).mean(1)
+    assert (reached - target).abs().mean() < 0.2 * (expected - target).abs().mean()
+    assert torch.equal(model.moved(z, e, target, 0), z)
 
 
 def test_embedding_is_per_task_whatever_the_batch(world, fitted):
@@ -388,8 +465,8 @@ def test_draws_and_guidance_fit_the_latents_of_every_autoencoder(name, world, rn
     autoencoder, _ = fit(tiny.data, tiny.params.autoencoder, tiny.params.autoencoders.of(name), 3)
     data = tiny.pairs(autoencoder)
     settings = tiny.params.shared_encoder.model_copy(update={"epochs": 2})
-    model, _ = resolve(SHARED_ENCODERS, "generator", "model").fit(
-        data, settings, tiny.params.shared_encoders.generator, 3
+    model, _ = resolve(SHARED_ENCODERS, "flow", "model").fit(
+        data, settings, tiny.params.shared_encoders.flow, 3
     )
     sampler = Sampler(autoencoder, model, tiny.net, tiny.params.guidance)
     condition = Condition.of_tasks(tiny.dataset, torch.tensor([0, 7]), torch.tensor([0.4, 0.8]))

@@ -425,22 +425,26 @@ class SharedEncoderSettings(FitSettings):
     dataset_encoder: str = Field(description="a file in src/weightspace/dataset_encoders")
     result: Literal["accuracy", "loss"] = Field(description="the result R, measured on val images")
     width: int = Field(ge=1, description="units of each hidden layer")
-    depth: int = Field(ge=1, description="hidden layers (point) or residual blocks (generator)")
+    depth: int = Field(ge=1, description="hidden layers (point) or residual blocks (flow)")
     fourier: int = Field(ge=1, description="frequencies of the result embedding")
     temperature: Positive = Field(description="temperature of NT-Xent")
     dropout: Fraction = Field(description="fraction of training rows without D, and without R")
     calibrate: bool = Field(description="calibrate requests on val images of val tasks")
 
 
-class GeneratorSettings(Settings):
-    """Conditional generator of latents: many different networks for one (D, R)."""
+class FlowSettings(Settings):
+    """Conditional flow of latents: many different networks for one (D, R)."""
 
     contrast_weight: NonNegative = Field(description="weight of NT-Xent")
-    result_weight: NonNegative = Field(description="weight of result matching")
-    behaviour_weight: NonNegative = Field(description="weight of the energy score of outputs")
     images_per_class: int = Field(ge=2, description="random images behind D in each step")
-    queries_per_class: int = Field(ge=1, description="images for result matching")
-    decoded: int = Field(ge=1, description="conditions decoded in each step")
+    steps: int = Field(ge=1, description="steps from noise to a latent, two velocities each")
+    critic_steps: int = Field(ge=0, description="steps towards the target by the critic; 0: none")
+    critic_reach: Positive = Field(
+        description="movement of a latent's entries that weighs as much as the critic's error"
+    )
+    critic_rounds: int = Field(ge=1, description="times that draws are measured for the critic")
+    critic_draws: int = Field(ge=1, description="draws for train tasks in each round")
+    critic_epochs: int = Field(ge=1, description="passes over the draws in each round")
     precision: Literal["float32", "bf16"] = Field(
         description="of the linear layers; a CPU without bf16 products takes float32"
     )
@@ -455,7 +459,7 @@ class PointSettings(Settings):
 class SharedEncodersSettings(FamilySettings):
     """Settings of each shared encoder; only the selected one's are a dependency."""
 
-    generator: GeneratorSettings
+    flow: FlowSettings
     point: PointSettings
 
 

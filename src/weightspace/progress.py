@@ -1,6 +1,6 @@
 """Progress with time left: a bar on a terminal, a line now and then in a log, metrics to watchers.
 
->>> with watch(print), progress("fit", 2) as bar:
+>>> with watch("fit", print), progress("fit", 2) as bar:
 ...     bar.advance(metrics={"loss": 0.5})
 {'loss': 0.5}
 """
@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 LOG_EVERY = 15.0  # seconds between lines when stderr is not a terminal
 Watcher = Callable[[Mapping[str, float]], None]
-_watchers: list[Watcher] = []
+_watchers: list[tuple[str, Watcher]] = []
 
 
 class Bar:
@@ -42,8 +42,9 @@ class Bar:
         """
         self.done += steps
         if metrics is not None:
-            for watcher in _watchers:
-                watcher(metrics)
+            for name, watcher in _watchers:
+                if name == self.name:
+                    watcher(metrics)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, advance=steps, note=note)
             return
@@ -73,10 +74,10 @@ def progress(name: str, total: int) -> Iterator[Bar]:
 
 
 @contextmanager
-def watch(watcher: Watcher) -> Iterator[None]:
-    """Call ``watcher(metrics)`` for each step that has metrics, while the block runs."""
-    _watchers.append(watcher)
+def watch(name: str, watcher: Watcher) -> Iterator[None]:
+    """Call ``watcher(metrics)`` for each step of ``name`` that has metrics, while the block runs."""
+    _watchers.append((name, watcher))
     try:
         yield
     finally:
-        _watchers.remove(watcher)
+        _watchers.remove((name, watcher))

@@ -109,8 +109,13 @@ class Sampler:
         """
         model, on = self.shared_encoder, torch.ones(len(condition), dtype=torch.bool)
         target = model.calibrated(condition.target) if calibrated else condition.target
-        embedded = model.condition(self.embed(condition), target, on & use_dataset, on & use_result)
-        return model.sample(embedded, draws, rng)
+        e = self.embed(condition)
+        embedded = model.condition(e, target, on & use_dataset, on & use_result)
+        z = model.sample(embedded, draws, rng)
+        if not (use_dataset and use_result):
+            return z
+        e, target = (x.repeat_interleave(draws, 0) for x in (e, target))
+        return model.towards(z.flatten(0, 1), e, target).reshape(z.shape)
 
     def image_gradients(self, condition: Condition) -> int:
         """Labelled image-gradients that one guided draw costs: steps x images of a step."""

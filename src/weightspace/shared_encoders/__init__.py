@@ -7,12 +7,12 @@ are ``shared_encoders.NAME``.
 
 from weightspace.registry import Members
 
-__all__ = ["SHARED_ENCODERS", "base", "generator", "point"]
+__all__ = ["SHARED_ENCODERS", "base", "critic", "flow", "point"]
 
 SHARED_ENCODERS = Members(
     "shared_encoders",
     {
-        "generator": "weightspace.shared_encoders.generator",
+        "flow": "weightspace.shared_encoders.flow",
         "point": "weightspace.shared_encoders.point",
     },
 )

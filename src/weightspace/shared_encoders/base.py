@@ -171,6 +171,17 @@ class SharedEncoder(nn.Module, ABC):
 
         """
 
+    def towards(self, z: Tensor, e: Tensor, target: Tensor) -> Tensor:
+        """Drawn latents ``(N, L)``, moved to where the model expects the target; by default as they are.
+
+        Args:
+            z: drawn latents ``(N, L)``.
+            e: dataset embeddings ``(N, E)``.
+            target: requested results ``(N,)``.
+
+        """
+        return z
+
     @abstractmethod
     def project(self, condition: Tensor) -> Tensor:
         """Unit vectors ``(N, P)`` of conditions in the space of the contrastive loss."""

@@ -1,0 +1,84 @@
+"""Critic: the result that a latent's network will have on a dataset, without decoding or running it.
+
+It is fitted on draws for train tasks, decoded and measured on their train images; in each round
+draws are added that the critic itself has moved, so that it knows where its steps lead. To a draw it
+costs no image and no label of the task beyond D.
+
+Sources: steps by the gradient of a learned predictor, Dhariwal and Nichol (2021), arXiv 2105.05233,
+section 4; a predictor measured again where it led, Ross et al. (2011), DAgger, arXiv 1011.0686.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from weightspace.zoo.result import Result
+
+
+class Critic(nn.Module):
+    """Expected results per class of latents on datasets.
+
+    Args:
+        net: latents in standard units and dataset embeddings ``(N, L + E)`` -> ``(N, c)``.
+        result: what R is.
+
+    """
+
+    error: Tensor
+
+    def __init__(self, net: nn.Module, result: Result) -> None:
+        super().__init__()
+        self.net, self.result = net, result
+        self.register_buffer("error", torch.ones(()))  # root mean square on val tasks
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        """Expected results of each class ``(N, c)``: accuracy, or loss in nats.
+
+        Args:
+            x: latents in standard units ``(N, L)``.
+            e: dataset embeddings ``(N, E)``.
+
+        """
+        out = self._outputs(x, e)
+        return out.sigmoid() if self.result.higher_is_better else F.softplus(out)
+
+    def loss(self, x: Tensor, e: Tensor, measured: Tensor) -> Tensor:
+        """Cross entropy of measured accuracies, or squared error of measured losses: a scalar.
+
+        Args:
+            x: latents in standard units ``(N, L)``.
+            e: dataset embeddings ``(N, E)``.
+            measured: results per class ``(N, c)``.
+
+        """
+        if self.result.higher_is_better:
+            return F.binary_cross_entropy_with_logits(self._outputs(x, e), measured)
+        return (self(x, e) - measured).square().mean()
+
+    def step(self, x: Tensor, e: Tensor, target: Tensor, reach: float) -> Tensor:
+        """Movement ``(N, L)`` after which the critic expects the target.
+
+        The step of Gauss and Newton for ``((expected - target) / error)^2 + (|movement| / length)^2``,
+        no longer than ``length``, which is that of a movement of all entries by ``reach``.
+
+        Args:
+            x: latents in standard units ``(N, L)``.
+            e: dataset embeddings ``(N, E)``.
+            target: requested results ``(N,)``.
+            reach: in units of a latent's entries.
+
+        """
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            expected = self(x, e).mean(1)
+            (slope,) = torch.autograd.grad(expected.sum(), x)
+        length = reach * x.shape[1] ** 0.5
+        damped = slope.square().sum(1) + (self.error / length).square()
+        movement = ((target - expected.detach()) / damped)[:, None] * slope
+        return movement / (movement.norm(dim=1, keepdim=True) / length).clamp_min(1)
+
+    def _outputs(self, x: Tensor, e: Tensor) -> Tensor:
+        out: Tensor = self.net(torch.cat([x, e], 1))
+        return out.float()
