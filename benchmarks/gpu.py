@@ -80,6 +80,7 @@ SMALL = {
     "zoo.runs_per_shard": 100,
     "autoencoder.epochs": 12,
     "shared_encoder.epochs": 8,
+    "shared_encoders.flow.critic_draws": 1000,
     "guidance.sampling_steps": 5,
     "guidance.encoding_steps": 5,
     "evaluate.bootstrap": 50,

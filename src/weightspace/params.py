@@ -436,7 +436,9 @@ class FlowSettings(Settings):
     """Conditional flow of latents: many different networks for one (D, R)."""
 
     contrast_weight: NonNegative = Field(description="weight of NT-Xent")
-    images_per_class: int = Field(ge=2, description="random images behind D in each step")
+    images_per_class: int = Field(
+        ge=2, description="random images behind D in each step, and to measure the critic's draws"
+    )
     steps: int = Field(ge=1, description="steps from noise to a latent, two velocities each")
     critic_steps: int = Field(ge=0, description="steps towards the target by the critic; 0: none")
     critic_reach: Positive = Field(

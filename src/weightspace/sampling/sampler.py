@@ -64,8 +64,8 @@ class Condition:
 class Sampler:
     """Draws networks for a dataset and a requested result.
 
-    A latent is drawn from P(z | D, R), on demand moved by a few gradient steps until its result on
-    the train images of D is the target, and decoded.
+    A latent is drawn from P(z | D, R) and moved to where the shared encoder expects the target; on
+    demand gradient steps bring its result on the train images of D to the target; it is decoded.
 
     Attributes:
         autoencoder: decodes latents.
@@ -97,6 +97,8 @@ class Sampler:
         calibrated: bool = True,
     ) -> Tensor:
         """Draw latents ``(N, draws, L)`` for N requests, without guidance.
+
+        They are moved to where the shared encoder expects the target, unless D or R is withheld.
 
         Args:
             condition: N requests.
