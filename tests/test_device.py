@@ -27,7 +27,6 @@ from weightspace.autoencoders.base import AutoencoderData
 from weightspace.errors import WeightspaceError
 from weightspace.evaluate import finetuning
 from weightspace.jobs import local
-from weightspace.learning.result_matching import result_error
 from weightspace.nets.base import Net
 from weightspace.params import validate_params
 from weightspace.report.gallery import gallery
@@ -251,7 +250,7 @@ PLANTED = {
         "autoencoder",
     ),
     "targets": (
-        "weightspace.shared_encoders.critic.Critic.loss",
+        "weightspace.shared_encoders._critic.Critic.loss",
         lambda self, x, e, measured: (self(x, e) - measured.cpu()).square().mean(),
         "shared_encoder",
     ),

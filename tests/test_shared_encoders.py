@@ -14,11 +14,11 @@ from weightspace.evaluate.metrics import recall_at
 from weightspace.registry import resolve
 from weightspace.sampling.sampler import Condition, Sampler
 from weightspace.shared_encoders import SHARED_ENCODERS
+from weightspace.shared_encoders._critic import Critic
 from weightspace.shared_encoders.base import (
     load_shared_encoder,
     set_calibration,
 )
-from weightspace.shared_encoders.critic import Critic
 from weightspace.shared_encoders.flow import Draws
 from weightspace.weights.pca import TensorPca
 from weightspace.weights.spec import output_orders, reorder_outputs
@@ -276,9 +276,18 @@ def test_draws_of_the_flow_are_distributed_as_latents_are(world, data):
     tiny, rng = world(), torch.Generator().manual_seed(1)
     options = tiny.params.shared_encoders.flow.model_copy(update={"critic_steps": 0, "steps": 8})
     settings = section(
-        "shared_encoder", width=64, depth=1, fourier=2, epochs=150, batch_size=64, lr=3e-3, dropout=0
+        "shared_encoder",
+        width=64,
+        depth=1,
+        fourier=2,
+        epochs=150,
+        batch_size=64,
+        lr=3e-3,
+        dropout=0,
     )
-    kinds = torch.tensor([[1.0, 1, 1, -1, -1, -1], [-1, 1, -1, 1, -1, 1]])  # valid: layer norm keeps them
+    kinds = torch.tensor(
+        [[1.0, 1, 1, -1, -1, -1], [-1, 1, -1, 1, -1, 1]]
+    )  # valid: layer norm keeps them
 
     def with_latents(p):
         result = torch.rand(len(p.tasks), generator=rng)
@@ -291,7 +300,9 @@ def test_draws_of_the_flow_are_distributed_as_latents_are(world, data):
     for asked in (0.15, 0.85):
         with torch.no_grad():
             e = embed(model, tiny.dataset, made.val.tasks[:50])
-            z = model.sample(model.condition(e, torch.full((len(e),), asked)), 20, rng).flatten(0, 1)
+            z = model.sample(model.condition(e, torch.full((len(e),), asked)), 20, rng).flatten(
+                0, 1
+            )
         near = torch.cdist(z, kinds).min(1)
         assert near.values.median() < 0.5  # kinds are 3.5 apart
         shares[asked] = float((near.indices == 0).float().mean())

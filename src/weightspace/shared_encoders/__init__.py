@@ -7,7 +7,7 @@ are ``shared_encoders.NAME``.
 
 from weightspace.registry import Members
 
-__all__ = ["SHARED_ENCODERS", "base", "critic", "flow", "point"]
+__all__ = ["SHARED_ENCODERS", "base", "flow", "point"]
 
 SHARED_ENCODERS = Members(
     "shared_encoders",

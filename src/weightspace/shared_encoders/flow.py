@@ -8,7 +8,7 @@ condition. Two losses are fitted at once, neither through the decoder:
 * NT-Xent between condition and latent, through two heads; the second class order of each member is
   a hard negative.
 
-A critic, fitted afterwards, moves draws to where it expects the target (:mod:`.critic`).
+A critic, fitted afterwards, moves draws to where it expects the target (:mod:`._critic`).
 
 Sources: flow matching, Lipman et al. (2023), arXiv 2210.02747; times from a logit-normal, Esser et
 al. (2024), arXiv 2403.03206, section 3.1.
@@ -30,6 +30,7 @@ from weightspace.learning.result_matching import soft_result
 from weightspace.params import FlowSettings, SharedEncoderSettings
 from weightspace.rng import normal, torch_stream
 from weightspace.runtime import precision as autocast
+from weightspace.shared_encoders._critic import Critic
 from weightspace.shared_encoders.base import (
     STREAM,
     Pairs,
@@ -39,7 +40,6 @@ from weightspace.shared_encoders.base import (
     draw_masks,
     prepare,
 )
-from weightspace.shared_encoders.critic import Critic
 from weightspace.weights.spec import block_size, fill_blocks, output_orders
 
 TIMES = 16  # frequencies of the time embedding

@@ -42,7 +42,8 @@ class Critic(nn.Module):
 
         """
         out = self._outputs(x, e)
-        return out.sigmoid() if self.result.higher_is_better else F.softplus(out)
+        results: Tensor = out.sigmoid() if self.result.higher_is_better else F.softplus(out)
+        return results
 
     def loss(self, x: Tensor, e: Tensor, measured: Tensor) -> Tensor:
         """Cross entropy of measured accuracies, or squared error of measured losses: a scalar.
@@ -77,7 +78,8 @@ class Critic(nn.Module):
         length = reach * x.shape[1] ** 0.5
         damped = slope.square().sum(1) + (self.error / length).square()
         movement = ((target - expected.detach()) / damped)[:, None] * slope
-        return movement / (movement.norm(dim=1, keepdim=True) / length).clamp_min(1)
+        out: Tensor = movement / (movement.norm(dim=1, keepdim=True) / length).clamp_min(1)
+        return out
 
     def _outputs(self, x: Tensor, e: Tensor) -> Tensor:
         out: Tensor = self.net(torch.cat([x, e], 1))
