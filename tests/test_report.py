@@ -263,6 +263,7 @@ def test_the_diagonal_of_a_confusion_matrix_is_the_accuracy(project):
 SAMPLING = {
     "tasks": 3,
     "draws": 16,
+    "guided_draws": 4,
     "accuracy_at_top": 0.4,
     "unguided_r2_identity": 0.1,
     "unguided_best_of_n_r2_identity": 0.2,

@@ -531,6 +531,7 @@ class EvaluateSettings(Settings):
     targets: int = Field(ge=2, description="requested results, evenly over the trained range")
     draws: int = Field(ge=1, description="networks drawn for one (D, R)")
     val_draws: int = Field(ge=1, description="the same on val, where figures serve choices")
+    guided_draws: int = Field(ge=1, description="of them, networks that are guided: the first ones")
     controls: bool = Field(
         description="also measure what the figures are compared with: false saves time in sweeps"
     )

@@ -241,6 +241,7 @@ def evaluate_split(
         z = sampler.latents(condition, draws, rng)
         out = unguided(grid, runner, sampler.networks(z), split, result)
         bar.advance(note="drawn")
+        z = z[:, : settings.guided_draws]
         drawn = sampler.networks(guide(evaluation, split, {"draws": (z, condition)})["draws"])
         bar.advance(note="guided")
         both = runner.outputs_on_parts(drawn, grid.tasks, (part_of(split), "train"))
@@ -255,7 +256,7 @@ def evaluate_split(
             out |= {prefix + name: value for name, value in of_kind.items()}
         bar.advance(note="intervals")
         if settings.controls:
-            first = Selected(drawn, torch.arange(0, len(drawn), draws))
+            first = Selected(drawn, torch.arange(0, len(drawn), z.shape[1]))
             out |= control_metrics(evaluation, grid, first, split)
         bar.advance(note="controls")
         predicted = outputs.argmax(-1).unflatten(0, (len(grid), -1))
@@ -267,7 +268,8 @@ def evaluate_split(
         out["r2_identity_ceiling"] = ceiling(grid, outputs)
     out["image_gradients"] = sampler.image_gradients(condition)  # of a guided draw
     out["chance_accuracy"] = 1 / runner.classes
-    out |= {"draws": draws, "tasks": len(grid.tasks), "targets": len(grid.targets)}
+    out |= {"draws": draws, "guided_draws": z.shape[1]}
+    out |= {"tasks": len(grid.tasks), "targets": len(grid.targets)}
     return out, calibration_curve(grid, on_test, chosen)
 
 

@@ -119,13 +119,13 @@ def load_costs(root: Path) -> Costs:
 def draws(root: Path) -> str:
     """Table of networks for unseen class sets: draws without gradients first, each with its cost."""
     figures, after = (read_metrics(root, name) for name in ("sampling", "finetuning"))
-    costs, n = load_costs(root), figures["draws"]
+    costs, n, guided = load_costs(root), figures["draws"], figures["guided_draws"]
     steps = costs.params.guidance.sampling_steps
     kinds = (
         ("**drawn in one pass**", "unguided_", costs.drawn()),
         (f"chosen among {n} drawn in one pass", "unguided_best_of_n_", costs.drawn(n)),
         (f"guided: {steps} gradient steps after the draw", "", costs.guided()),
-        (f"chosen among {n} guided", "best_of_n_", costs.guided(n)),
+        (f"chosen among {guided} guided", "best_of_n_", costs.guided(guided)),
         ("control: guided with the D of another task", "control_shuffled_d_", costs.guided()),
         ("control: network of the nearest training task", "control_nearest_task_", (0, None)),
     )

@@ -119,15 +119,15 @@ def sampling_table(figures: dict[str, Any], split: str) -> Table:
 
 def _sampling_rows(figures: dict[str, Any]) -> list[dict[str, str]]:
     """Rows of the table, name -> prefix of their figures: draws without gradients, guided, controls."""
-    best = f"best of {figures['draws']} on train images"
+    among = {k: f"best of {figures.get(k)} on train images" for k in ("draws", "guided_draws")}
     cost = figures.get("image_gradients")  # an earlier version has none
     each = "" if cost is None else f" ({cost:,} labelled image-gradients each)"
     return [
         {
             "draws without gradients": "unguided_",
-            f"{best}, without gradients": "unguided_best_of_n_",
+            f"{among['draws']}, without gradients": "unguided_best_of_n_",
         },
-        {f"guided draws{each}": "", f"{best}, guided": "best_of_n_"},
+        {f"guided draws{each}": "", f"{among['guided_draws']}, guided": "best_of_n_"},
         {
             "D only, without gradients": "control_d_only_",
             "R only, without gradients": "control_r_only_",

@@ -56,7 +56,8 @@ class Critic(nn.Module):
         """
         if self.result.higher_is_better:
             return F.binary_cross_entropy_with_logits(self._outputs(x, e), measured)
-        return (self(x, e) - measured).square().mean()
+        error: Tensor = (self(x, e) - measured).square().mean()
+        return error
 
     def step(self, x: Tensor, e: Tensor, target: Tensor, reach: float) -> Tensor:
         """Movement ``(N, L)`` after which the critic expects the target.
