@@ -6,8 +6,6 @@ from weightspace.artifacts import SHARED_ENCODER_FILE, ZOO_FOLDER, write_csv
 from weightspace.autoencoders.base import load_trained
 from weightspace.params import Params
 from weightspace.registry import resolve
-from weightspace.sampling.calibration import calibrate
-from weightspace.sampling.sampler import Sampler
 from weightspace.shared_encoders import SHARED_ENCODERS
 from weightspace.shared_encoders.base import SharedEncoderData, encode_pairs
 from weightspace.zoo.outputs import load_originals
@@ -25,17 +23,13 @@ def main(params: Params) -> None:
         members = zoo.select(split)
         networks = zoo.networks(members)
         pairs[split] = encode_pairs(members, networks, originals, runner, autoencoder, result)
-    train, val = pairs["train"], pairs["val"]
     encoder = params.dataset_encoders.of(settings.dataset_encoder)
-    data = SharedEncoderData(runner, autoencoder, train, val, encoder)
+    data = SharedEncoderData(runner, autoencoder, pairs["train"], pairs["val"], encoder)
     family = resolve(SHARED_ENCODERS, settings.model, "shared_encoder.model")
     with live("shared_encoder"):
         model, history = family.fit(
             data, settings, params.shared_encoders.of(settings.model), params.seed
         )
-    if settings.calibrate:
-        sampler = Sampler(autoencoder, model, runner.net)
-        calibrate(sampler, runner, val.tasks.unique().numpy(), params.seed)
     model.save(DATA / SHARED_ENCODER_FILE)
     write_csv(METRICS / "plots" / "shared_encoder_loss.csv", history)
 

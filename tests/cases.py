@@ -95,7 +95,6 @@ TINY = merged(
             "fourier": 2,
             "epochs": 4,
             "batch_size": 16,
-            "calibrate": False,
         },
         "guidance": {"sampling_steps": 2, "encoding_steps": 2, "images_per_class": 5},
         "evaluate": {

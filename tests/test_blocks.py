@@ -22,7 +22,6 @@ from weightspace.evaluate.retrieval import retrieval
 from weightspace.evaluate.sampling import evaluate_split
 from weightspace.params import load_params
 from weightspace.project.retrieval import latents
-from weightspace.sampling.calibration import calibrate
 from weightspace.sampling.sampler import Condition
 from weightspace.weights import lazy, spec
 from weightspace.weights.lazy import Made, Selected
@@ -136,13 +135,6 @@ EVALUATIONS = {
 def test_no_more_than_a_block_is_taken_at_once(name, evaluation, taken, world):
     assert EVALUATIONS[name](evaluation, world().pca) is not None
     assert max(taken) == BLOCK
-
-
-def test_calibration_decodes_a_block_at_a_time(evaluation, taken):
-    model = evaluation.sampler.shared_encoder
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    calibrate(evaluation.sampler, evaluation.runner, evaluation.tasks("val"), 0)
-    assert any(not torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
 def test_who_asks_for_all_is_refused(evaluation, taken):

@@ -128,22 +128,31 @@ def test_parts_are_put_together_in_the_order_of_members(world, project_root, mon
         assert not torch.equal(r.rebuilt[:7], r.encoder_only[:7])
 
 
-def test_intervals_resample_tasks_and_not_members(rng):
-    """Copies of members narrow an interval over members and leave one over tasks as it is."""
+def test_intervals_resample_class_sets_and_not_their_members(rng):
+    """Copies of members, as members or as other orders, leave an interval over class sets as it is."""
     a, b = torch.randn(2, 12, 30, 3, generator=rng)
     b = b + a * torch.linspace(0, 3, 12)[:, None, None]
 
-    def intervals(copies):
+    def intervals(copies, *, other_tasks=False, other_sets=False):
         rows = torch.arange(12).repeat_interleave(copies)
-        table = pd.DataFrame({"task": rows.numpy(), "snapshot": 0, "epoch": 1.0})
+        index = np.arange(len(rows))
+        task, class_set = (index if other else rows for other in (other_tasks, other_sets))
+        table = pd.DataFrame({"task": task, "class_set": class_set, "snapshot": 0, "epoch": 1.0})
         r = reconstruction.Reconstruction(table, *[x[rows] for x in (a, b, a, b, b, b)])
         return reconstruction.reconstruction_metrics(r, SETTINGS, 0)
 
-    one, five = intervals(1), intervals(5)
+    one, members, orders = intervals(1), intervals(5), intervals(5, other_tasks=True)
+    independent = intervals(5, other_tasks=True, other_sets=True)  # the control
+
+    def width(figures, name):
+        return figures[f"{name}_high"] - figures[f"{name}_low"]
+
     for name in ("cosine", "correlation", "agreement", "accuracy_r2"):
-        for end in ("low", "high"):
-            assert one[f"{name}_{end}"] == pytest.approx(five[f"{name}_{end}"]), name
-        assert one[f"{name}_high"] - one[f"{name}_low"] > 0.05
+        for copied in (members, orders):
+            for end in ("low", "high"):
+                assert one[f"{name}_{end}"] == pytest.approx(copied[f"{name}_{end}"]), name
+        assert width(one, name) > 0.05
+        assert width(independent, name) < 0.7 * width(one, name)
     assert one["agreement_low"] < one["agreement_mean"] < one["agreement_high"]
 
 

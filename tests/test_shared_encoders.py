@@ -15,10 +15,7 @@ from weightspace.registry import resolve
 from weightspace.sampling.sampler import Condition, Sampler
 from weightspace.shared_encoders import SHARED_ENCODERS
 from weightspace.shared_encoders._critic import Critic
-from weightspace.shared_encoders.base import (
-    load_shared_encoder,
-    set_calibration,
-)
+from weightspace.shared_encoders.base import load_shared_encoder
 from weightspace.shared_encoders.flow import Draws
 from weightspace.weights.pca import TensorPca
 from weightspace.weights.spec import output_orders, reorder_outputs
@@ -180,19 +177,6 @@ def test_projections_are_unit_vectors(fitted, world, data):
     for unit in (a, b):
         torch.testing.assert_close(unit.norm(dim=1), torch.ones(4))
     assert a.shape == b.shape
-
-
-def test_calibration_inverts_what_was_achieved(fitted):
-    model = fitted[0]
-    low, high = model.trained_range.tolist()
-    asked = torch.linspace(low, high, 50).numpy()
-    achieved = low + (asked - low) ** 2 / (high - low)
-    keep = model.calibration_achieved.clone()
-    set_calibration(model, asked, achieved)
-    wanted = torch.tensor([low + 0.25 * (high - low)])
-    assert float(model.calibrated(wanted)) == pytest.approx(low + 0.5 * (high - low), abs=0.01)
-    model.calibration_achieved.copy_(keep)
-    assert float(model.calibrated(wanted)) == pytest.approx(float(wanted), abs=1e-5)
 
 
 def test_residual_is_the_spread_around_the_prediction(world, point, data):
@@ -440,11 +424,26 @@ def test_draws_of_the_point_model_are_normal_around_its_prediction(
     z = _latents(Sampler(autoencoder, model, world().net), condition, draws=4000)
     with torch.no_grad():
         e = embed(model, world().dataset, torch.tensor([0, 9]))
-        wanted = model.calibrated(torch.tensor([0.4, 0.9]))  # kept inside the trained range
-        centre = model.predict(model.condition(e, wanted))
+        inside = torch.tensor([0.4, 0.9]).clamp(*model.bounds)
+        centre = model.predict(model.condition(e, inside))
     standard = (z - centre[:, None]) / model.residual
     assert standard.mean(1).abs().max() < 0.08
     assert (standard.std(1) - 1).abs().max() < 0.06
+
+
+def test_requests_outside_the_trained_range_are_drawn_at_its_end(
+    fitted, autoencoder, world, condition
+):
+    model = fitted[0]
+    sampler, (low, high) = Sampler(autoencoder, model, world().net), model.bounds
+
+    def drawn(*targets):
+        return _latents(sampler, condition.with_target(torch.tensor(targets)))
+
+    ends, middle = drawn(low, high), (low + high) / 2
+    assert torch.equal(drawn(low - 0.2, high + 0.2), ends)
+    for row, inside in enumerate(drawn(middle, middle)):  # the control
+        assert not torch.equal(inside, ends[row])
 
 
 def test_controls_withhold_their_condition(sampler, world, condition):

@@ -429,7 +429,6 @@ class SharedEncoderSettings(FitSettings):
     fourier: int = Field(ge=1, description="frequencies of the result embedding")
     temperature: Positive = Field(description="temperature of NT-Xent")
     dropout: Fraction = Field(description="fraction of training rows without D, and without R")
-    calibrate: bool = Field(description="calibrate requests on val images of val tasks")
 
 
 class FlowSettings(Settings):

@@ -308,17 +308,18 @@ def _likeness(a: Tensor, b: Tensor, suffix: str) -> dict[str, float]:
 
 
 def _intervals(r: Reconstruction, settings: EvaluateSettings, seed: int) -> dict[str, float]:
-    """95 % bootstrap intervals of the means and of accuracy R2, over tasks.
+    """95 % bootstrap intervals of the means and of accuracy R2, over class sets.
 
     Args:
         r: outputs of the members.
-        settings: says how often tasks are drawn.
+        settings: says how often class sets are drawn.
         seed: root seed.
 
     """
     tasks, unit = np.unique(r.members["task"], return_inverse=True)
     before, after = accuracies(r.original).numpy(), accuracies(r.rebuilt).numpy()
     rows = [np.flatnonzero(unit == t) for t in range(len(tasks))]
+    class_sets = r.members.groupby("task")["class_set"].first().to_numpy()  # of each task, as above
 
     def mean_of(score: Callable[[Tensor, Tensor], Tensor]) -> Callable[[np.ndarray], float]:
         values = score(r.original, r.rebuilt).numpy()
@@ -333,7 +334,7 @@ def _intervals(r: Reconstruction, settings: EvaluateSettings, seed: int) -> dict
     statistics = {name: mean_of(score) for name, score in SCORES.items()} | {"accuracy_r2": r2}
     for name, statistic in statistics.items():
         rng = stream(seed, "evaluate", "bootstrap", name)
-        out |= m.with_interval(name, statistic, len(tasks), settings.bootstrap, rng)
+        out |= m.with_interval(name, statistic, class_sets, settings.bootstrap, rng)
     return out
 
 

@@ -39,7 +39,7 @@ from weightspace.zoo.result import Result, labels_of
 from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.store import Zoo
 
-SAMPLED = ("shuffled_d", "shuffled_r", "d_only", "r_only", "uncalibrated", "guidance_only")
+SAMPLED = ("shuffled_d", "shuffled_r", "d_only", "r_only", "guidance_only")
 NOISE = 0.1  # fraction of a tensor's standard deviation that the noised copies get
 
 
@@ -79,7 +79,6 @@ def controls(
     z |= {
         "d_only": draw(request, use_result=False),
         "r_only": draw(request, use_dataset=False),
-        "uncalibrated": draw(request, calibrated=False),
     }
     for name in SAMPLED:
         yield name, sampler.networks(z[name])

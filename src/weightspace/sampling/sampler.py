@@ -94,11 +94,11 @@ class Sampler:
         *,
         use_dataset: bool = True,
         use_result: bool = True,
-        calibrated: bool = True,
     ) -> Tensor:
         """Draw latents ``(N, draws, L)`` for N requests, without guidance.
 
         They are moved to where the shared encoder expects the target, unless D or R is withheld.
+        A target outside the trained range counts as the nearest end of it.
 
         Args:
             condition: N requests.
@@ -106,11 +106,10 @@ class Sampler:
             rng: random stream.
             use_dataset: False withholds D (a control).
             use_result: False withholds R (a control).
-            calibrated: False asks for the target itself, not for what reaches it on val.
 
         """
         model, on = self.shared_encoder, torch.ones(len(condition), dtype=torch.bool)
-        target = model.calibrated(condition.target) if calibrated else condition.target
+        target = condition.target.float().clamp(*model.bounds)
         e = self.embed(condition)
         embedded = model.condition(e, target, on & use_dataset, on & use_result)
         z = model.sample(embedded, draws, rng)

@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -28,7 +27,6 @@ from weightspace.zoo.outputs import Originals
 from weightspace.zoo.result import Result
 from weightspace.zoo.runner import TaskRunner
 
-CALIBRATION_POINTS = 33
 STREAM = "shared"  # of the random numbers: the name of version 0.1, so that fits keep their bits
 TRAINED_RANGE = (0.01, 0.99)  # quantiles of R over train members; beyond them lie outliers
 
@@ -69,8 +67,6 @@ class SharedEncoder(nn.Module, ABC):
     """
 
     trained_range: Tensor
-    calibration_requested: Tensor
-    calibration_achieved: Tensor
 
     def __init__(
         self,
@@ -91,9 +87,6 @@ class SharedEncoder(nn.Module, ABC):
         self.no_dataset = nn.Parameter(torch.zeros(self.features))
         self.no_result = nn.Parameter(torch.zeros(1 + 2 * settings.fourier))
         self.register_buffer("trained_range", torch.tensor([0.0, 1.0]))  # trained range of R
-        grid = torch.linspace(0, 1, CALIBRATION_POINTS)
-        self.register_buffer("calibration_requested", grid.clone())  # calibration: condition ...
-        self.register_buffer("calibration_achieved", grid.clone())  # ... and mean result on val
 
     @property
     def condition_features(self) -> int:
@@ -153,12 +146,6 @@ class SharedEncoder(nn.Module, ABC):
         if use_result is not None:
             r = torch.where(use_result.to(e.device)[:, None], r, self.no_result)
         return torch.cat([e, r], 1)
-
-    def calibrated(self, result: Tensor) -> Tensor:
-        """Condition ``(N,)`` whose mean achieved result on val was the requested one."""
-        curve = self.calibration_achieved.cpu().numpy(), self.calibration_requested.cpu().numpy()
-        x = np.interp(result.cpu().numpy(), *curve)
-        return torch.tensor(x, dtype=torch.float32)
 
     @abstractmethod
     def sample(self, condition: Tensor, draws: int, rng: torch.Generator) -> Tensor:
@@ -230,7 +217,6 @@ class Pairs:
         runs: run of each member ``(N,)``.
         result: R ``(N,)``.
         z: latent ``(N, O, L)`` for each order of the outputs; the first order is that of the member.
-        on_task: outputs on the train images of the task, class after class ``(N, c * n, c)``.
 
     """
 
@@ -238,7 +224,6 @@ class Pairs:
     runs: Tensor
     result: Tensor
     z: Tensor
-    on_task: Tensor
 
 
 @dataclass(frozen=True)
@@ -285,7 +270,6 @@ def encode_pairs(
         torch.tensor(members["run"].to_numpy()),
         torch.tensor(result.of_members(members), dtype=torch.float32),
         encode_orders(autoencoder, weights, output_orders(runner.classes), originals),
-        originals.on_task,
     )
 
 
@@ -294,11 +278,6 @@ def prepare(model: SharedEncoder, data: SharedEncoderData) -> None:
     classes = data.runner.dataset.classes[data.train.tasks].unique()
     model.dataset_encoder.prepare(data.runner.dataset.images["train"][classes])
     model.trained_range.copy_(data.train.result.quantile(torch.tensor(TRAINED_RANGE)))
-    grid = torch.linspace(
-        float(model.trained_range[0]), float(model.trained_range[1]), CALIBRATION_POINTS
-    )
-    model.calibration_requested.copy_(grid)
-    model.calibration_achieved.copy_(grid)
 
 
 def draw_masks(count: int, dropout: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -312,19 +291,3 @@ def draw_masks(count: int, dropout: float, rng: torch.Generator) -> tuple[Tensor
     """
     use_dataset, use_result = torch.rand(2, count, generator=rng) >= dropout
     return use_dataset, use_result
-
-
-def set_calibration(model: SharedEncoder, requested: np.ndarray, achieved: np.ndarray) -> None:
-    """Fit achieved against requested by a rising polynomial of degree 4 and keep it in the model.
-
-    Args:
-        model: the shared encoder.
-        requested: conditions ``(M,)`` inside the trained range.
-        achieved: results on val images of val tasks ``(M,)``.
-
-    """
-    grid = model.calibration_requested.cpu().numpy()
-    curve = np.polyval(np.polyfit(requested, achieved, 4), grid)
-    rising = np.maximum.accumulate(curve) + 1e-6 * np.arange(len(curve))
-    if (rising[0] < rising[-1]) and np.isfinite(rising).all():
-        model.calibration_achieved.copy_(torch.from_numpy(rising).float())
