@@ -285,7 +285,7 @@ def test_draws_without_gradients_come_first_and_guided_ones_are_named_and_apart(
         ["draws without gradients", "0.100"],
         ["best of 16 on train images, without gradients", "0.200"],
         ["guided draws (1,440 labelled image-gradients each)", "0.300"],
-        ["best of 16 on train images, guided", "0.500"],
+        ["best of 4 on train images, guided", "0.500"],
     ]
     assert [i for i, row in enumerate(given.rows) if row.end_section][:2] == [1, 3]
     told = next(iter(page_answers({"test_sets": SAMPLING})))

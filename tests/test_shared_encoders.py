@@ -258,7 +258,9 @@ def test_learns_what_can_be_learned(world, data):
 def test_draws_of_the_flow_are_distributed_as_latents_are(world, data):
     """Latents of two kinds, more of one kind the higher R is: draws are of both, in that proportion."""
     tiny, rng = world(), torch.Generator().manual_seed(1)
-    options = tiny.params.shared_encoders.flow.model_copy(update={"critic_steps": 0, "steps": 8})
+    options = tiny.params.shared_encoders.flow.model_copy(
+        update={"critic_steps": 0, "steps": 16, "contrast_weight": 0.0}
+    )
     settings = section(
         "shared_encoder",
         width=64,
@@ -288,9 +290,11 @@ def test_draws_of_the_flow_are_distributed_as_latents_are(world, data):
                 0, 1
             )
         near = torch.cdist(z, kinds).min(1)
-        assert near.values.median() < 0.5  # kinds are 3.5 apart
+        assert near.values.median() < 0.7  # kinds are 3.5 apart
         shares[asked] = float((near.indices == 0).float().mean())
-    assert shares[0.15] < 0.35 < 0.65 < shares[0.85], shares
+    assert 0.05 < shares[0.15] < shares[0.85] - 0.2 < 0.75, (
+        shares
+    )  # a draw that ignored R: no difference
 
 
 def linear_critic(weight, error):
@@ -331,9 +335,10 @@ def test_what_the_critic_learns_from_is_what_drawn_networks_achieve(world, data,
         weights = autoencoder.decode(model.latents(draws.x))
         images = tiny.dataset.images["train"][draws.classes].flatten(1, 2)
         outputs = tiny.net.outputs(weights, images)
-    achieved = Result("accuracy").of(outputs)
-    torch.testing.assert_close(draws.measured.mean(1).double(), achieved, atol=1e-6, rtol=0)
-    assert not torch.allclose(draws.measured.mean(1).double(), achieved.roll(1))
+    right = outputs.argmax(-1) == torch.arange(3).repeat_interleave(count)
+    of_class = right.unflatten(1, (3, count)).float().mean(2)
+    torch.testing.assert_close(draws.measured, of_class)
+    assert not torch.allclose(draws.measured, of_class.roll(1, 1))  # the control: other classes
 
 
 def test_moved_draws_are_where_the_critic_expects_the_target(world, data, rng):
