@@ -312,7 +312,7 @@ def test_metrics_are_flat_and_valid_json(finished_clone):
 
 def test_the_summary_lacks_no_figure(finished_clone):
     figures = json.loads(finished_clone.read("metrics/summary.json"))
-    assert len(figures) == 9
+    assert len(figures) == 14
     assert None not in figures.values()
     sampling = json.loads(finished_clone.read("metrics/sampling.json"))["test_sets"]
     assert figures["draw_r2"] == sampling["unguided_r2_identity"]

@@ -237,8 +237,8 @@ class Draws:
 
     def __init__(self, model: FlowModel, data: SharedEncoderData, split: str, count: int) -> None:
         self.model, self.data, self.count = model, data, count
-        pairs = data.train if split == "train" else data.val
-        self.tasks = pairs.tasks.unique()
+        table = data.runner.dataset.tasks  # all tasks of the split: none of them needs a member
+        self.tasks = torch.from_numpy(table.loc[table["split"] == split, "task"].to_numpy().copy())
         device, sizes = data.runner.device, model.sizes
         self.x = torch.empty(0, sizes.latent, device=device)  # latents in standard units
         self.classes = torch.empty(0, sizes.classes, dtype=torch.long)
