@@ -267,7 +267,8 @@ class Draws:
         for k in range(1, most + 1):
             rows = (steps == k).to(z.device)
             z[rows] = model.moved(z[rows], e[rows], target.to(z)[rows], k)
-        size = block_size(runner.net.spec, BLOCK)
+        images = model.options.images_per_class * runner.classes
+        size = block_size(runner.net.spec, BLOCK, images * runner.net.activations)
         measured = fill_blocks(
             self.measured.new_empty(self.count, classes.shape[1]),
             size,
