@@ -292,7 +292,7 @@ class Draws:
         index = torch.rand(*classes.shape, count, generator=rng).argsort(2)[:, :, :images]
         of_class = classes[:, :, None].expand_as(index)
         queries = dataset.images_of("train", of_class, index).flatten(1, 2)
-        outputs = self.data.autoencoder.outputs(self.data.runner.net, z, queries)
+        outputs = self.data.runner.net.run(self.data.autoencoder.decode(z), queries)
         return soft_result(outputs, self.model.result)[0]
 
 
