@@ -195,14 +195,14 @@ def measured(root: Path) -> str:
 
 def facts(root: Path) -> str:
     """What else the trained models do, a line each."""
-    names = ("reconstruction", "sampling", "properties", "novelty", "finetuning")
+    names = ("reconstruction", "sampling", "properties", "distribution")
     metrics = {name: read_metrics(root, name) for name in names}
     latent = load_params(root / "params.yaml").autoencoder.latent
     lines = (
         _encoding(metrics["reconstruction"], latent),
         _finding(metrics["sampling"]),
         _reading(metrics["properties"]),
-        _varying(metrics["sampling"], metrics["novelty"], metrics["finetuning"]),
+        _varying(metrics["distribution"]),
     )
     return "\n".join(f"* {line}" for line in lines)
 
@@ -247,15 +247,18 @@ def _reading(figures: Figures) -> str:
     )
 
 
-def _varying(sampling: Figures, novelty: Figures, after: Figures) -> str:
-    draws, members = (_percent(sampling, f"agreement_between_{k}") for k in ("draws", "members"))
-    overlap, other = (novelty[f"error_overlap_{k}"] for k in ("draws", "members"))
-    gain, scratch = (after[f"{k}_ensemble"] - after[f"{k}_single"] for k in ("sampled", "scratch"))
+def _varying(alike: Figures) -> str:
+    draws, members = (_percent(alike, f"agreement_{k}") for k in ("draws", "members"))
+    overlap, other = (alike[f"error_overlap_{k}"] for k in ("draws", "members"))
+    auc, null, weights = (alike[k] for k in ("auc_outputs", "null_auc_outputs", "auc_weights"))
+    together, trained = (_percent(alike, f"ensemble_accuracy_{k}") for k in ("draws", "members"))
     return (
-        f"*Vary*: two guided draws of one request agree on {draws} of the images, two trained networks "
-        f"of like result on {members}. At the highest target the errors of two guided draws overlap by "
-        f"{overlap:.2f}, those of two trained networks by {other:.2f}; an ensemble of "
-        f"{after['ensemble']} guided draws gains {gain:+.3f} ({scratch:+.3f} from scratch)."
+        f"*Vary*: two networks drawn in one pass for one request agree on {draws} of the images, two "
+        f"trained networks of like result on {members}; their errors overlap by {overlap:.2f} and "
+        f"{other:.2f}. A classifier tells draws from trained networks by their outputs with an AUC of "
+        f"{auc:.2f} (two trained networks {null:.2f}; .5 is by chance), by the norms of their tensors with "
+        f"{weights:.2f}. An ensemble of draws at the highest target is right on {together}, one of trained "
+        f"networks on {trained}."
     )
 
 
