@@ -329,9 +329,12 @@ def test_what_the_critic_learns_from_is_what_drawn_networks_achieve(world, data,
     draws.add(2, torch.Generator().manual_seed(0))
     draws.add(0, torch.Generator().manual_seed(1))
     assert len(draws) == 18
+    val = Draws(model, data, "val", 40)
+    val.add(0, torch.Generator().manual_seed(0))
     table = tiny.dataset.tasks
-    known = {tuple(c) for c in table.loc[table["split"] == "train", "classes"].map(list)}
-    assert {tuple(c) for c in draws.classes.tolist()} <= known
+    for split, pool in (("train", draws), ("val", val)):
+        known = {tuple(c) for c in table.loc[table["split"] == split, "classes"].map(list)}
+        assert {tuple(c) for c in pool.classes.tolist()} <= known
     with torch.no_grad():
         weights = autoencoder.decode(model.latents(draws.x))
         images = tiny.dataset.images["train"][draws.classes].flatten(1, 2)
@@ -413,6 +416,26 @@ def condition(world):
 def _latents(sampler, condition, draws=5, seed=0, **use):
     rng = torch.Generator().manual_seed(seed)
     return sampler.latents(condition, draws, rng, **use)
+
+
+def test_draws_are_moved_towards_the_target_where_d_and_r_are_given(world, data, autoencoder):
+    tiny = world()
+    options = tiny.params.shared_encoders.flow
+    model, _ = resolve(SHARED_ENCODERS, "flow", "model").fit(
+        data, tiny.params.shared_encoder, options, 3
+    )
+    model.critic.error.fill_(1e-3)
+    sampler = Sampler(autoencoder, model, tiny.net)
+    request = Condition.of_tasks(tiny.dataset, torch.tensor([0, 9]), torch.tensor(model.bounds))
+    moved, withheld = _latents(sampler, request), _latents(sampler, request, use_dataset=False)
+    model.options = options.model_copy(update={"critic_steps": 0})  # the control: nothing moves
+    plain = _latents(sampler, request)
+    assert not torch.allclose(moved, plain, atol=1e-3)
+    e = sampler.embed(request).repeat_interleave(5, 0)
+    target = request.target.float().clamp(*model.bounds).repeat_interleave(5)
+    expected = model.moved(plain.flatten(0, 1), e, target, options.critic_steps)
+    torch.testing.assert_close(moved.flatten(0, 1), expected)
+    assert torch.equal(withheld, _latents(sampler, request, use_dataset=False))
 
 
 def test_draws_differ_and_are_reproducible(sampler, condition):
