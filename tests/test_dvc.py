@@ -313,7 +313,8 @@ def test_metrics_are_flat_and_valid_json(finished_clone):
 def test_the_summary_lacks_no_figure(finished_clone):
     figures = json.loads(finished_clone.read("metrics/summary.json"))
     assert len(figures) == 14
-    assert None not in figures.values()
+    missing = {name for name, value in figures.items() if value is None}
+    assert missing <= {"agreement_members", "error_overlap_members"}  # no task may have two runs
     sampling = json.loads(finished_clone.read("metrics/sampling.json"))["test_sets"]
     assert figures["draw_r2"] == sampling["unguided_r2_identity"]
 
