@@ -216,21 +216,17 @@ def _splits(data):
     return {"train": data.train, "val": data.val}
 
 
+def small(**changes):
+    """Settings of a small shared encoder that is fitted fast."""
+    sizes = {"width": 64, "depth": 1, "fourier": 2, "batch_size": 64, "lr": 3e-3, "dropout": 0}
+    return section("shared_encoder", **sizes, **changes)
+
+
 def test_learns_what_can_be_learned(world, data):
     """A latent that is a function of task and result is found by the contrastive loss."""
     tiny = world()
     rng = torch.Generator().manual_seed(1)
-    settings = section(
-        "shared_encoder",
-        width=64,
-        depth=1,
-        fourier=2,
-        epochs=40,
-        batch_size=64,
-        lr=3e-3,
-        dropout=0,
-        temperature=0.2,
-    )
+    settings = small(epochs=40, temperature=0.2)
     code = torch.randn(10, 3, 8, generator=rng)  # each class in each place adds a direction
 
     def with_latents(p):
@@ -261,16 +257,7 @@ def test_draws_of_the_flow_are_distributed_as_latents_are(world, data):
     options = tiny.params.shared_encoders.flow.model_copy(
         update={"critic_steps": 0, "steps": 16, "contrast_weight": 0.0}
     )
-    settings = section(
-        "shared_encoder",
-        width=64,
-        depth=1,
-        fourier=2,
-        epochs=150,
-        batch_size=64,
-        lr=3e-3,
-        dropout=0,
-    )
+    settings = small(epochs=150)
     kinds = torch.tensor(
         [[1.0, 1, 1, -1, -1, -1], [-1, 1, -1, 1, -1, 1]]
     )  # valid: layer norm keeps them

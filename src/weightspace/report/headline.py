@@ -250,7 +250,7 @@ def _reading(figures: Figures) -> str:
 def _varying(alike: Figures) -> str:
     draws, members = (_percent(alike, f"agreement_{k}") for k in ("draws", "members"))
     overlap, other = (alike[f"error_overlap_{k}"] for k in ("draws", "members"))
-    auc, null, weights = (
+    auc, exact, weights = (
         alike[k] for k in ("auc_outputs", "control_exact_auc_outputs", "auc_weights")
     )
     together, trained = (_percent(alike, f"ensemble_accuracy_{k}") for k in ("draws", "members"))
@@ -258,9 +258,8 @@ def _varying(alike: Figures) -> str:
         f"*Vary*: two networks drawn in one pass for one request agree on {draws} of the images, two "
         f"trained networks of like result on {members}; their errors overlap by {overlap:.2f} and "
         f"{other:.2f}. A classifier tells draws from trained networks by their outputs with an AUC of "
-        f"{auc:.2f} (one half of the trained networks from the other {null:.2f}; .5 is chance), by the norms "
-        f"of their tensors with "
-        f"{weights:.2f}. An ensemble of draws at the highest target is right on {together}, one of trained "
+        f"{auc:.2f} (one half of the trained networks from the other {exact:.2f}; .5 is chance), by the norms "
+        f"of their tensors with {weights:.2f}. An ensemble of draws at the highest target is right on {together}, one of trained "
         f"networks on {trained}."
     )
 

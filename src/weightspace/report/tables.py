@@ -216,11 +216,9 @@ def novelty_table(figures: dict[str, Any], split: str) -> Table:
         "distance to the nearest train member, aligned weights": "weight_distance",
         "distance to the nearest train member, predictions": "function_distance",
     }
-    for name, key in rows.items():
-        sampled, trained = (_number(figures.get(key + end)) for end in ("", "_leave_one_out"))
-        table.add_row(name, sampled, trained)
-    draws, members = (_number(figures.get(f"error_overlap_{k}")) for k in ("draws", "members"))
-    table.add_row("overlap of errors of two networks of one task", draws, members)
+    _add_pairs(table, rows, ("", "_leave_one_out"), figures)
+    overlap = {"overlap of errors of two networks of one task": "error_overlap"}
+    _add_pairs(table, overlap, ("_draws", "_members"), figures)
     accuracy = {
         "accuracy": "accuracy",
         "accuracy of the nearest training task's network": "control_accuracy_nearest_task",
@@ -240,23 +238,19 @@ def distribution_table(figures: dict[str, Any], split: str) -> Table:
     )
     kinds = {"outputs": "outputs", "norms of tensors": "weights", "matched weights": "matched"}
     columns = {
-        f"{name}, {classifier}": f"auc_{kind}{suffix}"
+        f"{name}, {classifier}": f"{kind}{suffix}"
         for name, kind in kinds.items()
         for classifier, suffix in (("trees", ""), ("logistic regression", "_linear"))
     }
     rows = {
-        "draws in one pass": "",
-        "another member of like result": "null_",
-        "reconstructions in one pass": "reconstruction_",
-        "half of the members, the other half": "control_exact_",
-        "too narrow: between two members": "control_narrow_",
-        "too wide: members with noise": "control_wide_",
+        "draws in one pass": "auc",
+        "another member of like result": "null_auc",
+        "reconstructions in one pass": "reconstruction_auc",
+        "half of the members, the other half": "control_exact_auc",
+        "too narrow: between two members": "control_narrow_auc",
+        "too wide: members with noise": "control_wide_auc",
     }
-    table = Table(title=title, title_justify="left")
-    for column in ("told from members", *columns):
-        table.add_column(column)
-    for name, prefix in rows.items():
-        table.add_row(name, *(_number(figures.get(prefix + key)) for key in columns.values()))
+    table = _grid(title, "told from members", rows, columns, figures)
     table.add_section()
     table.add_row("two of one request, ensembles", "draws in one pass", "members")
     pairs = {
@@ -265,10 +259,24 @@ def distribution_table(figures: dict[str, Any], split: str) -> Table:
         "accuracy of an ensemble at the highest target": "ensemble_accuracy",
         "its gain over a single network": "ensemble_gain",
     }
-    for name, key in pairs.items():
-        values = (_number(figures.get(f"{key}_{who}")) for who in ("draws", "members"))
-        table.add_row(name, *values)
+    _add_pairs(table, pairs, ("_draws", "_members"), figures)
     return table
+
+
+def _add_pairs(
+    table: Table, rows: dict[str, str], ends: tuple[str, str], figures: dict[str, Any]
+) -> None:
+    """Add rows of two figures each.
+
+    Args:
+        table: what they are added to.
+        rows: name -> start of the keys.
+        ends: of the two keys.
+        figures: metrics of one split.
+
+    """
+    for name, key in rows.items():
+        table.add_row(name, *(_number(figures.get(key + end)) for end in ends))
 
 
 def generation_table(figures: dict[str, Any]) -> Table:
