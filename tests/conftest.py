@@ -14,10 +14,13 @@ import torch
 import yaml
 
 from cases import world_params
-from weightspace.artifacts import write_bytes
+from weightspace.artifacts import AUTOENCODER_FILE, READOUT_FILE, file_sha256, write_bytes
 from weightspace.autoencoders import AUTOENCODERS
 from weightspace.autoencoders.base import AutoencoderData
 from weightspace.data.dataset import Dataset, make_dataset
+from weightspace.data.tasks import SPLITS
+from weightspace.evaluate.readings import latents
+from weightspace.evaluate.readout import Readout
 from weightspace.nets.base import Net, net_for
 from weightspace.params import Params
 from weightspace.project.project import load
@@ -178,7 +181,11 @@ def finish(tiny, root, **shared_encoder):
         data, settings, params.shared_encoders.of(settings.model), params.seed
     )
     tiny.pca.save(root / "data" / "pca" / "pca.safetensors")
-    autoencoder.save(root / "data" / "autoencoder" / "autoencoder.safetensors")
+    autoencoder.save(root / "data" / AUTOENCODER_FILE)
+    members = {s: table for s in SPLITS if len(table := tiny.zoo.select(s))}
+    z = latents(tiny.zoo, autoencoder, members)["latent"]
+    encoder = file_sha256(root / "data" / AUTOENCODER_FILE)
+    Readout.fit(z, members, encoder, params.seed).save(root / "data" / READOUT_FILE)
     model.save(root / "data" / "shared_encoder" / "shared_encoder.safetensors")
     return root
 

@@ -25,9 +25,13 @@ from weightspace.artifacts import (
     MEMBERS_FILE,
     META_KEY,
     PCA_FILE,
+    READOUT_FILE,
     SHARED_ENCODER_FILE,
     TASKS_FILE,
+    begins,
     canonical,
+    check_file,
+    check_new,
     held,
     lock,
     new_folder,
@@ -43,7 +47,8 @@ from weightspace.weights.pca import stream_pca
 from weightspace.zoo import generate as generator
 
 SRC = Path(__file__).parent.parent / "src"
-FILES = (IMAGES_FILE, TASKS_FILE, MEMBERS_FILE, PCA_FILE, AUTOENCODER_FILE, SHARED_ENCODER_FILE)
+FILES = (IMAGES_FILE, TASKS_FILE, MEMBERS_FILE, PCA_FILE, AUTOENCODER_FILE)
+FILES += (SHARED_ENCODER_FILE, READOUT_FILE)
 LINKS = ("replace", "link")  # what puts a name into a folder
 
 
@@ -133,6 +138,33 @@ def test_a_folder_is_synced_into_its_own(relative, tmp_path, events, monkeypatch
     assert not not_durable(events)
 
 
+def test_a_folder_that_fails_leaves_no_parents_and_what_a_killed_process_left_is_removed(tmp_path):
+    killed = tmp_path / "a" / ".out.123.tmp"
+    killed.mkdir(parents=True)
+    other = work_folder(tmp_path / "a" / ".other.123.tmp", OLD)
+    with new_folder(tmp_path / "a" / "out"):
+        assert killed.exists()  # written a moment ago: that of another command
+    age(killed, MINUTES_AGO)
+    (tmp_path / "a" / "out").rmdir()
+    for name in ("a/out", "b/c/out"):
+        with pytest.raises(KeyError), new_folder(tmp_path / name):
+            raise KeyError
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "a", other, other / "file"]
+
+
+@pytest.mark.parametrize("check", [check_new, lambda path: check_file(path, begins("mine"))])
+def test_names_that_cannot_be_written_are_refused_before(check, tmp_path):
+    (tmp_path / "file").write_text("yours")
+    for name in ("file", "file/out", "a" * 300, "/proc/1/out"):
+        with pytest.raises(WeightspaceError):
+            check(tmp_path / name)
+    check(tmp_path / "new" / "out")
+    assert [path.name for path in tmp_path.rglob("*")] == ["file"]
+    (tmp_path / "file").write_text("of mine")  # the words are there, and not at its beginning
+    with pytest.raises(WeightspaceError):
+        check(tmp_path / "file")
+
+
 def test_links_of_a_zoo_are_synced_before_its_table_and_the_zoo_before_the_rest_goes(
     tmp_path, events
 ):
@@ -177,6 +209,7 @@ def age(path, days):
 
 
 OLD, YOUNG = ABANDONED_DAYS + 0.1, ABANDONED_DAYS - 0.1
+MINUTES_AGO = 0.01  # in days
 
 
 def test_only_old_folders_of_the_pattern_that_nobody_holds_are_removed(tmp_path, capsys):
@@ -278,5 +311,6 @@ def test_file_names_of_artefacts_are_in_one_file():
 @pytest.mark.parametrize("file", FILES, ids=str)
 def test_artefacts_are_outputs_of_the_stages_of_their_folders(file):
     stages = yaml.safe_load((SRC.parent / "dvc.yaml").read_text())["stages"]
-    assert f"data/{file.parent}" in stages[file.parent.name]["outs"]
+    by = "evaluate_properties" if file == READOUT_FILE else file.parent.name
+    assert f"data/{file.parent}" in stages[by]["outs"]
     assert file.suffix in (".safetensors", ".parquet")

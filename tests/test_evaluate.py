@@ -10,7 +10,8 @@ from scipy.stats import kendalltau
 
 from cases import FILE, build, merged, networks, section
 from weightspace.autoencoders.base import Autoencoder
-from weightspace.evaluate import metrics, properties, reconstruction, sampling
+from weightspace.errors import WeightspaceError
+from weightspace.evaluate import metrics, properties, readout, reconstruction, sampling
 from weightspace.evaluate.components import against_k
 from weightspace.evaluate.controls import TrainMembers, head_only, noised
 from weightspace.evaluate.readings import weight_statistics
@@ -437,6 +438,49 @@ def _features(optimizers=("adam", "sgd")):
         "hyperparameters": {s: properties.hyper_parameters(t) for s, t in members.items()},
     }
     return properties.Features(members, readings)
+
+
+@pytest.mark.parametrize("name", ["test_accuracy", "optimizer", "third"])
+def test_predictors_from_a_file_are_those_of_the_library(name, monkeypatch):
+    """Linear models and trees, for values, two classes and three."""
+    monkeypatch.setattr(properties, "CLASSIFICATION", ("optimizer", "third"))
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 4)).astype(np.float32)
+    y = x[:, 0] + 0.1 * rng.normal(size=200)
+    if name != "test_accuracy":
+        y = np.array(["a", "b", "c"])[np.digitize(y, [0.0] if name == "optimizer" else [-0.3, 0.3])]
+    for model in properties.predictors(name, 0):
+        raw = readout.evaluate(readout.arrays_of(model.fit(x, y)), x)
+        if name == "test_accuracy":
+            assert np.allclose(raw[:, 0], model.predict(x))
+            assert not np.allclose(raw[::-1, 0], model.predict(x))  # the control
+            continue
+        assert raw.shape[1] == (1 if name == "optimizer" else 3)
+        assert np.allclose(raw.squeeze(1) if raw.shape[1] == 1 else raw, model.decision_function(x))
+
+
+def test_a_readout_knows_its_error_and_comes_back_from_its_file(tmp_path):
+    """With latents that hold the accuracy itself its prediction is good, with noise it is not."""
+    tables = _features().members
+    members = {s: t.assign(member=np.arange(len(t)) + 1000 * len(s)) for s, t in tables.items()}
+    rng = np.random.default_rng(0)
+    z = {s: np.stack([t["test_accuracy"], rng.normal(size=len(t))], 1) for s, t in members.items()}
+    fitted = readout.Readout.fit(z, members, "encoder", 0)
+    errors = pd.DataFrame(fitted.errors).set_index("property")
+    std = np.abs(members["test_sets"]["test_accuracy"] - members["train"]["test_accuracy"].mean())
+    assert errors.loc["test_accuracy", "of_a_constant"] == pytest.approx(std.mean())
+    assert errors.loc["test_accuracy", "error"] < 0.2 * std.mean()
+    assert errors.loc["epoch", "error"] > 0.5 * errors.loc["epoch", "of_a_constant"]
+    table = fitted.predict(z["val"])
+    assert np.allclose(table["test_accuracy"], members["val"]["test_accuracy"], atol=0.05)
+    assert set(table["optimizer"]) <= {"adam", "sgd"}
+    fitted.save(tmp_path / "readout.safetensors")
+    again = readout.load_readout(tmp_path / "readout.safetensors", "encoder")
+    pd.testing.assert_frame_equal(again.predict(z["val"]), table)
+    chosen = members["test_sets"][3:5]
+    assert np.array_equal(again.latents_of(chosen).numpy(), z["test_sets"][3:5])
+    with pytest.raises(WeightspaceError, match="latents of another zoo"):
+        again.latents_of(chosen.assign(member=[1, 9999]))
 
 
 def test_properties_of_an_oracle_of_noise_and_of_the_mean():

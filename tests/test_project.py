@@ -14,17 +14,18 @@ from safetensors.torch import load_file
 
 import weightspace as ws
 from conftest import finish
-from weightspace.artifacts import read_json
+from weightspace.artifacts import READOUT_FILE, read_json
 from weightspace.errors import WeightspaceError
+from weightspace.evaluate.readout import load_readout
 from weightspace.nets.cnn import Cnn
 from weightspace.project import finetuning as on_task
-from weightspace.project import prediction
 from weightspace.project import project as api
 from weightspace.project import retrieval as queries
 from weightspace.project.samples import Request
 from weightspace.sampling.latent_steps import LatentSteps
 from weightspace.sampling.sampler import Condition, Sampler
 from weightspace.zoo.result import Result
+from weightspace.zoo.store import Zoo
 
 
 @pytest.fixture(scope="module")
@@ -458,30 +459,15 @@ def test_a_task_is_found_at_the_result_where_it_fits_best(project, monkeypatch):
     assert found[0]["accuracy"][0] == pytest.approx(result, abs=1e-6)
 
 
-def test_predictions_know_their_error(project, monkeypatch):
-    """With latents that hold the accuracy itself its prediction is good, with noise it is not."""
-    zoo = project.zoo
-    members = {s: zoo.select(s) for s in ("train", "val", "test_sets")}
-    rng = np.random.default_rng(0)
-
-    def latents(zoo, table, autoencoder):
-        told = np.stack([table["test_accuracy"], rng.normal(size=len(table))], 1)
-        return torch.tensor(told, dtype=torch.float32)
-
-    monkeypatch.setattr(prediction, "latents", latents)
-    monkeypatch.setattr(
-        prediction, "encode_members", lambda autoencoder, w: torch.tensor([[0.4, 0.0]])
-    )
-    found = project.predict(project.zoo.weights(members["val"][:1]))
-    errors = found.errors.set_index("property")
-    spread = np.abs(
-        members["test_sets"]["test_accuracy"] - members["train"]["test_accuracy"].mean()
-    )
-    assert errors.loc["test_accuracy", "of_a_constant"] == pytest.approx(spread.mean())
-    assert errors.loc["test_accuracy", "error"] < 0.2 * spread.mean()
-    assert errors.loc["epoch", "error"] > 0.5 * errors.loc["epoch", "of_a_constant"]
-    assert found.table["test_accuracy"][0] == pytest.approx(0.4, abs=0.03)
-    assert found.table["optimizer"][0] in ("adam", "sgd")
+def test_predictions_are_those_of_the_stage(project, project_root, monkeypatch):
+    """No network of the zoo is read; latents of another autoencoder are refused."""
+    weights = project.zoo.weights(project.zoo.select("val")[:2])
+    monkeypatch.setattr(Zoo, "open", lambda *_: pytest.fail("the zoo was opened"))
+    found = replace(project).predict(weights)
+    assert len(found.table) == 2
+    assert set(found.errors["property"]) == set(found.table)
+    with pytest.raises(WeightspaceError, match="latents of another autoencoder"):
+        load_readout(project_root / "data" / READOUT_FILE, "0")
 
 
 def test_comparison_of_opposite_networks(project, task):

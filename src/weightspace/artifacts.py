@@ -13,17 +13,19 @@ Rules, all for the sake of identical bytes and safe caches:
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import struct
 import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,7 @@ OUTPUTS_FILES = {split: Path("outputs") / f"{split}.safetensors" for split in ("
 PCA_FILE = Path("pca") / "pca.safetensors"
 AUTOENCODER_FILE = Path("autoencoder") / "autoencoder.safetensors"
 SHARED_ENCODER_FILE = Path("shared_encoder") / "shared_encoder.safetensors"
+READOUT_FILE = Path("readout") / "readout.safetensors"
 
 META_KEY = "weightspace"
 # Types of tensors and their names in a safetensors file, in the order in which it holds them
@@ -60,6 +63,7 @@ DTYPES = {
 Piece = bytes | memoryview  # of a file
 SETTLED = 2.0  # seconds after which a file's time tells every further change; 2 s is that of FAT
 GIVEN_BYTES = 1 << 30  # that a file given by a person may unpack to; four times that in memory
+MINUTE, DAY = 60.0, 24 * 60 * 60.0  # in seconds
 ABANDONED_DAYS = 7  # a killed run of the same code and settings may still be continued for so long
 
 
@@ -70,7 +74,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def write_pieces(path: Path, pieces: Iterable[Piece]) -> None:
     """Write a file atomically: temporary name in the same folder, fsync, rename, fsync the folder."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -84,6 +88,11 @@ def write_pieces(path: Path, pieces: Iterable[Piece]) -> None:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise _no_write(path, error) from error
+
+
+def _temporary(path: Path) -> Path:
+    """Hidden name next to a file or folder that this process writes."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def _no_write(path: Path, error: OSError) -> WeightspaceError:
@@ -108,10 +117,8 @@ def sync_folder(folder: Path) -> None:
 
 def check_new(out: Path) -> None:
     """Refuse a name that :func:`new_folder` could not use, before anything is computed."""
-    if out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise problem("is not a folder", where=out, do="give the name of a new folder")
-    if out.is_dir() and any(out.iterdir()):
-        raise problem("folder is not empty", where=out, do="give a new one, or empty it")
+    with _hidden(out):
+        pass
 
 
 def check_file(out: Path, is_earlier: Callable[[Path], bool], inputs: Iterable[Path] = ()) -> None:
@@ -123,10 +130,17 @@ def check_file(out: Path, is_earlier: Callable[[Path], bool], inputs: Iterable[P
         inputs: files that the command reads; ``out`` may be none of them.
 
     Raises:
-        WeightspaceError: a folder, an input, or a file of something else.
+        WeightspaceError: a folder, an input, a file of something else, or no file can be written.
 
     """
     new = "give the name of a new file"
+    try:
+        folder = next(parent for parent in out.absolute().parents if parent.exists())
+        probe = folder / _temporary(out.absolute()).name
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise _no_write(out, error) from error
     if out.is_dir():
         raise problem("is a folder", where=out, do=new)
     if out.is_symlink() and not out.exists():
@@ -139,15 +153,15 @@ def check_file(out: Path, is_earlier: Callable[[Path], bool], inputs: Iterable[P
         raise problem("is there, and this command did not write it", where=out, do=new)
 
 
-def begins(*texts: str) -> Callable[[Path], bool]:
-    """For :func:`check_file`: says whether a file has all these texts in its first 4096 bytes."""
+def begins(pattern: str) -> Callable[[Path], bool]:
+    """For :func:`check_file`: says whether the beginning of a file matches a regular expression."""
 
-    def has_all(path: Path) -> bool:
+    def matches(path: Path) -> bool:
         with path.open("rb") as file:
-            head = file.read(4096)
-        return all(text.encode() in head for text in texts)
+            head = file.read(4096).decode(errors="replace")
+        return re.match(pattern, head) is not None
 
-    return has_all
+    return matches
 
 
 @contextmanager
@@ -161,22 +175,52 @@ def new_folder(out: Path) -> Iterator[Path]:
         The folder to write to.
 
     Raises:
-        WeightspaceError: ``out`` is a file, is not empty, or cannot be written.
+        WeightspaceError: ``out`` is a file, is not empty, or cannot be written; said before the
+            block is entered.
 
     """
-    check_new(out)
-    temporary = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.tmp")
-    try:
-        temporary.mkdir(parents=True)
+    with _hidden(out) as temporary:
         yield temporary
-        temporary.replace(out)
-        sync_folder(out.absolute().parent)
+        with _writing(out):
+            temporary.replace(out)
+            sync_folder(out.absolute().parent)
+
+
+@contextmanager
+def _hidden(out: Path) -> Iterator[Path]:
+    """Make the hidden folder that becomes ``out``; what is left of it at the end is removed.
+
+    Hidden folders of the same name that killed processes left are removed, too.
+    """
+    target, missing = out.absolute(), []
+    temporary = _temporary(target)
+    try:
+        with _writing(out):
+            if out.is_symlink() or (out.exists() and not out.is_dir()):
+                raise problem("is not a folder", where=out, do="give the name of a new folder")
+            if out.is_dir() and any(out.iterdir()):
+                raise problem("folder is not empty", where=out, do="give a new one, or empty it")
+            missing = [parent for parent in target.parents if not parent.exists()]
+            remove_abandoned(target.parent, f".{glob.escape(out.name)}.[0-9]*.tmp", MINUTE)
+            temporary.mkdir(parents=True)
+        with held(temporary):
+            yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):
+            for parent in missing:  # those that are empty again
+                parent.rmdir()
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Say in one line that a folder cannot be written."""
+    try:
+        yield
     except OSError as error:
         raise problem(
             f"cannot write: {error.strerror}", where=out, do="choose another folder"
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def lock(folder: Path) -> int | None:
@@ -203,7 +247,7 @@ def held(folder: Path) -> Iterator[None]:
             os.close(handle)
 
 
-def remove_abandoned(parent: Path, pattern: str) -> None:
+def remove_abandoned(parent: Path, pattern: str, seconds: float = ABANDONED_DAYS * DAY) -> None:
     """Remove work folders of earlier runs that nobody will continue, and say so in one line.
 
     Those are folders that no process holds (see :func:`lock`) and where nothing was written for
@@ -213,18 +257,19 @@ def remove_abandoned(parent: Path, pattern: str) -> None:
     Args:
         parent: folder of the work folders; it need not exist.
         pattern: their names.
+        seconds: how long nothing was written there.
 
     """
-    removed = [folder for folder in sorted(parent.glob(pattern)) if _remove_if_abandoned(folder)]
+    folders = sorted(parent.glob(pattern))
+    removed = [folder for folder in folders if _remove_if_abandoned(folder, seconds)]
     if removed:
         print(
-            f"{parent}: removed {len(removed)} abandoned work folder(s), untouched for "
-            f"{ABANDONED_DAYS} days and held by no process",
+            f"{parent}: removed {len(removed)} abandoned work folder(s) that no process holds",
             file=sys.stderr,
         )
 
 
-def _remove_if_abandoned(folder: Path) -> bool:
+def _remove_if_abandoned(folder: Path, seconds: float) -> bool:
     if folder.is_symlink() or not folder.is_dir():
         return False
     try:
@@ -235,7 +280,7 @@ def _remove_if_abandoned(folder: Path) -> bool:
         return False
     try:
         last = max(path.lstat().st_mtime for path in (folder, *folder.iterdir()))
-        if time.time() - last < ABANDONED_DAYS * 24 * 60 * 60:
+        if time.time() - last < seconds:
             return False
         shutil.rmtree(folder, ignore_errors=True)
         return not folder.exists()

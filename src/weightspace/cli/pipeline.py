@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -32,9 +33,9 @@ def params_(
 ) -> None:
     """Write the reference of all settings: values of the file, ranges and meanings of the schema."""
     from weightspace.artifacts import begins, check_file, write_bytes
-    from weightspace.report.settings import MADE_BY, reference
+    from weightspace.report.settings import HEAD, reference
 
-    check_file(out, begins(MADE_BY))
+    check_file(out, begins(re.escape(HEAD.partition(" Made")[0])))
     write_bytes(out, reference(path).encode())
 
 

@@ -13,6 +13,7 @@ __all__ = [
     "novelty",
     "properties",
     "readings",
+    "readout",
     "reconstruction",
     "retrieval",
     "sampling",

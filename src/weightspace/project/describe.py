@@ -14,6 +14,7 @@ from weightspace.artifacts import (
     MEMBERS_FILE,
     OUTPUTS_FILES,
     PCA_FILE,
+    READOUT_FILE,
     SHARED_ENCODER_FILE,
     TASKS_FILE,
     ZOO_FOLDER,
@@ -38,6 +39,7 @@ STAGES = [
         PCA_FILE,
         AUTOENCODER_FILE,
         SHARED_ENCODER_FILE,
+        READOUT_FILE,
     )
 ]
 

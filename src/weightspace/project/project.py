@@ -33,9 +33,11 @@ from weightspace.artifacts import (
     DATASET_FOLDER,
     GIVEN_BYTES,
     IMAGES_FILE,
+    READOUT_FILE,
     SHARED_ENCODER_FILE,
     ZOO_FOLDER,
     check_file,
+    file_sha256,
     load_tensors,
     read_meta,
     save_tensors,
@@ -45,10 +47,11 @@ from weightspace.data.dataset import Dataset
 from weightspace.data.images import GivenTask, ImageSet, check_choice, make_task, read_images
 from weightspace.data.sources.base import read_npz
 from weightspace.errors import WeightspaceError, problem
+from weightspace.evaluate.readout import Readout, load_readout
 from weightspace.nets.base import Net, net_for
 from weightspace.params import Params, load_params, validate_params
 from weightspace.progress import progress
-from weightspace.project import comparison, prediction, retrieval
+from weightspace.project import comparison, retrieval
 from weightspace.project.finetuning import fine_tune, measure, reestimated
 from weightspace.project.network import Standardisation, save_networks
 from weightspace.project.prediction import Predictions
@@ -96,6 +99,12 @@ class Project:
     def zoo(self) -> Zoo:
         """The population of networks that all was fitted on."""
         return Zoo.open(self.root / "data" / ZOO_FOLDER)
+
+    @cached_property
+    def readout(self) -> Readout:
+        """Latents of the zoo, and what reads properties off them."""
+        data = self.root / "data"
+        return load_readout(data / READOUT_FILE, file_sha256(data / AUTOENCODER_FILE))
 
     @property
     def result(self) -> Result:
@@ -370,7 +379,7 @@ class Project:
         if accuracy is not None or loss is not None:
             target = self._target(accuracy, loss)
         table, weights = retrieval.nearest_networks(
-            self.zoo, self.autoencoder, self.shared_encoder, task, target, n
+            self.zoo, self.readout, self.shared_encoder, task, target, n
         )
         names, classes = self.dataset.class_names, self.dataset.tasks["classes"]
         table.insert(1, "classes", [",".join(names[c] for c in classes[t]) for t in table["task"]])
@@ -392,21 +401,22 @@ class Project:
             self.dataset, self.autoencoder, self.shared_encoder, weights, n
         )
 
-    def predict(self, weights: Weights, *, seed: int = 0) -> Predictions:
+    def predict(self, weights: Weights) -> Predictions:
         """Predict accuracy, generalisation gap, epoch and optimiser from latents.
 
         Args:
             weights: networks ``(N, *shape)``.
-            seed: of the predictors, which are fitted on members of the zoo.
 
         Returns:
             One row per network, and the error to expect of each property.
 
         Raises:
-            WeightspaceError: the zoo has no members to learn from, choose by or test on.
+            WeightspaceError: the stage that fits the predictors has not run, or weights of another
+                architecture.
 
         """
-        return prediction.predict(self.zoo, self.autoencoder, weights, seed)
+        table = self.readout.predict(self.encode(weights).numpy())
+        return Predictions(table, pd.DataFrame(self.readout.errors))
 
     def save_latents(self, path: Path | str, latents: Tensor, names: Sequence[str]) -> None:
         """Write latents ``(N, L)`` with a name for each, to be decoded by this autoencoder only.

@@ -4,40 +4,22 @@ from __future__ import annotations
 
 import pandas as pd
 import torch
-from torch import Tensor
 
-from weightspace.autoencoders.base import BLOCK, Autoencoder, encode_members
+from weightspace.autoencoders.base import Autoencoder, encode_members
 from weightspace.data.dataset import Dataset
 from weightspace.data.images import GivenTask
-from weightspace.progress import progress
+from weightspace.evaluate.readout import Readout
 from weightspace.shared_encoders.base import SharedEncoder
-from weightspace.weights.spec import Weights, block_size, blocks
+from weightspace.weights.spec import Weights
 from weightspace.zoo.store import Zoo
 
 RESULTS = 17  # results tried where that of a network is not known
 
 
-def latents(zoo: Zoo, members: pd.DataFrame, autoencoder: Autoencoder) -> Tensor:
-    """Latents ``(N, L)`` of members of a zoo, with progress.
-
-    Args:
-        zoo: where they are stored.
-        members: rows of its table.
-        autoencoder: weights -> latent.
-
-    """
-    out = []
-    with progress("encode zoo", len(members)) as bar:
-        for block in blocks(zoo.networks(members), block_size(zoo.spec, BLOCK)):
-            out.append(encode_members(autoencoder, block))
-            bar.advance(len(out[-1]))
-    return torch.cat(out)
-
-
 @torch.no_grad()
 def nearest_networks(
     zoo: Zoo,
-    autoencoder: Autoencoder,
+    readout: Readout,
     shared_encoder: SharedEncoder,
     task: GivenTask,
     target: float,
@@ -47,7 +29,7 @@ def nearest_networks(
 
     Args:
         zoo: the networks to choose from; those of diverged runs are left out.
-        autoencoder: weights -> latent.
+        readout: latents of its members.
         shared_encoder: the aligned space.
         task: the dataset D.
         target: the result R, accuracy or loss in nats.
@@ -58,9 +40,9 @@ def nearest_networks(
 
     """
     members = zoo.members[~zoo.members["diverged"]].reset_index(drop=True)
-    z = latents(zoo, members, autoencoder)
     e = shared_encoder.embed(task.images["train"], torch.arange(len(task.classes))[None])
     condition = shared_encoder.project(shared_encoder.condition(e, torch.tensor([target])))
+    z = readout.latents_of(members).to(e.device)
     similarity = (shared_encoder.project_latent(z) @ condition.T)[:, 0].cpu()
     best = similarity.argsort(descending=True, stable=True)[:count].numpy()
     table = members.iloc[best].reset_index(drop=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def write(root: Path, out: Path) -> list[str]:
         WeightspaceError: no settings, a file that is there but damaged, or ``out`` is another file.
 
     """
-    check_file(out, begins(f"<title>{TITLE}</title>"))
+    check_file(out, begins(re.escape(page(TITLE, "").partition("<style>")[0])))
     missing: list[str] = []
     params = load_params(root / "params.yaml")
     metrics = _metrics(root, missing)
