@@ -98,6 +98,10 @@ def test_guidance_is_the_same_in_processes_and_in_this_one(steps, evaluation, mo
     assert torch.equal(found["a"], found["b"]) == (steps == 0)
     one = guidance.guide(e, "test_sets", {"b": draws["b"]})["b"]
     torch.testing.assert_close(one, found["b"])  # whatever else is guided
+    executed.clear()
+    monkeypatch.setattr(type(e.sampler.autoencoder), "images_besides", 10**6)
+    guidance.guide(e, "test_sets", draws)
+    assert not executed  # memory, not weights alone, says how many latents are moved at once
 
 
 def _retrieval(e):

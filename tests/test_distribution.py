@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
+from weightspace.autoencoders.base import Decoded
 from weightspace.evaluate import distribution as d
 from weightspace.evaluate import sampling
 from weightspace.evaluate.controls import noised
@@ -156,20 +157,98 @@ def test_halves_share_no_run_and_no_class_set_has_more_of_one(world):
     assert not np.array_equal(half, d.halves(members, stream(1, "test")))
 
 
-def test_a_partner_is_of_the_same_task_and_another_run(doubled):
+def test_a_pair_is_of_one_task_and_two_runs_with_like_results(doubled):
     members = doubled.zoo.members.query("run != 5").reset_index(drop=True)
     result = Result("accuracy").of_members(members)
-    partner = d.partners(members, result)
-    known = np.flatnonzero(partner >= 0)
-    assert len(known)
     runs, tasks = members["run"].to_numpy(), members["task"].to_numpy()
-    for i in known:
-        others = np.flatnonzero((tasks == tasks[i]) & (runs != runs[i]))
-        assert partner[i] in others
-        assert abs(result[partner[i]] - result[i]) == np.abs(result[others] - result[i]).min()
-    alone = members.groupby("task")["run"].transform("nunique") == 1
-    assert ((partner < 0) == alone.to_numpy()).all()
+    pairs = d.m.pairs_alike(tasks, runs, result)
+    one, other = pairs.T
+    assert len(np.unique(pairs)) == pairs.size > 0  # no member stands twice
+    assert (tasks[one] == tasks[other]).all()
+    assert (runs[one] != runs[other]).all()
+    per_run = members.groupby(["task", "run"]).size()
+    alone = per_run.groupby("task").size() == 1
     assert alone.any()
+    expected = sum(rest.min() for t, rest in per_run.groupby("task") if not alone[t])
+    assert len(pairs) == expected  # all that two runs allow
+
+
+def drawn_at_random(tasks=120, size=4):
+    """Task, run, and result of two runs of each task, whose snapshots' results are mostly low."""
+    count = 2 * tasks * size
+    result = np.random.default_rng(5).uniform(size=count) ** 3
+    return np.arange(count) // (2 * size), np.arange(count) // size, result
+
+
+def test_the_results_of_a_pair_are_near_one_another():
+    task, run, result = drawn_at_random()
+    pairs = d.m.pairs_alike(task, run, result)
+    assert np.array_equal(np.sort(pairs.ravel()), np.arange(len(result)))
+    any_pair = pairs.reshape(120, 4, 2)
+    any_pair = np.stack([any_pair[..., 0], np.roll(any_pair[..., 1], 1, 1)], -1).reshape(-1, 2)
+
+    def apart(index):
+        return np.abs(np.diff(result[index], axis=1)).mean()
+
+    assert apart(pairs) < 0.7 * apart(any_pair)  # the control: any snapshots of the two runs
+
+
+def test_chance_says_which_of_a_pair_stands_in_which_sample(doubled, monkeypatch):
+    """And no member stands in both: whatever tells the first of a pair from the second, by nothing."""
+    seen = {}
+
+    def two_sample(real, other, name, *arguments):
+        seen[name] = real, other
+        return {}
+
+    monkeypatch.setattr(d, "two_sample", two_sample)
+    list(d.two_sample_tests(doubled, "test_sets"))
+    one, other = (sample.features["matched"] for sample in seen["null_"])
+    assert len(one) == len(other) > 0
+    assert len(np.unique(np.concatenate([one, other]), axis=0)) == 2 * len(one)
+    first, narrow = seen["control_narrow_"]
+    assert np.array_equal(first.features["matched"], one)
+    assert len(narrow.features["matched"]) == len(one)
+    task, run, result = drawn_at_random()
+    pairs = d.m.pairs_alike(task, run, result)
+    second = np.repeat([False, True], len(pairs))
+
+    def auc(pairs):
+        return d.m.auc(result[pairs.T.ravel()], second)
+
+    better_last = np.take_along_axis(pairs, result[pairs].argsort(1), 1)
+    rng = stream(0, "distribution", "null", "test_sets")
+    assert auc(better_last) > 0.6  # the control
+    assert auc(rng.permuted(better_last, axis=1)) == pytest.approx(0.5, abs=0.05)
+
+
+def test_outputs_that_are_not_finite_stop_no_classifier():
+    real, other = made(1), made(2, std=2.5)
+    broken = {k: v.astype(np.float32) for k, v in other.features.items()}
+    for value in (np.inf, -np.inf, np.nan, 3e38):
+        for x in broken.values():
+            x[:30, 1] = value
+        auc = d.two_sample(real, replace(other, features=broken))
+        assert all(0.6 < auc[f"auc_{kind}"] <= 1 for kind in d.FEATURES)
+        assert all(0 <= v <= 1 for v in auc.values())
+    x = np.full((4, 1), np.inf)
+    with pytest.raises(ValueError, match="infinity"):  # the control: what classifiers say
+        d.CLASSIFIERS["_linear"].fit(x, [0, 1, 0, 1])
+
+
+def test_the_narrow_control_is_of_valid_latents(doubled, monkeypatch):
+    """The middle of two latents of equal length is shorter; it is brought back to their length."""
+    autoencoder, decoded = doubled.sampler.autoencoder, []
+
+    def nearest_valid(self, z):
+        return torch.nn.functional.normalize(z, dim=1)
+
+    monkeypatch.setattr(type(autoencoder), "nearest_valid", nearest_valid)
+    monkeypatch.setattr(d, "Decoded", lambda a, z: decoded.append(z) or Decoded(a, z))
+    assert list(d.two_sample_tests(doubled, "test_sets"))
+    encoded, narrow = decoded
+    torch.testing.assert_close(narrow.norm(dim=1), torch.ones(len(narrow)))
+    assert not torch.allclose(encoded.norm(dim=1), torch.ones(len(encoded)))  # the control
 
 
 # agreement and ensembles
@@ -189,6 +268,27 @@ def test_draws_that_are_copies_agree_on_everything(doubled):
     other = diversity(evaluation, grid, torch.stack([one, (one + 1) % 3], 1), split)
     assert other["agreement_draws"] == 0
     assert other["agreement_members"] == found["agreement_members"]
+
+
+def test_a_run_counts_by_its_snapshot_nearest_to_the_target(doubled):
+    """Whatever the order of its snapshots: the figures of members stay when the table is turned."""
+    evaluation, split = doubled, "train"
+    grid = evaluation.grid(evaluation.tasks(split))
+    grid = replace(grid, targets=grid.targets[-1:])  # every snapshot is nearest to the only target
+    nothing = torch.zeros(len(grid), 2, 30, dtype=torch.uint8)
+    members = evaluation.zoo.select(split)
+    gap = np.abs(evaluation.result.of_members(members) - grid.targets[0])
+    nearest = members.assign(gap=gap).sort_values("gap", kind="stable").drop_duplicates("run")
+    some = nearest.sort_index().drop(columns="gap")
+    alone = replace(evaluation, zoo=replace(evaluation.zoo, members=some.reset_index(drop=True)))
+
+    def figure(of):
+        return diversity(of, grid, nothing, split)["agreement_members"]
+
+    assert figure(evaluation) == figure(alone)
+    first = members.drop_duplicates("run").reset_index(drop=True)
+    early = replace(evaluation, zoo=replace(evaluation.zoo, members=first))
+    assert figure(early) != figure(alone)  # the control: the first of each run
 
 
 def test_without_two_runs_of_a_task_all_requests_count_for_draws(evaluation):

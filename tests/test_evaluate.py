@@ -1,5 +1,6 @@
 """The evaluations on constructed inputs whose figures are known."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -78,6 +79,8 @@ def test_a_perfect_autoencoder_has_perfect_figures(world):
     varied = float((chance < 1).double().mean())  # members that predict more than one class
     assert varied > 0.2
     assert found["kappa"] == pytest.approx(varied)
+    for key in ("error_overlap", "error_overlap_late", "encoder_only_error_overlap"):
+        assert found[key] == pytest.approx(1)
     assert found["accuracy_r2_identity"] == pytest.approx(1)
     assert found["accuracy_r2"] == pytest.approx(1)
     assert found["accuracy_original"] == found["accuracy_reconstructed"]
@@ -91,6 +94,7 @@ def test_a_autoencoder_that_mixes_up_members_does_not(world):
     found = reconstruction.reconstruction_metrics(_reconstruct(world, shift=4), SETTINGS, 0)
     assert found["agreement_mean"] == pytest.approx(found["agreement_chance"], abs=0.05)
     assert found["agreement_chance"] < 0.5
+    assert found["error_overlap"] < 0.8
     assert abs(found["kappa"]) < 0.1
     assert abs(found["cosine_mean"]) < 0.1
     assert abs(found["correlation_mean"]) < 0.1
@@ -100,6 +104,28 @@ def test_a_autoencoder_that_mixes_up_members_does_not(world):
     # the control: the next member is mostly a snapshot of the same run, with like outputs
     siblings = reconstruction.reconstruction_metrics(_reconstruct(world, shift=1), SETTINGS, 0)
     assert siblings["cosine_mean"] > 0.3
+
+
+def test_reconstructions_are_compared_with_another_finished_network_of_the_task(world):
+    r = _reconstruct(world)
+    figures = reconstruction.reconstruction_metrics(r, SETTINGS, 0)
+    assert figures["control_other_member_pairs"] == 0  # a tiny zoo has a run of each task
+    assert np.isnan(figures["control_other_member_agreement_mean_late"])
+    of_one = replace(r, members=r.members.assign(task=0))
+    last = np.flatnonzero(r.members["snapshot"] == 2)
+    two = last[
+        metrics.pairs_alike(
+            np.zeros(len(last)),
+            r.members["run"].to_numpy()[last],
+            r.members["val_accuracy"].to_numpy(float)[last],
+        )
+    ]
+    expected = metrics.agreement(*(r.original[two[:, k]] for k in (0, 1))).mean()
+    figures = reconstruction.reconstruction_metrics(of_one, SETTINGS, 0)
+    assert figures["control_other_member_pairs"] == len(two) == len(last) // 2
+    assert figures["control_other_member_agreement_mean_late"] == pytest.approx(float(expected))
+    assert figures["control_other_member_agreement_mean_late"] < figures["agreement_mean_late"]
+    assert 0 <= figures["control_other_member_error_overlap_late"] < 1
 
 
 def test_original_accuracies_are_the_logged_ones(world):
@@ -139,6 +165,7 @@ def test_intervals_resample_class_sets_and_not_their_members(rng):
         index = np.arange(len(rows))
         task, class_set = (index if other else rows for other in (other_tasks, other_sets))
         table = pd.DataFrame({"task": task, "class_set": class_set, "snapshot": 0, "epoch": 1.0})
+        table = table.assign(run=index, val_accuracy=0.5)
         r = reconstruction.Reconstruction(table, *[x[rows] for x in (a, b, a, b, b, b)])
         return reconstruction.reconstruction_metrics(r, SETTINGS, 0)
 

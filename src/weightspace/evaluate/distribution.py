@@ -3,8 +3,8 @@
 Two-sample tests: a classifier learns to tell draws from held-out members of equal (D, R), and is asked
 about class sets that it was not fitted on. Its ROC-AUC is 1 where it always can and .5 where it cannot.
 It reads the outputs on images of the task, the norm of each tensor, or a projection of all weights
-whose hidden units were matched to those of one network. The classifier is not shown the target: how well draws follow it is
-measured in :mod:`weightspace.evaluate.sampling`.
+whose hidden units were matched to those of one network. The classifier is not shown the target: how
+well draws follow it is measured in :mod:`weightspace.evaluate.sampling`.
 
 Source: Lopez-Paz, Oquab (2017), Revisiting Classifier Two-Sample Tests, arXiv 1610.06545.
 """
@@ -48,7 +48,7 @@ from weightspace.weights.spec import (
     take,
     to_device,
 )
-from weightspace.zoo.result import accuracies, labels_of
+from weightspace.zoo.result import accuracies, cross_entropy
 from weightspace.zoo.runner import TaskRunner
 
 # suffix of the metrics -> classifier
@@ -61,6 +61,7 @@ FOLDS = 5
 COLUMNS = 64  # of the projection
 NOISE = 0.3  # of the sampler that is too wide, in standard deviations of a tensor
 DRAWS = 4  # of a request, whose agreement is measured
+BOUND = 1e9  # of a feature, for infinity and NaN: a classifier reads its square, too
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,8 @@ def output_features(outputs: Tensor) -> Tensor:
     entropy, margin between the two highest outputs (mean and standard deviation), highest
     probability, standard deviation of all outputs; how often each class is predicted.
     """
-    classes, labels = outputs.shape[2], labels_of(outputs)
-    log_p, top = outputs.log_softmax(-1), outputs.topk(2, -1).values
-    loss = -log_p.gather(-1, labels.expand(outputs.shape[:2])[..., None])[..., 0]  # (N, B)
+    classes, top = outputs.shape[2], outputs.topk(2, -1).values
+    loss = cross_entropy(outputs).float()  # (N, B)
     predicted = torch.nn.functional.one_hot(outputs.argmax(-1), classes).float()  # (N, B, c)
     by_class = predicted.unflatten(1, (classes, -1)).mean(2)  # (N, c, c)
     margin = top[..., 0] - top[..., 1]
@@ -107,7 +107,7 @@ def output_features(outputs: Tensor) -> Tensor:
                 loss.mean(1),
                 margin.mean(1),
                 margin.std(1),
-                log_p.amax(-1).exp().mean(1),
+                outputs.softmax(-1).amax(-1).mean(1),
                 outputs.flatten(1).std(1),
             )
         ),
@@ -213,7 +213,7 @@ def held_out_scores(
     """Probability ``(N,)`` of the second sample, by classifiers that saw no network of the class set.
 
     Args:
-        x: features ``(N, F)``.
+        x: features ``(N, F)``; those that are not finite count as very large ones.
         second: which networks are of the second sample, bool ``(N,)``.
         sets: class set of each ``(N,)``.
         classifier: fitted anew for each fold.
@@ -222,33 +222,12 @@ def held_out_scores(
     folds = min(FOLDS, len(np.unique(sets)))
     if folds < 2:
         return np.full(len(x), np.nan)
+    x = np.nan_to_num(x, nan=BOUND).clip(-BOUND, BOUND)
     with threadpool_limits(1):  # so few rows: threads would wait for each other most of the time
         scores: np.ndarray = cross_val_predict(
             clone(classifier), x, second, groups=sets, cv=GroupKFold(folds), method="predict_proba"
         )
     return scores[:, 1]
-
-
-def partners(members: pd.DataFrame, result: np.ndarray) -> np.ndarray:
-    """For each member ``(N,)`` that of the same task and another run with the nearest result, else -1.
-
-    Args:
-        members: their table.
-        result: R of each ``(N,)``.
-
-    >>> table = pd.DataFrame({"task": [0, 0, 0, 1], "run": [4, 4, 5, 6]})
-    >>> partners(table, np.array([0.5, 0.8, 0.9, 0.9]))
-    array([ 2,  2,  1, -1])
-
-    """
-    out = np.full(len(members), -1)
-    runs = members["run"].to_numpy()
-    for rows in members.groupby("task").indices.values():
-        distance = np.abs(result[rows][:, None] - result[rows])
-        distance[runs[rows][:, None] == runs[rows]] = np.inf
-        known = np.isfinite(distance).any(1)
-        out[rows[known]] = rows[distance[known].argmin(1)]
-    return out
 
 
 def halves(members: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
@@ -282,10 +261,11 @@ def some_members(evaluation: Evaluation, split: str) -> pd.DataFrame:
 def two_sample_tests(evaluation: Evaluation, split: str) -> Iterator[dict[str, float]]:
     """Metrics of one test after the other: draws, then what they are compared with.
 
-    ``null``: another member of the task, of another run, with the nearest result. ``reconstruction``:
-    members encoded and decoded in one pass. Constructed samplers show that the test can tell:
-    ``control_exact``, half of the members against the other half; ``control_narrow``, the decoded mean
-    of the latents of a member and its null; ``control_wide``, members with noise on their weights.
+    ``null``: pairs of two runs of a task with like results, chance says which of a pair stands in
+    which sample; no member is in two pairs. ``reconstruction``: members encoded and decoded in one
+    pass. Constructed samplers show that the test can tell: ``control_exact``, half of the members
+    against the other half; ``control_narrow``, the first of each pair against the decoded middle of
+    the latents of both; ``control_wide``, members with noise on their weights.
 
     Args:
         evaluation: what draws, and the members.
@@ -308,17 +288,19 @@ def two_sample_tests(evaluation: Evaluation, split: str) -> Iterator[dict[str, f
     rng = torch_stream(seed, "distribution", "draws", split)
     yield test("", sampler.networks(sampler.latents(condition, 1, rng)))
     yield {"networks": len(members), "class_sets": int(members["class_set"].nunique())}
-    partner = partners(members, result)
-    known = partner >= 0
-    yield two_sample(real.rows(known), real.rows(partner[known]), "null_", resamples, seed)
+    pairs = m.pairs_alike(members["task"].to_numpy(), members["run"].to_numpy(), result)
+    pairs = stream(seed, "distribution", "null", split).permuted(pairs, axis=1)
+    first, second = (real.rows(rows) for rows in pairs.T)
+    yield two_sample(first, second, "null_", resamples, seed)
     z = encode_members(sampler.autoencoder, networks)
     yield test("reconstruction_", Decoded(sampler.autoencoder, z))
     if params.evaluate.controls:
         half = halves(members, stream(seed, "distribution", "halves", split))
-        first, second = (real.rows(half == k) for k in (0, 1))
-        yield two_sample(first, second, "control_exact_", resamples, seed)
-        mean = (z + z[torch.from_numpy(np.where(known, partner, np.arange(len(z))))]) / 2
-        yield test("control_narrow_", Decoded(sampler.autoencoder, mean))
+        one, rest = (real.rows(half == k) for k in (0, 1))
+        yield two_sample(one, rest, "control_exact_", resamples, seed)
+        middle = sampler.autoencoder.nearest_valid(z[torch.from_numpy(pairs)].mean(1))
+        narrow = read(Decoded(sampler.autoencoder, middle), members.iloc[pairs[:, 0]])
+        yield two_sample(first, narrow, "control_narrow_", resamples, seed)
         noise = torch_stream(seed, "distribution", "noise", split)
         yield test("control_wide_", noised(runner.net.spec, networks, NOISE, noise))
 

@@ -42,8 +42,8 @@ def diversity(
 ) -> dict[str, float]:
     """``agreement_`` and ``error_overlap_``, each of ``draws`` and of ``members``, over pairs of networks.
 
-    A request counts where its task has members of two runs whose results are nearest to its target:
-    draws and members are compared on the same requests. Mean over requests of each target, then over
+    A request counts where its task has members of two runs whose results are nearest to its target, of
+    each run the nearest of them: draws and members are compared on the same requests. Mean over requests of each target, then over
     targets; 1 would be copies of one network. Where no request counts, all do for draws, and the
     figures of members are NaN.
 
@@ -58,7 +58,9 @@ def diversity(
     members = zoo.select(split)
     distance = np.abs(evaluation.result.of_members(members)[:, None] - grid.targets)
     request = np.searchsorted(grid.tasks, members["task"]) * targets + distance.argmin(1)
-    members = members.assign(request=request).drop_duplicates(["run", "request"])
+    members = members.assign(request=request, distance=distance.min(1))
+    nearest = members.sort_values("distance", kind="stable").drop_duplicates(["run", "request"])
+    members = nearest.sort_index()
     tasks = members["task"].to_numpy()
     of_members = predictions(runner, zoo.networks(members), tasks, part_of(split))
     request = members["request"].to_numpy()

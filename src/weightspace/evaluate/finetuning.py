@@ -22,6 +22,7 @@ from weightspace.progress import progress
 from weightspace.rng import stream, torch_stream
 from weightspace.weights.lazy import Selected
 from weightspace.weights.spec import (
+    BLOCK,
     Networks,
     Population,
     Weights,
@@ -35,7 +36,6 @@ from weightspace.zoo.result import accuracies
 from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.train import train_runs
 
-BLOCK = 96  # networks trained at once: enough to be fast, and their images fit in memory
 EPOCHS = (1, 5)  # measured, besides 0
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)  # learning rates of Adam to choose from
 ENSEMBLE_PARTS = ("test", "train", "val")  # measured; train and val images choose the best member

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,8 @@ from weightspace.evaluate.evaluation import Evaluation
 from weightspace.jobs.base import execute, files_in
 from weightspace.params import Params
 from weightspace.rng import torch_stream
-from weightspace.sampling.latent_steps import BLOCK
+from weightspace.sampling.latent_steps import BLOCK, LatentSteps
 from weightspace.sampling.sampler import Condition, Sampler, load_sampler
-from weightspace.weights.spec import block_size
 
 TASKS = 8  # of one job; fixed, so that no executor changes a byte
 MOST_ALONE = 4  # jobs that take less time than processes do to start
@@ -132,17 +131,31 @@ def _done(evaluation: Evaluation, jobs: list[GuideJob]) -> Iterator[Any]:
     Large networks and a GPU keep all that there is busy, one block after the other.
     """
     sampler, runner = evaluation.sampler, evaluation.runner
-    small = block_size(runner.net.spec, BLOCK) == BLOCK and runner.device.type == "cpu"
-    steps = sampler.guidance is not None and sampler.guidance.sampling_steps > 0
-    if evaluation.data is not None and small and steps and len(jobs) > MOST_ALONE:
-        return execute(jobs, evaluation.params.runtime)
     images = runner.dataset.images["train"]
+    on_cpu = evaluation.data is not None and runner.device.type == "cpu"
+    if on_cpu and len(jobs) > MOST_ALONE and _small(sampler, images.shape[1], runner.classes):
+        return execute(jobs, evaluation.params.runtime)
     return (job.guide(sampler, images) for job in jobs)
+
+
+def _small(sampler: Sampler, images_per_class: int, classes: int) -> bool:
+    """True where latents are moved, and memory allows as many at once as ever are.
+
+    Args:
+        sampler: moves them.
+        images_per_class: train images.
+        classes: of a task.
+
+    """
+    settings = sampler.guidance
+    if settings is None or not settings.sampling_steps:
+        return False
+    steps = LatentSteps(sampler.autoencoder, sampler.net, settings)
+    return steps.at_once(settings.images_per_step(images_per_class, classes)) == BLOCK
 
 
 def _groups(condition: Condition) -> list[slice]:
     """Rows of the requests of at most so many tasks, in order."""
-    _, counts = torch.unique_consecutive(condition.classes, return_counts=True, dim=0)
-    ends = [0, *counts.cumsum(0).tolist()]
+    ends = [0, *accumulate(condition.by_task()[1])]
     edges = [*ends[:-1:TASKS], ends[-1]]
     return [slice(a, b) for a, b in pairwise(edges)]

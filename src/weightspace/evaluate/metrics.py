@@ -162,6 +162,56 @@ def error_overlap(wrong: Tensor) -> float:
     return float((both[upper] / union[upper]).mean()) if upper.any() else float("nan")
 
 
+def overlap_of_pairs(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of the error sets of a network and its partner: ``(M,)``.
+
+    Args:
+        a: where M networks are wrong, bool ``(M, B)``.
+        b: the same of the partner of each.
+
+    Returns:
+        NaN where neither makes an error.
+
+    >>> a = torch.tensor([[True, True, False]])
+    >>> overlap_of_pairs(a, a), overlap_of_pairs(a, a.roll(1, 1))
+    (tensor([1.], dtype=torch.float64), tensor([0.3333], dtype=torch.float64))
+
+    """
+    return (a & b).sum(-1).double() / (a | b).sum(-1)
+
+
+def pairs_alike(task: np.ndarray, run: np.ndarray, result: np.ndarray) -> np.ndarray:
+    """Pairs of members ``(P, 2)`` of two runs of one task with like results, each in one pair at most.
+
+    In each task the two that are nearest to one another come first, then the nearest two of the rest.
+
+    Args:
+        task: of each member ``(N,)``.
+        run: of each ``(N,)``.
+        result: R of each ``(N,)``.
+
+    >>> task, run = np.array([0, 0, 0, 0, 1]), np.array([4, 4, 5, 6, 7])
+    >>> pairs_alike(task, run, np.array([0.5, 0.8, 0.9, 0.6, 0.9]))  # 0 and 1 are of one run
+    array([[0, 3],
+           [1, 2]])
+
+    """
+    out = []
+    for t in np.unique(task):
+        rows = np.flatnonzero(task == t)
+        i, j = np.triu_indices(len(rows), 1)
+        first, second = rows[i], rows[j]
+        other = run[first] != run[second]
+        first, second = first[other], second[other]
+        used: set[int] = set()
+        for k in np.abs(result[first] - result[second]).argsort(kind="stable"):
+            pair = (int(first[k]), int(second[k]))
+            if used.isdisjoint(pair):
+                used.update(pair)
+                out.append(pair)
+    return np.array(out, dtype=np.int64).reshape(-1, 2)
+
+
 def mean_softmax(outputs: Tensor, size: int) -> Tensor:
     """Predictions ``(T, B, c)`` of ensembles of networks that are side by side: ``(T * size, B, c)``.
 

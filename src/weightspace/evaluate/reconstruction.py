@@ -35,7 +35,7 @@ from weightspace.weights.spec import (
     fill_together,
     take,
 )
-from weightspace.zoo.result import accuracies
+from weightspace.zoo.result import Result, accuracies, labels_of
 from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.store import Zoo
 
@@ -259,7 +259,8 @@ def reconstruction_metrics(
     """All metrics of one split.
 
     Suffix ``_random``: on random inputs; ``_late``: members of the last snapshot only. Prefix
-    ``encoder_only_``: without refinement; ``pca_only_``: without autoencoder.
+    ``encoder_only_``: without refinement; ``control_pca_only_``: without autoencoder;
+    ``control_other_member_``: another network in place of the reconstruction.
 
     Args:
         r: outputs of the members of the split.
@@ -270,20 +271,25 @@ def reconstruction_metrics(
     out = _likeness(r.original, r.rebuilt, "")
     out |= _likeness(r.original_random, r.rebuilt_random, "_random")
     out |= _intervals(r, settings, seed)
-    last = torch.tensor((r.members["snapshot"] == r.members["snapshot"].max()).to_numpy())
+    finished = (r.members["snapshot"] == r.members["snapshot"].max()).to_numpy()
+    last = torch.tensor(finished)
     out |= _likeness(r.original[last], r.rebuilt[last], "_late")
     first = _likeness(r.original, r.encoder_only, "")
     first |= _likeness(r.original[last], r.encoder_only[last], "_late")
-    out |= {f"encoder_only_{k}": v for k, v in first.items() if "_mean" in k or "_r2" in k}
+    shown = ("_mean", "_r2", "error_overlap")
+    out |= {f"encoder_only_{k}": v for k, v in first.items() if any(part in k for part in shown)}
     alone = _likeness(r.original, r.pca_only, "")
     out |= {f"control_pca_only_{k}": v for k, v in alone.items() if k.endswith("_mean")}
+    out |= _other_member(r.members[finished], r.original[last])
     out["members"] = len(r.members)
     out["tasks"] = int(r.members["task"].nunique())
     return out
 
 
 def _likeness(a: Tensor, b: Tensor, suffix: str) -> dict[str, float]:
-    """Mean, min and max of each score over members; chance, kappa; accuracy where labels exist.
+    """Mean, min and max of each score over members; chance, kappa.
+
+    Where labels exist accuracy, and overlap of errors over members with any.
 
     Args:
         a: outputs of the originals ``(M, B, c)``.
@@ -299,12 +305,37 @@ def _likeness(a: Tensor, b: Tensor, suffix: str) -> dict[str, float]:
     out[f"agreement_chance{suffix}"] = float(m.chance_agreement(a, b).mean())
     out[f"kappa{suffix}"] = float(m.kappa(a, b).mean())
     if suffix != "_random":
+        out[f"error_overlap{suffix}"] = _error_overlap(a, b)
         before, after = accuracies(a).numpy(), accuracies(b).numpy()
         out[f"accuracy_original{suffix}"] = float(before.mean())
         out[f"accuracy_reconstructed{suffix}"] = float(after.mean())
         out[f"accuracy_r2{suffix}"] = m.r2_pearson(before, after)
         out[f"accuracy_r2_identity{suffix}"] = m.r2_identity(before, after)
     return out
+
+
+def _error_overlap(a: Tensor, b: Tensor) -> float:
+    """Mean overlap of errors of outputs ``(M, B, c)`` with others, where there are any; else NaN."""
+    values = m.overlap_of_pairs(*(x.argmax(-1) != labels_of(x) for x in (a, b)))
+    return float(values[values.isfinite()].mean())
+
+
+def _other_member(members: pd.DataFrame, outputs: Tensor) -> dict[str, float]:
+    """How alike two finished networks of one task with like accuracies on val images are.
+
+    Args:
+        members: table of M finished networks.
+        outputs: of each ``(M, B, c)``.
+
+    """
+    result = Result("accuracy").of_members(members)
+    pairs = m.pairs_alike(members["task"].to_numpy(), members["run"].to_numpy(), result)
+    a, b = (outputs[torch.from_numpy(rows)] for rows in pairs.T)
+    return {
+        "control_other_member_agreement_mean_late": float(m.agreement(a, b).mean()),
+        "control_other_member_error_overlap_late": _error_overlap(a, b),
+        "control_other_member_pairs": len(pairs),
+    }
 
 
 def _intervals(r: Reconstruction, settings: EvaluateSettings, seed: int) -> dict[str, float]:

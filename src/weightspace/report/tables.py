@@ -85,6 +85,16 @@ def reconstruction_table(figures: dict[str, Any], split: str) -> Table:
     first, last = (_percent(figures, f"encoder_only_agreement_mean{k}") for k in ("", "_late"))
     plain = f"{first}, last snapshots {last}"
     table.add_row("agreement, encoder alone (no refinement)", plain, chance, "")
+    other = figures.get("control_other_member_agreement_mean_late")  # an earlier version has none
+    if other is not None:
+        name = "agreement of two finished networks of a task, like accuracy"
+        table.add_row(name, f"{100 * other:.1f} %", "", "")
+        overlap, alone, two = (
+            _number(figures[f"{k}error_overlap_late"])
+            for k in ("", "encoder_only_", "control_other_member_")
+        )
+        values = f"{overlap}, encoder alone {alone}, two finished networks {two}"
+        table.add_row("overlap of errors, last snapshots", values, "", "")
     r2, low, high = (_number(figures[f"accuracy_r2{end}"]) for end in ("", "_low", "_high"))
     r2 += f" (95 % interval {low} to {high})"
     table.add_row("input-vs-output accuracy R2", r2, "0", PUBLISHED["accuracy_r2"])

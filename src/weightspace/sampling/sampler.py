@@ -56,6 +56,11 @@ class Condition:
         """The same datasets with other targets ``(N,)``."""
         return replace(self, target=target)
 
+    def by_task(self) -> tuple[Tensor, list[int]]:
+        """Classes ``(T, c)`` of the tasks, and how many requests each has, equal ones being side by side."""
+        tasks, counts = torch.unique_consecutive(self.classes, return_counts=True, dim=0)
+        return tasks, counts.tolist()
+
     def __len__(self) -> int:
         return len(self.target)
 
@@ -136,8 +141,7 @@ class Sampler:
         """
         if self.guidance is None or not self.guidance.sampling_steps:
             return z
-        tasks, counts = torch.unique_consecutive(condition.classes, return_counts=True, dim=0)
-        sizes, target = counts.tolist(), condition.target.to(z)
+        (tasks, sizes), target = condition.by_task(), condition.target.to(z)
         steps = LatentSteps(self.autoencoder, self.net, self.guidance)
         moved = [
             steps.guide(

@@ -29,6 +29,18 @@ def accuracies(outputs: Tensor) -> Tensor:
     return (outputs.argmax(-1) == labels_of(outputs)).double().mean(1)
 
 
+def cross_entropy(outputs: Tensor) -> Tensor:
+    """Cross entropy ``(M, B)`` in nats, in float64, of outputs ``(M, B, c)`` on images class after class.
+
+    >>> import torch
+    >>> cross_entropy(torch.zeros(1, 2, 2))  # a uniform guess: log 2
+    tensor([[0.6931, 0.6931]], dtype=torch.float64)
+    """
+    log_p = outputs.double().log_softmax(-1)
+    index = labels_of(outputs).expand(outputs.shape[:2])[..., None]
+    return -log_p.gather(-1, index)[..., 0]
+
+
 def losses(outputs: Tensor) -> Tensor:
     """Mean cross entropy ``(M,)`` in nats of outputs ``(M, B, c)`` on images that come class after class.
 
@@ -38,9 +50,7 @@ def losses(outputs: Tensor) -> Tensor:
     >>> losses(torch.zeros(1, 6, 3))  # a uniform guess: log 3
     tensor([1.0986], dtype=torch.float64)
     """
-    log_p = outputs.double().log_softmax(-1)
-    index = labels_of(outputs).expand(outputs.shape[:2])[..., None]
-    return -log_p.gather(-1, index)[..., 0].mean(1)
+    return cross_entropy(outputs).mean(1)
 
 
 @dataclass(frozen=True)
