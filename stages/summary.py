@@ -8,12 +8,9 @@ from weightspace.params import Params
 
 def main(params: Params) -> None:
     """Write metrics/summary.json."""
-    reconstruction, sampling, distribution = (
-        read_json(METRICS / f"{name}.json")
-        for name in ("reconstruction", "sampling", "distribution")
-    )
-    result = params.shared_encoder.result
-    figures = summarize(reconstruction, sampling, distribution, result)
+    files = ("reconstruction", "sampling", "distribution", "baselines")
+    metrics = (read_json(METRICS / f"{name}.json") for name in files)
+    figures = summarize(*metrics, params.shared_encoder.result)
     write_json(METRICS / "summary.json", figures)
 
 

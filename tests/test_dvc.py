@@ -177,6 +177,7 @@ RERUNS = [
             "shared_encoder",
             "evaluate_sampling",
             "evaluate_distribution",
+            "evaluate_baselines",
             "evaluate_novelty",
             "summary",
         },
@@ -184,7 +185,10 @@ RERUNS = [
     ({"evaluate.draws": 3}, {"check", "evaluate_sampling"}),
     (
         {"evaluate.controls": False},
-        {"check", "evaluate_sampling", "evaluate_distribution", "evaluate_properties"},
+        {
+            "check",
+            *(f"evaluate_{k}" for k in ("sampling", "distribution", "baselines", "properties")),
+        },
     ),
     (
         {
@@ -252,8 +256,8 @@ def test_editing_a_member_reruns_only_its_users(workspace):
     workspace.write(unused, workspace.read(unused) + "# edited\n")
     assert planned(workspace) == set()
     workspace.write(used, workspace.read(used) + "# edited\n")
-    users = {f"evaluate_{k}" for k in ("sampling", "distribution", "novelty", "finetuning")}
-    users |= {"shared_encoder"}
+    users = {"shared_encoder", "evaluate_baselines"}
+    users |= {f"evaluate_{k}" for k in ("sampling", "distribution", "novelty", "finetuning")}
     assert planned(workspace) == users  # the control
 
 

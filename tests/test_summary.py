@@ -7,19 +7,28 @@ import pytest
 
 import summary as stage
 from cases import tiny
-from weightspace.evaluate.summary import DISTRIBUTION, RECONSTRUCTION, SAMPLING, summarize
+from weightspace.evaluate.summary import (
+    BASELINES,
+    DISTRIBUTION,
+    RECONSTRUCTION,
+    SAMPLING,
+    summarize,
+)
 from workspace import ROOT
 
 KEYS = ["agreement", "agreement_late", "accuracy_r2"]
 KEYS += ["draw_r2", "draw_mae", "draw_top", "scratch_top", "guided_r2", "recall_late"]
 KEYS += ["draw_auc", "agreement_draws", "agreement_members"]
 KEYS += ["error_overlap_draws", "error_overlap_members"]
-FILES = ("reconstruction", "sampling", "distribution")
+KEYS += ["hypernetwork_r2", "hypernetwork_top"]
+FILES = ("reconstruction", "sampling", "distribution", "baselines")
 
 
 def files(result="accuracy"):
     """A value of its own for every figure that a headline is taken from, in each split."""
-    names = {k.format(result=result) for k in SAMPLING.values()}
+    names, others = (
+        {k.format(result=result) for k in table.values()} for table in (SAMPLING, BASELINES)
+    )
     return [
         {
             s: {k: 1000 * file + i + 10 * j for j, k in enumerate(sorted(keys))}
@@ -30,6 +39,7 @@ def files(result="accuracy"):
                 (set(RECONSTRUCTION.values()), ("test_sets", "test_classes")),
                 (names, ("val", "test_sets", "test_classes")),
                 (set(DISTRIBUTION.values()), ("val", "test_sets", "test_classes")),
+                (others, ("val", "test_sets", "test_classes")),
             )
         )
     ]
@@ -37,31 +47,41 @@ def files(result="accuracy"):
 
 @pytest.mark.parametrize("result", ["accuracy", "loss"])
 def test_headlines_are_figures_of_unseen_class_sets(result):
-    reconstruction, sampling, distribution = files(result)
-    figures = summarize(reconstruction, sampling, distribution, result)
+    every = reconstruction, sampling, distribution, baselines = files(result)
+    figures = summarize(*every, result)
     assert list(figures) == KEYS
     assert figures["agreement"] == reconstruction["test_sets"]["encoder_only_agreement_mean"]
     assert figures["draw_top"] == sampling["test_sets"][f"unguided_{result}_at_top_mean"]
     assert figures["scratch_top"] == sampling["test_sets"][f"{result}_scratch_single_mean"]
     assert figures["draw_auc"] == distribution["test_sets"]["auc_outputs"]
+    assert (
+        figures["hypernetwork_top"] == baselines["test_sets"][f"hypernetwork_{result}_at_top_mean"]
+    )
     assert None not in figures.values()
     assert len(set(figures.values())) == len(KEYS)  # no figure for another
     for split in ("val", "test_classes"):
-        for metrics in (sampling, distribution):
+        for metrics in (sampling, distribution, baselines):
             metrics[split] = dict.fromkeys(metrics[split], -1)
-    assert summarize(reconstruction, sampling, distribution, result) == figures
+    assert summarize(*every, result) == figures
 
 
 def test_what_was_not_measured_is_none():
-    reconstruction, sampling, distribution = files()
+    every = reconstruction, sampling, _, baselines = files()
     del reconstruction["test_sets"], sampling["test_sets"]["r2_identity"]
-    figures = summarize(reconstruction, sampling, distribution, "accuracy")
-    assert [k for k, v in figures.items() if v is None] == [*RECONSTRUCTION, "guided_r2"]
-    assert set(summarize({}, {}, {}, "accuracy").values()) == {None}
+    baselines.clear()  # without controls
+    figures = summarize(*every, "accuracy")
+    missing = [*RECONSTRUCTION, "guided_r2", *BASELINES]
+    assert [k for k, v in figures.items() if v is None] == missing
+    assert set(summarize({}, {}, {}, {}, "accuracy").values()) == {None}
 
 
 def test_headlines_have_no_gradients_and_no_choice_but_one():
-    keys = [*RECONSTRUCTION.values(), *SAMPLING.values(), *DISTRIBUTION.values()]
+    keys = [
+        *RECONSTRUCTION.values(),
+        *SAMPLING.values(),
+        *DISTRIBUTION.values(),
+        *BASELINES.values(),
+    ]
     assert not [k for k in keys if re.search("best_of_n|control_", k)]
     assert [k for k in SAMPLING if SAMPLING[k] == "r2_identity"] == ["guided_r2"]
 

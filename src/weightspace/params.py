@@ -549,6 +549,22 @@ class EvaluateSettings(Settings):
     bootstrap: int = Field(ge=10, description="resamples of class sets for 95 % intervals")
 
 
+class HypernetworkSettings(Settings):
+    """A hypernetwork, trained on nothing but hitting R on train images of train tasks: no population."""
+
+    steps: int = Field(ge=1, description="steps of AdamW")
+    lr: Positive = Field(description="peak learning rate, cosine to zero")
+    conditions: int = Field(ge=1, description="pairs of a task and a target in each step")
+    draws: int = Field(ge=1, description="networks of each pair in a step")
+    images_per_class: int = Field(ge=1, description="train images per class in each step")
+
+
+class BaselinesSettings(Settings):
+    """What draws are compared with, given the same information: tuned on val, each by itself."""
+
+    hypernetwork: HypernetworkSettings
+
+
 class RuntimeSettings(Settings):
     """Where to compute. Changes no result but its last bits, and is a dependency of no stage."""
 
@@ -573,6 +589,7 @@ class Params(Settings):
     shared_encoder: SharedEncoderSettings
     guidance: GuidanceSettings
     evaluate: EvaluateSettings
+    baselines: BaselinesSettings
     runtime: RuntimeSettings
     sources: SourcesSettings
     nets: NetsSettings

@@ -1,6 +1,7 @@
 """Evaluations: one question each; they read artefacts only and measure controls in the same way."""
 
 __all__ = [
+    "baselines",
     "components",
     "controls",
     "distribution",
@@ -9,6 +10,7 @@ __all__ = [
     "finetuning",
     "generation",
     "guidance",
+    "hypernetwork",
     "metrics",
     "novelty",
     "properties",

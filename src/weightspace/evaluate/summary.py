@@ -34,12 +34,18 @@ DISTRIBUTION = {
     "error_overlap_draws": "error_overlap_draws",
     "error_overlap_members": "error_overlap_members",
 }
+# headline -> key in metrics/baselines.json
+BASELINES = {
+    "hypernetwork_r2": "hypernetwork_r2_identity",
+    "hypernetwork_top": "hypernetwork_{result}_at_top_mean",
+}
 
 
 def summarize(
     reconstruction: Mapping[str, Any],
     sampling: Mapping[str, Any],
     distribution: Mapping[str, Any],
+    baselines: Mapping[str, Any],
     result: str,
 ) -> dict[str, float | None]:
     """Headline metrics, each as it is in its file; None for what was not measured.
@@ -48,15 +54,17 @@ def summarize(
         reconstruction: contents of metrics/reconstruction.json, split -> key -> metric.
         sampling: those of metrics/sampling.json.
         distribution: those of metrics/distribution.json.
+        baselines: those of metrics/baselines.json.
         result: what R is, "accuracy" or "loss".
 
-    >>> summarize({"test_sets": {"encoder_only_agreement_mean": 0.9}}, {}, {}, "loss")["agreement"]
+    >>> summarize({"test_sets": {"encoder_only_agreement_mean": 0.9}}, {}, {}, {}, "loss")["agreement"]
     0.9
 
     """
-    rebuilt, drawn, alike = (
-        metrics.get(SPLIT, {}) for metrics in (reconstruction, sampling, distribution)
+    rebuilt, drawn, alike, others = (
+        metrics.get(SPLIT, {}) for metrics in (reconstruction, sampling, distribution, baselines)
     )
     out = {name: rebuilt.get(key) for name, key in RECONSTRUCTION.items()}
     out |= {name: drawn.get(key.format(result=result)) for name, key in SAMPLING.items()}
-    return out | {name: alike.get(key) for name, key in DISTRIBUTION.items()}
+    out |= {name: alike.get(key) for name, key in DISTRIBUTION.items()}
+    return out | {name: others.get(key.format(result=result)) for name, key in BASELINES.items()}

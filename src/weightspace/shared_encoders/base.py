@@ -134,13 +134,8 @@ class SharedEncoder(nn.Module, ABC):
             use_dataset: bool ``(N,)``, False where D is withheld; default all True.
             use_result: bool ``(N,)``, False where R is withheld; default all True.
 
-        Source of the Fourier features: Tancik et al. (2020), arXiv 2006.10739.
-
         """
-        low, high = self.trained_range
-        x = ((target.to(e.device) - low) / (high - low).clamp_min(1e-6))[:, None]
-        angle = math.pi * x * torch.arange(1, self.settings.fourier + 1, device=e.device)
-        r = torch.cat([2 * x - 1, angle.sin(), angle.cos()], 1)
+        r = result_features(target.to(e.device), self.trained_range, self.settings.fourier)
         if use_dataset is not None:
             e = torch.where(use_dataset.to(e.device)[:, None], e, self.no_dataset)
         if use_result is not None:
@@ -191,6 +186,23 @@ class SharedEncoder(nn.Module, ABC):
             ("dataset_encoders", self.settings.dataset_encoder),
         )
         save_tensors(path, "shared_encoder", self.state_dict(), meta)
+
+
+def result_features(target: Tensor, bounds: Tensor, frequencies: int) -> Tensor:
+    """Fourier features ``(N, 1 + 2 frequencies)`` of results.
+
+    Args:
+        target: results ``(N,)``.
+        bounds: lowest and highest of the trained range ``(2,)``.
+        frequencies: number of them.
+
+    Source: Tancik et al. (2020), arXiv 2006.10739.
+
+    """
+    low, high = bounds
+    x = ((target - low) / (high - low).clamp_min(1e-6))[:, None]
+    angle = math.pi * x * torch.arange(1, frequencies + 1, device=target.device)
+    return torch.cat([2 * x - 1, angle.sin(), angle.cos()], 1)
 
 
 def load_shared_encoder(path: Path) -> SharedEncoder:

@@ -1,0 +1,115 @@
+"""What others reach with the same information: the baselines that draws are compared with.
+
+Each baseline makes networks for the requests that :mod:`weightspace.evaluate.sampling` makes, and is
+measured in the same way on the same images; its figures begin with its name. Each is fitted on train
+tasks and chosen on val.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from weightspace.data.tasks import HELD_OUT, part_of
+from weightspace.evaluate.distribution import Reader, some_members, two_sample
+from weightspace.evaluate.diversity import diversity
+from weightspace.evaluate.evaluation import Evaluation
+from weightspace.evaluate.hypernetwork import Hypernetwork, fit
+from weightspace.evaluate.sampling import request_metrics
+from weightspace.progress import progress
+from weightspace.rng import torch_stream
+from weightspace.sampling.requests import Grid
+from weightspace.sampling.sampler import Condition
+from weightspace.weights.spec import Population
+
+DRAWS = 2  # networks of a request, whose agreement is measured
+
+
+def evaluate_baselines(evaluation: Evaluation) -> dict[str, dict[str, float]]:
+    """Metrics of each held-out split that has tasks: figures of every baseline."""
+    splits = [split for split in HELD_OUT if len(evaluation.tasks(split))]
+    out: dict[str, dict[str, float]] = {split: {} for split in splits}
+    made = fit_hypernetwork(evaluation)
+    with progress("baselines", len(splits)) as bar:
+        for split, metrics in out.items():
+            metrics |= prefixed("hypernetwork", of_hypernetwork(evaluation, made, split))
+            bar.advance(note=f"hypernetwork {split}")
+    return out
+
+
+def prefixed(name: str, metrics: dict[str, float]) -> dict[str, float]:
+    """Metrics of a baseline under its name.
+
+    >>> prefixed("hypernetwork", {"mae": 0.02})
+    {'hypernetwork_mae': 0.02}
+    """
+    return {f"{name}_{key}": value for key, value in metrics.items()}
+
+
+def measured(
+    evaluation: Evaluation, grid: Grid, networks: Population, split: str
+) -> dict[str, float]:
+    """How well networks follow the requests, one of each, with intervals over class sets.
+
+    From two networks of a request on also how alike they are: :func:`diversity`.
+
+    Args:
+        evaluation: measures.
+        grid: T x K requests.
+        networks: ``(T * K * n)``, those of a request side by side.
+        split: split of the tasks.
+
+    """
+    params, result = evaluation.params, evaluation.result
+    outputs = evaluation.runner.outputs_by_task(networks, grid.tasks, part_of(split))
+    achieved = grid.achieved(outputs, result)
+    out = request_metrics(
+        grid,
+        achieved[:, 0],
+        result,
+        params.evaluate.bootstrap,
+        params.seed,
+        evaluation.class_sets(grid.tasks),
+    )
+    if achieved.shape[1] > 1:
+        predicted = outputs.argmax(-1).unflatten(0, (len(grid), -1))
+        alike = diversity(evaluation, grid, predicted, split)
+        out |= {k: v for k, v in alike.items() if k.endswith("_draws")}
+    return out
+
+
+def fit_hypernetwork(evaluation: Evaluation) -> Hypernetwork:
+    """The hypernetwork for the tasks of a finished pipeline, of which it sees no network."""
+    params, like = evaluation.params, evaluation.sampler.shared_encoder
+    return fit(evaluation.runner, like, params.baselines.hypernetwork, params.seed)
+
+
+def of_hypernetwork(evaluation: Evaluation, made: Hypernetwork, split: str) -> dict[str, float]:
+    """Metrics of its draws, and how well they are told from members of equal (D, R).
+
+    ``image_gradients`` is of one draw; ``fitting_image_gradients`` of the fit, for all draws ever.
+
+    Args:
+        evaluation: requests, and the members.
+        made: the fitted hypernetwork.
+        split: split of the tasks.
+
+    """
+    params, dataset = evaluation.params, evaluation.runner.dataset
+    rng = torch_stream(params.seed, "hypernetwork", "draws", split)
+    grid = evaluation.grid(evaluation.tasks(split))
+    networks = made.networks(grid.condition(dataset), DRAWS, rng)
+    out = measured(evaluation, grid, networks, split)
+    members = some_members(evaluation, split)
+    trained = evaluation.zoo.networks(members)
+    read = Reader.of(evaluation, trained, part_of(split))
+    target = torch.from_numpy(evaluation.result.of_members(members)).float()
+    tasks = torch.tensor(members["task"].to_numpy())
+    drawn = made.networks(Condition.of_tasks(dataset, tasks, target), 1, rng)
+    real, other = read(trained, members), read(drawn, members)
+    out |= two_sample(real, other, "", params.evaluate.bootstrap, params.seed)
+    fitted = params.baselines.hypernetwork
+    images = evaluation.runner.classes * min(
+        fitted.images_per_class, dataset.images["train"].shape[1]
+    )
+    gradients = fitted.steps * fitted.conditions * fitted.draws * images
+    return out | {"image_gradients": 0, "fitting_image_gradients": gradients}

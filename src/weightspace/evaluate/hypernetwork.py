@@ -1,0 +1,207 @@
+"""Hypernetwork: (D, R, noise) -> weights, trained end to end on hitting R; no population takes part.
+
+D is the embeddings of its ordered classes, by the sampler's family of dataset encoders, fitted anew. A
+residual MLP, as wide and deep as the sampler's, moves a learned network, which starts untrained, in all
+its weights. Each step draws tasks of the train class sets, targets of the trained range and train images,
+and moves the results of the networks towards the targets. The state of the lowest error on val tasks is
+taken.
+
+Source: Ha, Dai, Le (2016), HyperNetworks, arXiv 1609.09106.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from weightspace.dataset_encoders import DATASET_ENCODERS
+from weightspace.dataset_encoders.base import DatasetEncoder
+from weightspace.learning.loop import fit as run_fit
+from weightspace.learning.mlp import ResidualMlp
+from weightspace.learning.result_matching import result_error
+from weightspace.params import FitSettings, HypernetworkSettings
+from weightspace.registry import resolve
+from weightspace.rng import normal, torch_stream
+from weightspace.runtime import precision
+from weightspace.sampling.sampler import Condition
+from weightspace.shared_encoders.base import SharedEncoder, result_features
+from weightspace.weights.lazy import Made
+from weightspace.weights.spec import Weights
+from weightspace.zoo.runner import TaskRunner
+
+NOISE = 32  # numbers in which one draw differs from another
+LEAST = 0.05  # movement of a tensor that starts near 0
+SCALE = 20.0  # of the error, so that the loop's limit of the gradient's norm acts
+LOOK = 100  # steps between two looks at the val tasks
+REFERENCES = 32  # train images on which batch statistics are measured
+WEIGHT_DECAY = 0.01
+
+
+class Hypernetwork(nn.Module):
+    """Moves a learned network in all its weights, by an MLP of the embedded condition and noise.
+
+    Args:
+        runner: the architecture, and the tasks.
+        like: shared encoder from which it takes sizes, settings and the trained range of R, nothing fitted.
+        rng: source of the initial weights.
+
+    """
+
+    bounds: Tensor
+    scale: Tensor
+    references: Tensor
+
+    def __init__(self, runner: TaskRunner, like: SharedEncoder, rng: torch.Generator) -> None:
+        super().__init__()
+        settings, net = like.settings, runner.net
+        self.net, self.result, self.fourier = net, like.result, settings.fourier
+        family = resolve(
+            DATASET_ENCODERS, settings.dataset_encoder, "shared_encoder.dataset_encoder"
+        )
+        self.dataset_encoder: DatasetEncoder = family.build(
+            runner.dataset.shape, like.sizes.dataset_encoder, rng
+        )
+        features = runner.classes * self.dataset_encoder.features + 1 + 2 * self.fourier + NOISE
+        self.mlp = ResidualMlp(features, settings.width, settings.depth, net.spec.numel, rng)
+        start = net.spec.unconstrain({k: w[None] for k, w in net.init(rng).items()})
+        self.start = nn.Parameter(net.spec.flatten(start)[0])
+        sizes = {k: w.square().mean().sqrt().clamp_min(LEAST) for k, w in start.items()}
+        scale = {k: size.expand(start[k].shape) for k, size in sizes.items()}
+        self.register_buffer("scale", net.spec.flatten(scale)[0])
+        self.register_buffer("bounds", torch.tensor(like.bounds))
+        classes = train_classes(runner)
+        images = runner.dataset.images["train"][classes].transpose(0, 1).flatten(0, 1)
+        self.register_buffer("references", images[:REFERENCES].clone())
+        self.dataset_encoder.prepare(runner.dataset.images["train"][classes])
+
+    @property
+    def measures(self) -> bool:
+        """Whether the architecture has batch statistics, which are measured, not made."""
+        return self.net.spec.parameters != self.net.spec
+
+    def features(self, condition: Condition, noise: Tensor) -> Tensor:
+        """What the MLP reads of N requests and their noise ``(N, 32)``: ``(N, F)``."""
+        of_class = self.dataset_encoder(condition.class_images)
+        e = SharedEncoder.embed_classes(of_class, condition.classes)
+        target = condition.target.to(e).clamp(*self.bounds)
+        return torch.cat([e, result_features(target, self.bounds, self.fourier), noise.to(e)], 1)
+
+    def weights(self, features: Tensor) -> Weights:
+        """Weights ``(N, *shape)``; batch statistics among them mean nothing yet."""
+        with precision("bf16", features.device):
+            movement = self.mlp(features)
+        flat = self.start + self.scale * movement.float()
+        return self.net.spec.constrain(self.net.spec.unflatten(flat))
+
+    def outputs(self, features: Tensor, images: Tensor) -> Tensor:
+        """Outputs ``(N, B, c)`` of N networks, each on images of its task ``(N, B, C, H, W)``."""
+        weights = self.weights(features)
+        if not self.measures:
+            return self.net.outputs(weights, images)
+        return self.net.outputs_by_references(weights, images, self.references)
+
+    @torch.no_grad()
+    def networks(self, condition: Condition, draws: int, rng: torch.Generator) -> Made:
+        """Networks ``(N * draws, *shape)`` of N requests, those of a request side by side.
+
+        Args:
+            condition: N requests.
+            draws: networks of each.
+            rng: random stream.
+
+        """
+        device = self.scale.device
+        noise = normal((len(condition) * draws, NOISE), rng, device)
+        once = self.features(condition, noise[::draws])
+        request = torch.arange(len(condition)).repeat_interleave(draws)
+
+        @torch.no_grad()
+        def make(rows: Tensor) -> Weights:
+            features = torch.cat([once[request[rows], :-NOISE], noise[rows]], 1)
+            weights = self.weights(features)
+            return self.net.with_statistics(weights, self.references) if self.measures else weights
+
+        return Made(len(noise), make)
+
+
+def train_classes(runner: TaskRunner) -> Tensor:
+    """Classes of the train tasks ``(K,)``, in rising order."""
+    return runner.dataset.classes[tasks_of(runner, "train")].unique()
+
+
+def tasks_of(runner: TaskRunner, split: str) -> Tensor:
+    """Tasks of a split ``(T,)``, with or without members."""
+    table = runner.dataset.tasks
+    return torch.tensor(table.loc[table["split"] == split, "task"].to_numpy())
+
+
+class HypernetworkLoss:
+    """Error of the results of a batch of networks on train images of their tasks.
+
+    Args:
+        model: makes the networks.
+        runner: tasks and images.
+        settings: section ``baselines.hypernetwork`` of params.yaml.
+
+    """
+
+    def __init__(
+        self, model: Hypernetwork, runner: TaskRunner, settings: HypernetworkSettings
+    ) -> None:
+        self.model, self.dataset, self.settings = model, runner.dataset, settings
+        self.tasks = {split: tasks_of(runner, split) for split in ("train", "val")}
+
+    def __call__(self, rows: Tensor, split: str, rng: torch.Generator) -> dict[str, Tensor]:
+        """Loss of as many conditions as there are rows, drawn at random.
+
+        Args:
+            rows: only their number counts ``(N,)``.
+            split: "train" or "val", of the tasks.
+            rng: draws tasks, targets, images and noise.
+
+        """
+        model, count, draws = self.model, len(rows), self.settings.draws
+        tasks = self.tasks[split][torch.randint(len(self.tasks[split]), (count,), generator=rng)]
+        low, high = model.bounds.tolist()
+        target = low + (high - low) * torch.rand(count, generator=rng)
+        condition = Condition.of_tasks(self.dataset, tasks, target)
+        images = self._images(condition.classes, rng).repeat_interleave(draws, 0)
+        noise = torch.randn(count * draws, NOISE, generator=rng)
+        once = model.features(condition, noise[::draws])[:, :-NOISE]
+        features = torch.cat([once.repeat_interleave(draws, 0), noise.to(once)], 1)
+        outputs = model.outputs(features, images)
+        error, _ = result_error(outputs, target.to(once).repeat_interleave(draws), model.result)
+        return {"loss": SCALE * error.mean()}
+
+    def _images(self, classes: Tensor, rng: torch.Generator) -> Tensor:
+        """Random train images ``(N, c n, C, H, W)`` of each class of N tasks ``(N, c)``, class after class."""
+        count = self.dataset.images["train"].shape[1]
+        index = torch.rand(*classes.shape, count, generator=rng).argsort(2)
+        index = index[:, :, : self.settings.images_per_class]
+        of_class = classes[:, :, None].expand_as(index)
+        return self.dataset.images_of("train", of_class, index).flatten(1, 2)
+
+
+def fit(
+    runner: TaskRunner, like: SharedEncoder, settings: HypernetworkSettings, seed: int
+) -> Hypernetwork:
+    """Fit on train tasks; the state of the lowest error on val tasks.
+
+    Args:
+        runner: the architecture, and the tasks.
+        like: shared encoder from which it takes sizes, settings and the trained range of R.
+        settings: section ``baselines.hypernetwork`` of params.yaml.
+        seed: root seed.
+
+    """
+    rng = torch_stream(seed, "hypernetwork", "init")
+    model = Hypernetwork(runner, like, rng).to(runner.device)
+    loss = HypernetworkLoss(model, runner, settings)
+    looks = -(-settings.steps // LOOK)
+    size = max(2, settings.conditions)
+    counts = {"train": min(LOOK, settings.steps) * size, "val": 4 * size}
+    options = FitSettings(
+        epochs=looks, batch_size=size, lr=settings.lr, weight_decay=WEIGHT_DECAY, patience=looks
+    )
+    run_fit("hypernetwork", model, loss, counts, options, seed)
+    return model
