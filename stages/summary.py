@@ -8,9 +8,12 @@ from weightspace.params import Params
 
 def main(params: Params) -> None:
     """Write metrics/summary.json."""
-    files = ("reconstruction", "sampling", "distribution", "baselines")
-    metrics = (read_json(METRICS / f"{name}.json") for name in files)
-    figures = summarize(*metrics, params.shared_encoder.result)
+    reconstruction, sampling, distribution, baselines = (
+        read_json(METRICS / f"{name}.json")
+        for name in ("reconstruction", "sampling", "distribution", "baselines")
+    )
+    result = params.shared_encoder.result
+    figures = summarize(reconstruction, sampling, distribution, baselines, result)
     write_json(METRICS / "summary.json", figures)
 
 

@@ -1,0 +1,131 @@
+"""Baselines: fitted on train images of train tasks alone, measured as draws are."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+import evaluate_baselines as stage
+from weightspace.evaluate import baselines as b
+from weightspace.evaluate import hypernetwork as h
+from weightspace.evaluate.evaluation import Evaluation
+from weightspace.params import load_params
+from weightspace.rng import torch_stream
+from weightspace.sampling.sampler import Condition
+from weightspace.weights.spec import take
+from weightspace.zoo.runner import TaskRunner
+
+# of how well draws follow requests, how alike they are, and how well they are told from members
+FIGURES = ["r2_identity", "r2_identity_low", "mae", "spearman_within_task", "accuracy_at_top_mean"]
+FIGURES += ["agreement_draws", "error_overlap_draws", "auc_outputs"]
+FIGURES += ["image_gradients", "fitting_image_gradients"]
+
+
+@pytest.fixture
+def evaluation(project_root):
+    """The finished tiny pipeline."""
+    return Evaluation.load(project_root / "data", load_params(project_root / "params.yaml"))
+
+
+def fitted(evaluation, runner=None, seed=0, **changes):
+    """A hypernetwork for the tiny pipeline, or for other images of its tasks."""
+    settings = evaluation.params.baselines.hypernetwork.model_copy(update=changes)
+    return h.fit(
+        runner or evaluation.runner, evaluation.sampler.shared_encoder, settings, seed
+    ).eval()
+
+
+def error(evaluation, model, split):
+    """Mean squared error of results on train images of the tasks of a split."""
+    settings = evaluation.params.baselines.hypernetwork
+    loss = h.HypernetworkLoss(model, evaluation.runner, settings)
+    with torch.no_grad():
+        rows = torch.arange(400)
+        return float(loss(rows, split, torch_stream(0, "test"))["loss"]) / h.SCALE
+
+
+def same(a, b):
+    """Whether two hypernetworks have the same weights."""
+    theirs = b.state_dict()
+    return all(torch.equal(x, theirs[name]) for name, x in a.state_dict().items())
+
+
+def test_a_fit_follows_requests_and_its_untrained_self_does_not(evaluation):
+    untrained = fitted(evaluation, steps=1, lr=1e-9)
+    trained = fitted(evaluation, steps=200, lr=3e-3, conditions=8)
+    for split in ("train", "val"):
+        assert error(evaluation, trained, split) < 0.7 * error(evaluation, untrained, split)
+
+
+def with_noise(evaluation, *parts):
+    """The tasks with noise in place of some parts of their images."""
+    dataset = evaluation.runner.dataset
+    rng = torch_stream(0, "noise")
+    noise = {part: torch.randn(dataset.images[part].shape, generator=rng) for part in parts}
+    changed = replace(dataset, images=dataset.images | noise)
+    return TaskRunner(evaluation.runner.net, changed)
+
+
+def test_the_fit_reads_train_images_only_and_nothing_of_test_tasks(evaluation):
+    plain = fitted(evaluation)
+    assert same(plain, fitted(evaluation, with_noise(evaluation, "val", "test")))
+    assert not same(plain, fitted(evaluation, with_noise(evaluation, "train")))  # the control
+    table = evaluation.runner.dataset.tasks
+    tests = table["split"].str.startswith("test")
+    without = replace(
+        evaluation.runner.dataset, tasks=table.assign(split=table["split"].mask(tests, ""))
+    )
+    assert same(plain, fitted(evaluation, TaskRunner(evaluation.runner.net, without)))
+
+
+def test_a_seed_gives_one_fit(evaluation):
+    plain = fitted(evaluation)
+    assert same(plain, fitted(evaluation))
+    assert not same(plain, fitted(evaluation, seed=1))
+
+
+@pytest.mark.parametrize("world_name", ["cnn", "cnn-batch-norm"])
+def test_networks_are_those_whose_outputs_are_fitted(evaluation, world, world_name, rng):
+    tiny = world(world_name)
+    runner = TaskRunner(tiny.net, tiny.dataset)
+    model = h.Hypernetwork(runner, evaluation.sampler.shared_encoder, rng)
+    tasks = torch.arange(4)
+    condition = Condition.of_tasks(tiny.dataset, tasks, torch.linspace(0.4, 0.9, 4))
+    images, _ = tiny.dataset.task_batch(tasks.repeat_interleave(2), "train")
+    networks = model.networks(condition, 2, torch.Generator().manual_seed(5))
+    weights = networks.take(slice(None))
+    noise = torch.randn(8, h.NOISE, generator=torch.Generator().manual_seed(5))
+    twice = Condition.of_tasks(
+        tiny.dataset, tasks.repeat_interleave(2), condition.target.repeat_interleave(2)
+    )
+    with torch.no_grad():
+        outputs = model.outputs(model.features(twice, noise), images)
+    torch.testing.assert_close(tiny.net.run(weights, images), outputs, rtol=1e-3, atol=1e-3)
+    some = networks.take(torch.tensor([5, 2]))  # of a row always the same
+    for name, w in take(weights, torch.tensor([5, 2])).items():
+        torch.testing.assert_close(some[name], w, rtol=1e-2, atol=1e-2)
+
+
+def test_figures_of_a_tiny_pipeline(evaluation):
+    metrics = b.evaluate_baselines(evaluation)
+    assert set(metrics) == {"val", "test_sets"}
+    assert {f"hypernetwork_{k}" for k in FIGURES} <= metrics["test_sets"].keys()
+    settings = evaluation.params.baselines.hypernetwork
+    images = settings.images_per_class * evaluation.runner.classes
+    count = settings.steps * settings.conditions * settings.draws * images
+    assert metrics["val"]["hypernetwork_fitting_image_gradients"] == count
+    assert metrics["val"]["hypernetwork_image_gradients"] == 0
+
+
+def test_the_stage_does_nothing_without_controls(evaluation, tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise AssertionError("read")
+
+    monkeypatch.setattr(stage, "METRICS", tmp_path)
+    monkeypatch.setattr(Evaluation, "load", refuse)
+    settings = evaluation.params.evaluate.model_copy(update={"controls": False})
+    stage.main(evaluation.params.model_copy(update={"evaluate": settings}))
+    assert json.loads((tmp_path / "baselines.json").read_text()) == {}
+    with pytest.raises(AssertionError, match="read"):  # the control
+        stage.main(evaluation.params)
