@@ -179,7 +179,8 @@ class HypernetworkLoss:
         index = torch.rand(*classes.shape, count, generator=rng).argsort(2)
         index = index[:, :, : self.settings.images_per_class]
         of_class = classes[:, :, None].expand_as(index)
-        return self.dataset.images_of("train", of_class, index).flatten(1, 2)
+        images: Tensor = self.dataset.images_of("train", of_class, index).flatten(1, 2)
+        return images
 
 
 def fit(
