@@ -126,7 +126,8 @@ class Hypernetwork(nn.Module):
 
 def train_classes(runner: TaskRunner) -> Tensor:
     """Classes of the train tasks ``(K,)``, in rising order."""
-    return runner.dataset.classes[tasks_of(runner, "train")].unique()
+    classes: Tensor = runner.dataset.classes[tasks_of(runner, "train")].unique()
+    return classes
 
 
 def tasks_of(runner: TaskRunner, split: str) -> Tensor:
