@@ -352,6 +352,41 @@ def test_moved_draws_are_where_the_critic_expects_the_target(world, data, rng):
     assert torch.equal(model.moved(z, e, target, 0), z)
 
 
+def test_a_critic_that_is_never_wrong_and_sees_no_slope_moves_nothing():
+    flat = linear_critic([0.0, 0.0], error=0.0)
+    x, e = torch.tensor([[0.3, -0.2]]), torch.zeros(1, 0)
+    assert torch.equal(flat.step(x, e, torch.tensor([9.0]), reach=1.0), torch.zeros(1, 2))
+
+
+def test_the_error_of_the_critic_is_that_of_the_epoch_it_ends_at(world, data):
+    tiny = world()
+    options = tiny.params.shared_encoders.flow.model_copy(update={"precision": "float32"})
+    model, _ = resolve(SHARED_ENCODERS, "flow", "model").fit(
+        data, tiny.params.shared_encoder, options, 3
+    )
+    pool = Draws(model, data, "val", 600)  # other draws of the same tasks
+    pool.add(options.critic_steps, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        e = model.embed(tiny.dataset.images["train"], pool.classes)
+        expected = model.critic(pool.x, e).mean(1)
+    error = (expected - pool.measured.mean(1)).square().mean().sqrt()
+    assert 0.5 < error / model.critic.error < 2
+
+
+def test_draws_do_not_depend_on_how_many_are_asked_for(fitted, world, autoencoder, monkeypatch):
+    """They are drawn in blocks of a fixed size: the first ones are the same."""
+    monkeypatch.setattr("weightspace.sampling.sampler.BLOCK", 4)
+    tiny = world()
+    sampler = Sampler(autoencoder, fitted[0], tiny.net)
+    condition = Condition.of_images(tiny.dataset.images["train"][:3], torch.full((9,), 0.6))
+    fewer = replace(condition, classes=condition.classes[:4], target=condition.target[:4])
+    few, many = (
+        sampler.latents(c, 2, torch.Generator().manual_seed(0)) for c in (fewer, condition)
+    )
+    torch.testing.assert_close(many[:4], few)
+    assert not torch.allclose(many[0], many[4])
+
+
 def test_embedding_is_per_task_whatever_the_batch(world, fitted):
     model, dataset = fitted[0], world().dataset
     tasks = torch.tensor([5, 2, 5, 33])

@@ -438,7 +438,7 @@ class FlowSettings(Settings):
     images_per_class: int = Field(
         ge=2, description="random images behind D in each step, and to measure the critic's draws"
     )
-    steps: int = Field(ge=1, description="steps from noise to a latent, two velocities each")
+    steps: int = Field(ge=1, description="steps from noise to a latent")
     critic_steps: int = Field(ge=0, description="steps towards the target by the critic; 0: none")
     critic_reach: Positive = Field(
         description="movement of a latent's entries that weighs as much as the critic's error"

@@ -15,8 +15,10 @@ from weightspace.nets.base import Net
 from weightspace.params import GuidanceSettings, Params
 from weightspace.sampling.latent_steps import LatentSteps
 from weightspace.shared_encoders.base import SharedEncoder, load_shared_encoder
-from weightspace.weights.spec import Weights
+from weightspace.weights.spec import Weights, fill_blocks
 from weightspace.zoo.runner import TaskRunner
+
+BLOCK = 8192  # latents drawn at once
 
 
 @dataclass(frozen=True)
@@ -113,15 +115,21 @@ class Sampler:
             use_result: False withholds R (a control).
 
         """
-        model, on = self.shared_encoder, torch.ones(len(condition), dtype=torch.bool)
+        model, size = self.shared_encoder, max(1, BLOCK // draws)
         target = condition.target.float().clamp(*model.bounds)
         e = self.embed(condition)
-        embedded = model.condition(e, target, on & use_dataset, on & use_result)
-        z = model.sample(embedded, draws, rng)
-        if not (use_dataset and use_result):
-            return z
-        e, target = (x.repeat_interleave(draws, 0) for x in (e, target))
-        return model.towards(z.flatten(0, 1), e, target).reshape(z.shape)
+
+        def compute(rows: slice) -> Tensor:
+            of, asked = e[rows], target[rows]
+            on = torch.ones(len(of), dtype=torch.bool)
+            embedded = model.condition(of, asked, on & use_dataset, on & use_result)
+            z = model.sample(embedded, draws, rng)
+            if not (use_dataset and use_result):
+                return z
+            of, asked = (x.repeat_interleave(draws, 0) for x in (of, asked))
+            return model.towards(z.flatten(0, 1), of, asked).reshape(z.shape)
+
+        return fill_blocks(e.new_empty(len(e), draws, model.sizes.latent), size, compute)
 
     def image_gradients(self, condition: Condition) -> int:
         """Labelled image-gradients that one guided draw costs: steps x images of a step."""

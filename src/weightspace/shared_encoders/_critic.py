@@ -1,7 +1,7 @@
 """Critic: the result that a latent's network will have on a dataset, without decoding or running it.
 
-It is fitted on draws for train tasks, decoded and measured on their train images; in each round
-draws are added that the critic itself has moved, so that it knows where its steps lead. To a draw it
+It is fitted on draws for train tasks, decoded and measured on their train images; from the second
+round on they have been moved by the critic itself, so that it knows where its steps lead. To a draw it
 costs no image and no label of the task beyond D.
 
 Sources: steps by the gradient of a learned predictor, Dhariwal and Nichol (2021), arXiv 2105.05233,
@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weightspace.zoo.result import Result
+
+SMALLEST_ERROR = 1e-3  # also where all draws come out alike, and the critic is never wrong
 
 
 class Critic(nn.Module):
@@ -77,7 +79,8 @@ class Critic(nn.Module):
             expected = self(x, e).mean(1)
             (slope,) = torch.autograd.grad(expected.sum(), x)
         length = reach * x.shape[1] ** 0.5
-        damped = slope.square().sum(1) + (self.error / length).square()
+        error = self.error.clamp_min(SMALLEST_ERROR)
+        damped = slope.square().sum(1) + (error / length).square()
         movement = ((target - expected.detach()) / damped)[:, None] * slope
         out: Tensor = movement / (movement.norm(dim=1, keepdim=True) / length).clamp_min(1)
         return out

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
 import torch
@@ -21,6 +23,7 @@ from weightspace.dataset_encoders import DATASET_ENCODERS
 from weightspace.dataset_encoders.base import DatasetEncoder
 from weightspace.params import Settings, SharedEncoderSettings, options_of
 from weightspace.registry import origins, resolve
+from weightspace.rng import torch_stream
 from weightspace.shared_encoders import SHARED_ENCODERS
 from weightspace.weights.spec import Population, output_orders
 from weightspace.zoo.outputs import Originals
@@ -285,11 +288,33 @@ def encode_pairs(
     )
 
 
-def prepare(model: SharedEncoder, data: SharedEncoderData) -> None:
-    """Fit the encoder's standardisation on classes of train tasks and note the trained range."""
+Model = TypeVar("Model", bound=SharedEncoder)
+Options = TypeVar("Options", bound=Settings)
+
+
+def started(
+    build: Callable[[Sizes, SharedEncoderSettings, Options, torch.Generator], Model],
+    data: SharedEncoderData,
+    settings: SharedEncoderSettings,
+    options: Options,
+    seed: int,
+) -> Model:
+    """A new model: its dataset encoder standardises classes of train tasks, its range is that of train R.
+
+    Args:
+        build: of the family.
+        data: members as pairs, images.
+        settings: section ``shared_encoder`` of params.yaml.
+        options: section ``shared_encoders.NAME``.
+        seed: root seed.
+
+    """
+    rng = torch_stream(seed, STREAM, "init")
+    model = build(Sizes.of(data), settings, options, rng).to(data.runner.device)
     classes = data.runner.dataset.classes[data.train.tasks].unique()
     model.dataset_encoder.prepare(data.runner.dataset.images["train"][classes])
     model.trained_range.copy_(data.train.result.quantile(torch.tensor(TRAINED_RANGE)))
+    return model
 
 
 def draw_masks(count: int, dropout: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,6 @@ from torch import Tensor
 from weightspace.learning.contrastive import nt_xent
 from weightspace.learning.loop import fit as run_fit
 from weightspace.learning.mlp import ResidualMlp, mlp
-from weightspace.learning.result_matching import soft_result
 from weightspace.params import FlowSettings, SharedEncoderSettings
 from weightspace.rng import normal, torch_stream
 from weightspace.runtime import precision as autocast
@@ -38,7 +37,7 @@ from weightspace.shared_encoders.base import (
     SharedEncoderData,
     Sizes,
     draw_masks,
-    prepare,
+    started,
 )
 from weightspace.weights.spec import block_size, fill_blocks, output_orders
 
@@ -111,7 +110,9 @@ class FlowModel(SharedEncoder):
 
     @torch.no_grad()
     def sample(self, condition: Tensor, draws: int, rng: torch.Generator) -> Tensor:
-        """Latents ``(N, draws, L)``, by the midpoint method from noise.
+        """Latents ``(N, draws, L)``, from noise by the two-step method of Adams and Bashforth.
+
+        Each step extrapolates from its own velocity and the one before; the first takes the midpoint's.
 
         Args:
             condition: embedded conditions ``(N, F)``.
@@ -122,10 +123,13 @@ class FlowModel(SharedEncoder):
         h = self.trunk_of(condition).repeat_interleave(draws, 0)
         x = normal((len(h), self.sizes.latent), rng, h.device)
         step = 1 / self.options.steps
-        for k in range(self.options.steps):
-            t = torch.full((len(h),), k * step, device=h.device)
-            half = x + 0.5 * step * self.velocity_at(x, t, h)
-            x = x + step * self.velocity_at(half, t + 0.5 * step, h)
+        t = torch.zeros(len(h), device=h.device)
+        v = self.velocity_at(x, t, h)
+        x = x + step * self.velocity_at(x + 0.5 * step * v, t + 0.5 * step, h)
+        for _ in range(1, self.options.steps):
+            t, before = t + step, v
+            v = self.velocity_at(x, t, h)
+            x = x + step * (1.5 * v - 0.5 * before)
         return self.latents(x).reshape(len(condition), draws, -1)
 
     def towards(self, z: Tensor, e: Tensor, target: Tensor) -> Tensor:
@@ -293,7 +297,7 @@ class Draws:
         of_class = classes[:, :, None].expand_as(index)
         queries = dataset.images_of("train", of_class, index).flatten(1, 2)
         outputs = self.data.runner.net.run(self.data.autoencoder.decode(z), queries)
-        return soft_result(outputs, self.model.result)[0]
+        return self.model.result.by_class(outputs)
 
 
 def fit_critic(model: FlowModel, loss: FlowLoss, seed: int) -> None:
@@ -332,7 +336,8 @@ def fit_critic(model: FlowModel, loss: FlowLoss, seed: int) -> None:
         history = run_fit(
             "critic", critic, critic_loss, counts, settings, seed, stream=f"{STREAM} {number}"
         )
-        critic.error.fill_(float(history["val_error"].min()) ** 0.5)
+        chosen = int(history["val_loss"].to_numpy().argmin())  # the epoch that the fit ends at
+        critic.error.fill_(float(history["val_error"].to_numpy()[chosen]) ** 0.5)
 
 
 def fit(
@@ -350,15 +355,12 @@ def fit(
         seed: root seed.
 
     """
-    rng = torch_stream(seed, STREAM, "init")
-    model = build(Sizes.of(data), settings, options, rng).to(data.runner.device)
-    prepare(model, data)
+    model = started(build, data, settings, options, seed)
     if not data.autoencoder.normalised:
         z = data.train.z[:, 0]
         model.free.copy_(torch.tensor(True))
         model.centre.copy_(z.mean(0))
         model.rms.copy_((z - z.mean(0)).square().mean().sqrt())
-    data.autoencoder.requires_grad_(requires_grad=False)
     counts = {"train": len(data.train.tasks), "val": len(data.val.tasks)}
     loss = FlowLoss(model, data)
     history = run_fit("shared_encoder", model, loss, counts, settings, seed, stream=STREAM)

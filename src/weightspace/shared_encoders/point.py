@@ -16,14 +16,14 @@ from weightspace.learning.contrastive import nt_xent
 from weightspace.learning.loop import fit as run_fit
 from weightspace.learning.mlp import mlp
 from weightspace.params import PointSettings, SharedEncoderSettings
-from weightspace.rng import normal, torch_stream
+from weightspace.rng import normal
 from weightspace.shared_encoders.base import (
     STREAM,
     SharedEncoder,
     SharedEncoderData,
     Sizes,
     draw_masks,
-    prepare,
+    started,
 )
 
 
@@ -102,10 +102,8 @@ def fit(
         seed: root seed.
 
     """
-    rng = torch_stream(seed, STREAM, "init")
     z = data.train.z[:, 0]
-    model = build(Sizes.of(data), settings, options, rng).to(data.runner.device)
-    prepare(model, data)
+    model = started(build, data, settings, options, seed)
     model.centre.copy_(z.mean(0))
     model.log_length.copy_((z - model.centre).norm(dim=1).log().mean())
     pairs = {"train": data.train, "val": data.val}

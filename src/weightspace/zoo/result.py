@@ -81,6 +81,17 @@ class Result:
         """Result ``(M,)`` of outputs ``(M, B, c)`` on images that come class after class."""
         return accuracies(outputs) if self.higher_is_better else losses(outputs)
 
+    def by_class(self, outputs: Tensor) -> Tensor:
+        """As :meth:`of`, of each class ``(M, c)``, as float32."""
+        images = outputs.shape[1] // outputs.shape[2]
+        of_image = (
+            outputs.argmax(-1) == labels_of(outputs)
+            if self.higher_is_better
+            else cross_entropy(outputs)
+        )
+        means: Tensor = of_image.double().unflatten(1, (-1, images)).mean(2)
+        return means.float()
+
     def of_members(self, members: pd.DataFrame) -> np.ndarray:
         """R of each member ``(N,)`` of a table: its result on the val images of its task.
 
