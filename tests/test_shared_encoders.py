@@ -354,7 +354,7 @@ def test_moved_draws_are_where_the_critic_expects_the_target(world, data, rng):
 
 def test_a_critic_that_is_never_wrong_and_sees_no_slope_moves_nothing():
     flat = linear_critic([0.0, 0.0], error=0.0)
-    x, e = torch.tensor([[0.3, -0.2]]), torch.zeros(1, 0)
+    x, e = torch.tensor([[0.3, -0.2]]), torch.zeros(1, 1)
     assert torch.equal(flat.step(x, e, torch.tensor([9.0]), reach=1.0), torch.zeros(1, 2))
 
 
