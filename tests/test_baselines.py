@@ -113,9 +113,17 @@ def test_figures_of_a_tiny_pipeline(evaluation):
     assert {f"hypernetwork_{k}" for k in FIGURES} <= metrics["test_sets"].keys()
     settings = evaluation.params.baselines.hypernetwork
     images = settings.images_per_class * evaluation.runner.classes
-    count = settings.steps * settings.conditions * settings.draws * images
+    count = settings.steps * settings.conditions * images
     assert metrics["val"]["hypernetwork_fitting_image_gradients"] == count
     assert metrics["val"]["hypernetwork_image_gradients"] == 0
+
+
+def test_networks_of_many_weights_have_no_hypernetwork(evaluation, monkeypatch):
+    size = evaluation.runner.net.spec.numel * evaluation.sampler.shared_encoder.settings.width
+    monkeypatch.setattr(b, "BLOCK_NUMBERS", size)
+    assert b.fits_memory(evaluation)  # the control
+    monkeypatch.setattr(b, "BLOCK_NUMBERS", size - 1)
+    assert b.evaluate_baselines(evaluation) == {"val": {}, "test_sets": {}}
 
 
 def test_the_stage_does_nothing_without_controls(evaluation, tmp_path, monkeypatch):

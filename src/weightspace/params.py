@@ -552,10 +552,11 @@ class EvaluateSettings(Settings):
 class HypernetworkSettings(Settings):
     """A hypernetwork, trained on nothing but hitting R on train images of train tasks: no population."""
 
-    steps: int = Field(ge=1, description="steps of AdamW")
+    steps: int = Field(ge=1, description="steps of AdamW; from 100 on in hundreds")
     lr: Positive = Field(description="peak learning rate, cosine to zero")
-    conditions: int = Field(ge=1, description="pairs of a task and a target in each step")
-    draws: int = Field(ge=1, description="networks of each pair in a step")
+    conditions: int = Field(
+        ge=2, description="pairs of a task and a target in each step, a network each"
+    )
     images_per_class: int = Field(ge=1, description="train images per class in each step")
 
 

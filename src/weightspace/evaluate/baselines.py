@@ -19,7 +19,7 @@ from weightspace.progress import progress
 from weightspace.rng import torch_stream
 from weightspace.sampling.requests import Grid
 from weightspace.sampling.sampler import Condition
-from weightspace.weights.spec import Population
+from weightspace.weights.spec import BLOCK_NUMBERS, Population
 
 DRAWS = 2  # networks of a request, whose agreement is measured
 
@@ -28,10 +28,11 @@ def evaluate_baselines(evaluation: Evaluation) -> dict[str, dict[str, float]]:
     """Metrics of each held-out split that has tasks: figures of every baseline."""
     splits = [split for split in HELD_OUT if len(evaluation.tasks(split))]
     out: dict[str, dict[str, float]] = {split: {} for split in splits}
-    made = fit_hypernetwork(evaluation)
+    made = fit_hypernetwork(evaluation) if splits and fits_memory(evaluation) else None
     with progress("baselines", len(splits)) as bar:
         for split, metrics in out.items():
-            metrics |= prefixed("hypernetwork", of_hypernetwork(evaluation, made, split))
+            if made is not None:
+                metrics |= prefixed("hypernetwork", of_hypernetwork(evaluation, made, split))
             bar.advance(note=f"hypernetwork {split}")
     return out
 
@@ -77,6 +78,12 @@ def measured(
     return out
 
 
+def fits_memory(evaluation: Evaluation) -> bool:
+    """Whether the hypernetwork's last layer has a bearable size: the width times all weights of a network."""
+    width = evaluation.sampler.shared_encoder.settings.width
+    return width * evaluation.runner.net.spec.numel <= BLOCK_NUMBERS
+
+
 def fit_hypernetwork(evaluation: Evaluation) -> Hypernetwork:
     """The hypernetwork for the tasks of a finished pipeline, of which it sees no network."""
     params, like = evaluation.params, evaluation.sampler.shared_encoder
@@ -111,5 +118,5 @@ def of_hypernetwork(evaluation: Evaluation, made: Hypernetwork, split: str) -> d
     images = evaluation.runner.classes * min(
         fitted.images_per_class, dataset.images["train"].shape[1]
     )
-    gradients = fitted.steps * fitted.conditions * fitted.draws * images
+    gradients = fitted.steps * fitted.conditions * images
     return out | {"image_gradients": 0, "fitting_image_gradients": gradients}

@@ -32,7 +32,7 @@ from weightspace.zoo.runner import TaskRunner
 NOISE = 32  # numbers in which one draw differs from another
 LEAST = 0.05  # movement of a tensor that starts near 0
 SCALE = 20.0  # of the error, so that the loop's limit of the gradient's norm acts
-LOOK = 100  # steps between two looks at the val tasks
+LOOK, VAL = 100, 4  # steps between two looks at the val tasks; batches of each look
 REFERENCES = 32  # train images on which batch statistics are measured
 WEIGHT_DECAY = 0.01
 
@@ -161,17 +161,15 @@ class HypernetworkLoss:
             rng: draws tasks, targets, images and noise.
 
         """
-        model, count, draws = self.model, len(rows), self.settings.draws
+        model, count = self.model, len(rows)
         tasks = self.tasks[split][torch.randint(len(self.tasks[split]), (count,), generator=rng)]
         low, high = model.bounds.tolist()
         target = low + (high - low) * torch.rand(count, generator=rng)
         condition = Condition.of_tasks(self.dataset, tasks, target)
-        images = self._images(condition.classes, rng).repeat_interleave(draws, 0)
-        noise = torch.randn(count * draws, NOISE, generator=rng)
-        once = model.features(condition, noise[::draws])[:, :-NOISE]
-        features = torch.cat([once.repeat_interleave(draws, 0), noise.to(once)], 1)
+        images = self._images(condition.classes, rng)
+        features = model.features(condition, torch.randn(count, NOISE, generator=rng))
         outputs = model.outputs(features, images)
-        error, _ = result_error(outputs, target.to(once).repeat_interleave(draws), model.result)
+        error, _ = result_error(outputs, target.to(features), model.result)
         return {"loss": SCALE * error.mean()}
 
     def _images(self, classes: Tensor, rng: torch.Generator) -> Tensor:
@@ -199,9 +197,8 @@ def fit(
     rng = torch_stream(seed, "hypernetwork", "init")
     model = Hypernetwork(runner, like, rng).to(runner.device)
     loss = HypernetworkLoss(model, runner, settings)
-    looks = -(-settings.steps // LOOK)
-    size = max(2, settings.conditions)
-    counts = {"train": min(LOOK, settings.steps) * size, "val": 4 * size}
+    looks, size = -(-settings.steps // LOOK), settings.conditions
+    counts = {"train": min(LOOK, settings.steps) * size, "val": VAL * size}
     options = FitSettings(
         epochs=looks, batch_size=size, lr=settings.lr, weight_decay=WEIGHT_DECAY, patience=looks
     )

@@ -55,6 +55,14 @@ def read_metrics(root: Path, name: str) -> Figures:
     return Figures(every[SPLIT], f"{where}: {SPLIT}", needs)
 
 
+def read_baselines(root: Path) -> Figures | None:
+    """Figures of the hypernetwork for the headline split; None where a run measured none."""
+    where = "metrics/baselines.json"
+    every = read_json(root / where) if (root / where).is_file() else {}
+    figures = every.get(SPLIT, {})
+    return Figures(figures, f"{where}: {SPLIT}") if "hypernetwork_mae" in figures else None
+
+
 @dataclass(frozen=True)
 class Costs:
     """Labelled image-gradients and milliseconds of one network, from settings and benchmarks.
@@ -130,6 +138,10 @@ def draws(root: Path) -> str:
         ("control: network of the nearest training task", "control_nearest_task_", (0, None)),
     )
     body = [_row(name, figures, prefix, cost) for name, prefix, cost in kinds]
+    if others := read_baselines(root):
+        name = "hypernetwork: no population, trained to hit R"
+        cost = (others["hypernetwork_image_gradients"], None)
+        body.insert(4, _row(name, others, "hypernetwork_", cost))
     last = EPOCHS[-1]
     body += [
         _trained(
@@ -204,6 +216,8 @@ def facts(root: Path) -> str:
         _reading(metrics["properties"]),
         _varying(metrics["distribution"]),
     )
+    if others := read_baselines(root):
+        lines += (_without_population(others, metrics["distribution"]),)
     return "\n".join(f"* {line}" for line in lines)
 
 
@@ -261,6 +275,20 @@ def _varying(alike: Figures) -> str:
         f"{auc:.2f} (one half of the trained networks from the other {exact:.2f}; .5 is chance), by the norms "
         f"of their tensors with {weights:.2f}. An ensemble of draws at the highest target is right on {together}, one of trained "
         f"networks on {trained}."
+    )
+
+
+def _without_population(others: Figures, alike: Figures) -> str:
+    r2, top, auc, overlap = (
+        others[f"hypernetwork_{k}"]
+        for k in ("r2_identity", "accuracy_at_top_mean", "auc_outputs", "error_overlap_draws")
+    )
+    return (
+        f"*Without a population*: a hypernetwork that was trained on nothing but hitting R follows it with R2 "
+        f"{r2:.3f} and reaches {top:.3f} at the highest target, but two of its draws for one request agree on "
+        f"{_percent(others, 'hypernetwork_agreement_draws')} of the images (trained networks "
+        f"{_percent(alike, 'agreement_members')}), their errors overlap by {overlap:.2f}, and a classifier tells "
+        f"them from trained networks by their outputs with an AUC of {auc:.2f}."
     )
 
 

@@ -25,6 +25,7 @@ TABLES: dict[str, Callable[[dict[str, Any], str], Table]] = {
     "reconstruction": results.reconstruction_table,
     "sampling": results.sampling_table,
     "distribution": results.distribution_table,
+    "baselines": results.baselines_table,
     "finetuning": results.finetuning_table,
     "properties": results.properties_table,
     "novelty": results.novelty_table,

@@ -60,6 +60,7 @@ def more_results(root: Path) -> Iterator[Table]:
         "properties": properties_table,
         "novelty": novelty_table,
         "distribution": distribution_table,
+        "baselines": baselines_table,
     }
     for name, make in makers.items():
         path = root / "metrics" / f"{name}.json"
@@ -271,6 +272,23 @@ def distribution_table(figures: dict[str, Any], split: str) -> Table:
     }
     _add_pairs(table, pairs, ("_draws", "_members"), figures)
     return table
+
+
+def baselines_table(figures: dict[str, Any], split: str) -> Table:
+    """Networks that others make for the same requests: how they follow them, and how alike they are."""
+    title = f"Baselines with the same information, {split}: one network for each request"
+    result = "accuracy" if "hypernetwork_accuracy_at_top_mean" in figures else "loss"
+    columns = {
+        "R2 (achieved = target)": "r2_identity",
+        "MAE": "mae",
+        "rank corr. in a task": "spearman_within_task",
+        f"mean {result} at the highest target": f"{result}_at_top_mean",
+        "agreement of two": "agreement_draws",
+        "overlap of errors of two": "error_overlap_draws",
+        "told from members by outputs, AUC": "auc_outputs",
+    }
+    rows = {"hypernetwork: no population, trained to hit R": "hypernetwork"}
+    return _grid(title, "", rows, columns, figures)
 
 
 def _add_pairs(
