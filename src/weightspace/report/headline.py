@@ -210,14 +210,14 @@ def facts(root: Path) -> str:
     names = ("reconstruction", "sampling", "properties", "distribution")
     metrics = {name: read_metrics(root, name) for name in names}
     latent = load_params(root / "params.yaml").autoencoder.latent
-    lines = (
+    lines = [
         _encoding(metrics["reconstruction"], latent),
         _finding(metrics["sampling"]),
         _reading(metrics["properties"]),
         _varying(metrics["distribution"]),
-    )
+    ]
     if others := read_baselines(root):
-        lines += (_without_population(others, metrics["distribution"]),)
+        lines.append(_without_population(others, metrics["distribution"]))
     return "\n".join(f"* {line}" for line in lines)
 
 
