@@ -162,22 +162,105 @@ def test_several_errors_are_counted(tmp_path):
         _load(tmp_path, lambda d: (_set(d, "zoo.runs", 0), _set(d, "pca.components", 0)))
 
 
-@pytest.mark.parametrize(
-    ("key", "text", "number"),
-    [
-        ("shared_encoder.lr", "1e-06", 1e-6),
-        ("autoencoder.weight_decay", "0", 0.0),
-        ("zoo.adam_lr", ["1e-05", "1e-2"], (1e-5, 1e-2)),
-        ("zoo.runs", "400", 400),
-        ("dataset.tasks", "60", 60),
-    ],
-)
-def test_numeric_text_is_a_number(key, text, number, tmp_path):
-    found = _load(tmp_path, lambda data: _set(data, key, text))
+def _with(tmp_path, key, text):
+    """Load the committed file with another text as the value of a key."""
+    *sections, last = key.split(".")
+    head, start = FILE.read_text(), 0
+    for section in sections:
+        start = head.index(f"{section}:", start)
+    begin = re.compile(rf"\b{last}: *").search(head, start).end()
+    old = re.compile(r"\[[^\]]*\]|[^,}\n #]+").match(head, begin)
+    path = tmp_path / "params.yaml"
+    path.write_text(head[:begin] + text + head[old.end() :])
+    value = load_params(path)
     for part in key.split("."):
-        found = getattr(found, part)
-    assert found == number
-    assert type(found) is type(number)
+        value = getattr(value, part)
+    return value
+
+
+NUMBERS = [
+    ("shared_encoder.lr", "1e-06", 1e-6),
+    ("autoencoder.weight_decay", "0", 0.0),
+    ("zoo.adam_lr", "[1e-05, 1.5E-2]", (1e-5, 1.5e-2)),
+    ("zoo.runs", "400", 400),
+    ("dataset.tasks", "60", 60),
+]
+
+
+@pytest.mark.parametrize(("key", "text", "number"), NUMBERS)
+def test_numbers_are_read_as_dvc_reads_them(key, text, number, tmp_path):
+    """Which is by YAML 1.2; PyYAML alone takes 1e-06 for text."""
+    value = _with(tmp_path, key, text)
+    assert value == number
+    assert type(value) is type(number)
+
+
+COUNTS = [
+    "true",
+    "60.0",
+    "1" + 400 * "0",
+    "'60'",
+    "1:30",
+    "0x10",
+    "060",
+    "1_000",
+    "1e3",
+    ".inf",
+    "~",
+]
+STRICT = [
+    *(("zoo.runs", text) for text in COUNTS),
+    *(("dataset.tasks", text) for text in COUNTS),
+    *(("nets.cnn.channels", f"[8, {text}]") for text in COUNTS),
+    *(("seed", text) for text in (*COUNTS, str(2**63))),
+    *(("shared_encoder.lr", text) for text in ("true", "'0.1'", "1e999", ".nan", "-.inf", "1" + 400 * "0")),
+    *(("nets.cnn.batch_norm", text) for text in ("1", "yes", "on", "'true'", "0.0", "~")),
+    *(("runtime.device", text) for text in ("1", "true", "~")),
+    ("pca.components", "65537"),
+    ("zoo.optimizers", "adam"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "text"), STRICT)
+def test_types_are_strict_and_counts_have_upper_limits(key, text, tmp_path):
+    with pytest.raises(WeightspaceError, match=re.escape(f"'{key}")) as error:
+        _with(tmp_path, key, text)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500
+
+
+def test_every_count_has_an_upper_limit():
+    """Of the whole schema, so that a new key is in it by itself."""
+
+    def unlimited(node, name=""):
+        if isinstance(node, list):
+            return [n for part in node for n in unlimited(part, name)]
+        if not isinstance(node, dict):
+            return []
+        if node.get("type") == "integer":
+            return [] if "maximum" in node else [name]
+        return [n for key, part in node.items() for n in unlimited(part, key)]
+
+    assert unlimited(Params.model_json_schema()) == []
+    assert unlimited({"zoo": {"runs": {"type": "integer", "minimum": 1}}}) == ["runs"]
+
+
+DOUBLE = [
+    ("zoo:", "zoo: {}\nzoo:", "zoo"),
+    ("  runs:", "  runs: 7\n  runs:", "runs"),
+    ("  runs:", '  runs: 7\n  "runs":', "runs"),
+    ("cnn: {", "cnn: {batch_norm: true, ", "batch_norm"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "key"), DOUBLE)
+def test_a_key_that_stands_twice_is_refused_by_name_and_line(old, new, key, tmp_path):
+    path, text = tmp_path / "params.yaml", FILE.read_text()
+    assert text.count(f"{old}") == 1
+    path.write_text(text.replace(old, new))
+    line = 1 + text[: text.index(old)].count("\n")
+    with pytest.raises(WeightspaceError, match=f"'{key}' stands twice, in lines {line} and"):
+        load_params(path)
 
 
 def test_settings_cannot_be_changed_after_loading():
@@ -205,13 +288,13 @@ def test_the_reference_has_every_key_with_its_meaning():
     assert (
         kinds
         | {
-            "seed": "integer, 0 or more",
+            "seed": f"integer from 0 to {2**63 - 1:,}",
             "zoo.init": "`independent`, `shared`",
-            "dataset.tasks": "integer, 1 or more; or `all`",
+            "dataset.tasks": "integer from 1 to 10,000,000; or `all`",
             "zoo.adam_lr": "[number above 0, number above 0]",
             "zoo.momentum": "number, 0 or more, below 1",
-            "sources.idx.labels": "[integer, 0 or more, integer, 0 or more]; or `auto`",
-            "nets.cnn.channels": "list, each integer, 1 or more",
+            "sources.idx.labels": "[integer from 0 to 10,000,000, integer from 0 to 10,000,000]; or `auto`",
+            "nets.cnn.channels": "list, each integer from 1 to 65,536",
             "pca.align": "`none`, `matching`",
             "shared_encoder.dropout": "number from 0 to 1",
         }

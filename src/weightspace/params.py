@@ -1,4 +1,4 @@
-"""params.yaml as typed settings: unknown keys refused, ranges checked, numeric text accepted.
+"""params.yaml as typed settings: unknown and double keys refused, types strict, ranges checked.
 
 The schema has no values of its own: a key that is not in the file is an error, so that DVC tracks every
 one. It is the reference for every key: meaning and unit are the ``description`` of the field.
@@ -6,10 +6,11 @@ one. It is the reference for every key: meaning and unit are the ``description``
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_origin
 
 import yaml
 from pydantic import (
@@ -28,13 +29,32 @@ from weightspace.registry import FAMILIES, absent, find, outside
 
 # A few lines of YAML can stand for a value of gigabytes when it is written out.
 BRIEF = reprlib.Repr()
-BRIEF.maxlevel, BRIEF.maxstring = 2, 80
+BRIEF.maxlevel, BRIEF.maxstring, BRIEF.maxlong = 2, 80, 80
+
+
+MOST_COUNT = 10_000_000  # of anything that is counted: runs, epochs, steps, images, draws
+MOST_SIZE = 1 << 16  # of one axis of a tensor: units, channels, pixels, components
+MOST_SEED = (1 << 63) - 1  # what a column of a table can hold
 
 
 class Settings(BaseModel):
-    """Base of all sections: immutable, no unknown keys, no defaults: params.yaml has every value."""
+    """Base of all sections: immutable, no unknown keys, no defaults: params.yaml has every value.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    A value has the type of its key and is not converted to it: no truth value is a number, no
+    number with a decimal point an integer, no text a number.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tuples(cls, data: Any) -> Any:
+        """Lists, which files have in place of tuples, as tuples where the key is one."""
+        if not isinstance(data, dict):
+            return data
+        fields = cls.model_fields
+        tuples = {k for k, f in fields.items() if get_origin(f.annotation) is tuple}
+        return {k: tuple(v) if isinstance(v, list) and k in tuples else v for k, v in data.items()}
 
 
 class FamilySettings(Settings):
@@ -65,14 +85,12 @@ def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
 
 
 def _count_or(word: str) -> Callable[[Any], Any]:
-    """Validate an integer above 0, also written as text, or one word."""
+    """Validate an integer from 1 to ``MOST_COUNT``, or one word."""
 
     def check(value: Any) -> Any:
-        if isinstance(value, str) and value.isdecimal():
-            value = int(value)
-        if value == word or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+        if value == word or (type(value) is int and 0 < value <= MOST_COUNT):
             return value
-        raise ValueError(f"expected an integer above 0 or '{word}'")
+        raise ValueError(f"expected an integer from 1 to {MOST_COUNT} or '{word}'")
 
     return check
 
@@ -82,7 +100,7 @@ def _label_range(value: Any) -> Any:
     if value == "auto":
         return value
     whole = isinstance(value, list | tuple) and [type(v) for v in value] == [int, int]
-    if whole and 0 <= value[0] <= value[1]:
+    if whole and 0 <= value[0] <= value[1] <= MOST_COUNT:
         return tuple(value)
     raise ValueError("expected the first and the last label, such as [0, 9], or 'auto'")
 
@@ -102,30 +120,31 @@ def _either(kind: dict[str, Any], word: str) -> WithJsonSchema:
     return WithJsonSchema({"anyOf": [kind, {"const": word}]})
 
 
-COUNT = {"type": "integer", "minimum": 1}
+COUNT = {"type": "integer", "minimum": 1, "maximum": MOST_COUNT}
 MOMENTS = {"type": "array", "prefixItems": [{"type": "number", "exclusiveMinimum": 0}] * 2}
-LABELS = {"type": "array", "prefixItems": [{"type": "integer", "minimum": 0}] * 2}
+LABEL = {"type": "integer", "minimum": 0, "maximum": MOST_COUNT}
+LABELS = {"type": "array", "prefixItems": [LABEL] * 2}
 CountOrAll = Annotated[Any, AfterValidator(_count_or("all")), _either(COUNT, "all")]
 CountOrAuto = Annotated[Any, AfterValidator(_count_or("auto")), _either(COUNT, "auto")]
 CountOrOriginal = Annotated[Any, AfterValidator(_count_or("original")), _either(COUNT, "original")]
 MomentsOrUniform = Annotated[Any, AfterValidator(_moments), _either(MOMENTS, "uniform")]
 LabelRange = Annotated[Any, AfterValidator(_label_range), _either(LABELS, "auto")]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveRange = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
-IntRange = Annotated[
-    tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], AfterValidator(_ordered)
-]
-Widths = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
+Count = Annotated[int, Field(ge=1, le=MOST_COUNT)]
+Size = Annotated[int, Field(ge=1, le=MOST_SIZE)]
+IntRange = Annotated[tuple[Count, Count], AfterValidator(_ordered)]
+Widths = Annotated[tuple[Size, ...], Field(min_length=1, max_length=100)]
 
 
 class SamplesPerClass(Settings):
     """Fixed number of images per class in each part; the parts never overlap."""
 
-    train: int = Field(ge=2, description="images per class to train networks on")
-    val: int = Field(ge=1, description="images per class for choices and for the result R")
-    test: int = Field(ge=1, description="images per class for reported figures only")
+    train: int = Field(ge=2, le=MOST_COUNT, description="images per class to train networks on")
+    val: Count = Field(description="images per class for choices and for the result R")
+    test: Count = Field(description="images per class for reported figures only")
 
 
 class Splits(Settings):
@@ -148,14 +167,18 @@ class DatasetSettings(Settings):
 
     source: str = Field(description="image source, a file in src/weightspace/data/sources")
     samples_per_class: SamplesPerClass
-    classes_per_task: int = Field(ge=2, description="classes of a task")
+    classes_per_task: int = Field(ge=2, le=MOST_SIZE, description="classes of a task")
     tasks: CountOrAll = Field(description="ordered tasks to draw, or all")
-    unseen_classes: int = Field(ge=0, description="classes that only test_classes may contain")
+    unseen_classes: int = Field(
+        ge=0, le=MOST_COUNT, description="classes that only test_classes may contain"
+    )
     unseen_share: Fraction = Field(
         description="class sets of test_classes, as a fraction of all other class sets"
     )
     val_classes: int = Field(
-        ge=0, description="classes that only val may contain; 0: val has seen classes"
+        ge=0,
+        le=MOST_COUNT,
+        description="classes that only val may contain; 0: val has seen classes",
     )
     splits: Splits
 
@@ -170,7 +193,7 @@ class DigitsSettings(Settings):
 class GlyphsSettings(Settings):
     """Letters of the DejaVu fonts. All ranges are uniform, and drawn anew for each image."""
 
-    size: int = Field(ge=4, description="side of an image in pixels")
+    size: int = Field(ge=4, le=MOST_SIZE, description="side of an image in pixels")
     classes: CountOrAll = Field(description="letters to draw from those that differ, or all")
     alike: Annotated[float, Field(gt=0, le=1)] = Field(
         description="letters whose shapes correlate by this or more are one class"
@@ -201,7 +224,7 @@ class NpzSettings(Settings):
 class FolderSettings(Settings):
     """One folder of images per class in the folder ``path``."""
 
-    size: int = Field(ge=1, description="side in pixels")
+    size: Size = Field(description="side in pixels")
     colours: Literal["grey", "rgb"] = Field(description="one channel or three")
     classes: CountOrAll = Field(description="classes to draw, or all")
 
@@ -224,9 +247,9 @@ class ZooSettings(Settings):
 
     architecture: str = Field(description="a file in src/weightspace/nets")
     init: Literal["independent", "shared"] = Field(description="own or one common initialisation")
-    runs: int = Field(ge=1, description="training runs; more never change the earlier ones")
-    runs_per_shard: int = Field(ge=1, description="runs trained together; the resumable unit")
-    batch_size: int = Field(ge=1, description="images per step")
+    runs: Count = Field(description="training runs; more never change the earlier ones")
+    runs_per_shard: Count = Field(description="runs trained together; the resumable unit")
+    batch_size: Count = Field(description="images per step")
     optimizers: tuple[Literal["adam", "sgd"], ...] = Field(
         min_length=1, description="one of them is drawn for each run"
     )
@@ -238,7 +261,9 @@ class ZooSettings(Settings):
     epochs_drawn: MomentsOrUniform = Field(
         description="uniform, or mean and standard deviation of a normal one, clipped to epochs"
     )
-    snapshots: int = Field(ge=2, description="members kept of each run, distributed over its steps")
+    snapshots: int = Field(
+        ge=2, le=MOST_COUNT, description="members kept of each run, distributed over its steps"
+    )
     first_step: IntRange = Field(description="step of the first snapshot, uniform")
     first_unit: Literal["steps", "epochs"] = Field(description="unit of first_step")
 
@@ -259,7 +284,7 @@ class MlpSettings(Settings):
 class Resnet18Settings(Settings):
     """ResNet-18 with torchvision's tensor names and, at width 64, shapes."""
 
-    width: int = Field(ge=1, description="channels of the first stage; each further one doubles")
+    width: Size = Field(description="channels of the first stage; each further one doubles")
     stem: Literal["torchvision", "small"] = Field(
         description="7x7, stride 2, max-pooling; or for small images 3x3, stride 1"
     )
@@ -276,14 +301,16 @@ class NetsSettings(FamilySettings):
 class OutputsSettings(Settings):
     """Outputs of train and val members that are stored for the fits."""
 
-    probes: int = Field(ge=1, description="images of any class that every member is run on")
+    probes: Count = Field(description="images of any class that every member is run on")
 
 
 class PcaSettings(Settings):
     """First compression: one principal component basis per named tensor."""
 
-    components: int = Field(ge=1, description="components per tensor")
-    identity_below: int = Field(ge=0, description="tensors with fewer entries are kept as they are")
+    components: Size = Field(description="components per tensor")
+    identity_below: int = Field(
+        ge=0, le=MOST_COUNT, description="tensors with fewer entries are kept as they are"
+    )
     align: Literal["none", "matching"] = Field(
         description="weight matching to one finished network before PCA, or none"
     )
@@ -292,26 +319,26 @@ class PcaSettings(Settings):
 class FitSettings(Settings):
     """What every fit of a network in this project needs."""
 
-    epochs: int = Field(ge=1, description="passes over the training members at most")
-    batch_size: int = Field(ge=2, description="members per step")
+    epochs: Count = Field(description="passes over the training members at most")
+    batch_size: int = Field(ge=2, le=MOST_COUNT, description="members per step")
     lr: Positive = Field(description="peak learning rate of AdamW, cosine to zero")
     weight_decay: Annotated[float, Field(ge=0)] = Field(description="weight decay of AdamW")
-    patience: int = Field(ge=1, description="epochs without a better val loss before stopping")
+    patience: Count = Field(description="epochs without a better val loss before stopping")
 
 
 class AutoencoderSettings(FitSettings):
     """Second compression, the autoencoder: what all autoencoders share, images of a behavioural loss included."""
 
     model: str = Field(description="a file in src/weightspace/autoencoders")
-    latent: int = Field(ge=2, description="numbers in the latent z")
+    latent: int = Field(ge=2, le=MOST_SIZE, description="numbers in the latent z")
     augment_permutations: bool = Field(
         description="mlp, variational, residual: a new order of hidden units for each train member "
         "in each step",
     )
-    own_queries: int = Field(
-        ge=1, description="behavioural loss: images of the member's task per step"
+    own_queries: Count = Field(description="behavioural loss: images of the member's task per step")
+    other_queries: int = Field(
+        ge=0, le=MOST_COUNT, description="behavioural loss: other images per step"
     )
-    other_queries: int = Field(ge=0, description="behavioural loss: other images per step")
     kl_weight: NonNegative = Field(description="behavioural loss: weight of the KL of the softmax")
     cosine_weight: NonNegative = Field(description="behavioural loss: weight of 1 - cosine")
 
@@ -330,8 +357,8 @@ class FunctionalSettings(BehaviouralSettings):
     reads: Literal["outputs", "coefficients", "both"] = Field(
         description="outputs on probe inputs, PCA coefficients, or both"
     )
-    width: int = Field(ge=1, description="features inside encoder and decoder")
-    depth: int = Field(ge=0, description="residual blocks of each")
+    width: Size = Field(description="features inside encoder and decoder")
+    depth: int = Field(ge=0, le=MOST_SIZE, description="residual blocks of each")
     learn_probes: bool = Field(description="fit the probes too; every step then runs all originals")
     latent_noise: NonNegative = Field(description="noise on z while fitting")
     reference: Literal["untrained", "trained"] = Field(
@@ -339,6 +366,7 @@ class FunctionalSettings(BehaviouralSettings):
     )
     statistics: int = Field(
         ge=0,
+        le=MOST_COUNT,
         description="probes on which batch statistics of decoded networks are measured; 0: they are decoded",
     )
     gain: Positive = Field(
@@ -381,7 +409,7 @@ class ReversePcaSettings(BehaviouralSettings):
     """Non-linear stage on weights first, PCA of its features after it."""
 
     hidden: Widths = Field(description="units of the hidden layers")
-    features: int = Field(ge=1, description="features of the non-linear stage")
+    features: Size = Field(description="features of the non-linear stage")
     refit: Annotated[float, Field(ge=0, lt=1)] = Field(
         description="fraction of the epochs, the last, that fit the decoder behind the PCA"
     )
@@ -390,16 +418,16 @@ class ReversePcaSettings(BehaviouralSettings):
 class TokensSettings(BehaviouralSettings):
     """Transformer on tokens, one per output channel."""
 
-    token: int = Field(ge=1, description="numbers in a token; longer channels give several")
+    token: Size = Field(description="numbers in a token; longer channels give several")
     normalise: Literal["token", "layer", "none"] = Field(
         description="centre and scale per token, per layer, or raw weights"
     )
-    features: int = Field(ge=1, description="numbers that a token is encoded to")
+    features: Size = Field(description="numbers that a token is encoded to")
     linear: bool = Field(description="a linear path in addition to each transformer")
-    width: int = Field(ge=1, description="features inside the transformers")
-    depth: int = Field(ge=0, description="blocks of each transformer")
-    heads: int = Field(ge=1, description="attention heads; a divisor of width")
-    window: int = Field(ge=1, description="tokens that attend to each other")
+    width: Size = Field(description="features inside the transformers")
+    depth: int = Field(ge=0, le=MOST_SIZE, description="blocks of each transformer")
+    heads: Size = Field(description="attention heads; a divisor of width")
+    window: Size = Field(description="tokens that attend to each other")
     contrast_weight: NonNegative = Field(description="weight of NT-Xent of permuted views")
     temperature: Positive = Field(description="temperature of NT-Xent")
     refit: Annotated[float, Field(ge=0, lt=1)] = Field(
@@ -424,9 +452,9 @@ class SharedEncoderSettings(FitSettings):
     model: str = Field(description="a file in src/weightspace/shared_encoders")
     dataset_encoder: str = Field(description="a file in src/weightspace/dataset_encoders")
     result: Literal["accuracy", "loss"] = Field(description="the result R, measured on val images")
-    width: int = Field(ge=1, description="units of each hidden layer")
-    depth: int = Field(ge=1, description="hidden layers (point) or residual blocks (flow)")
-    fourier: int = Field(ge=1, description="frequencies of the result embedding")
+    width: Size = Field(description="units of each hidden layer")
+    depth: Size = Field(description="hidden layers (point) or residual blocks (flow)")
+    fourier: Size = Field(description="frequencies of the result embedding")
     temperature: Positive = Field(description="temperature of NT-Xent")
     dropout: Fraction = Field(description="fraction of training rows without D, and without R")
 
@@ -436,16 +464,20 @@ class FlowSettings(Settings):
 
     contrast_weight: NonNegative = Field(description="weight of NT-Xent")
     images_per_class: int = Field(
-        ge=2, description="random images behind D in each step, and to measure the critic's draws"
+        ge=2,
+        le=MOST_COUNT,
+        description="random images behind D in each step, and to measure the critic's draws",
     )
-    steps: int = Field(ge=1, description="steps from noise to a latent")
-    critic_steps: int = Field(ge=0, description="steps towards the target by the critic; 0: none")
+    steps: Count = Field(description="steps from noise to a latent")
+    critic_steps: int = Field(
+        ge=0, le=MOST_COUNT, description="steps towards the target by the critic; 0: none"
+    )
     critic_reach: Positive = Field(
         description="movement of a latent's entries that weighs as much as the critic's error"
     )
-    critic_rounds: int = Field(ge=1, description="times that draws are measured for the critic")
-    critic_draws: int = Field(ge=1, description="draws for train tasks in each round")
-    critic_epochs: int = Field(ge=1, description="passes over the draws in each round")
+    critic_rounds: Count = Field(description="times that draws are measured for the critic")
+    critic_draws: Count = Field(description="draws for train tasks in each round")
+    critic_epochs: Count = Field(description="passes over the draws in each round")
     precision: Literal["float32", "bf16"] = Field(
         description="of the linear layers; a CPU without bf16 products takes float32"
     )
@@ -471,21 +503,21 @@ class StatisticsSettings(Settings):
 class DeepsetsSettings(Settings):
     """Learned set encoder."""
 
-    width: int = Field(ge=1, description="units of each hidden layer")
-    features: int = Field(ge=1, description="numbers in the embedding of a class")
+    width: Size = Field(description="units of each hidden layer")
+    features: Size = Field(description="numbers in the embedding of a class")
 
 
 class DistillationSettings(Settings):
     """Images learned for each class by gradient matching."""
 
-    images: int = Field(ge=1, description="images learned for each class")
-    networks: int = Field(ge=1, description="random networks whose gradients are matched")
-    batch: int = Field(ge=1, description="networks of a step")
-    steps: int = Field(ge=0, description="steps of Adam")
+    images: Count = Field(description="images learned for each class")
+    networks: Count = Field(description="random networks whose gradients are matched")
+    batch: Count = Field(description="networks of a step")
+    steps: int = Field(ge=0, le=MOST_COUNT, description="steps of Adam")
     lr: Positive = Field(
         description="rate of the first step, in units of the images' standard deviation"
     )
-    width: int = Field(ge=1, description="channels of the random networks")
+    width: Size = Field(description="channels of the random networks")
 
 
 class ClipSettings(Settings):
@@ -511,13 +543,15 @@ class GuidanceSettings(Settings):
     """Gradient steps on latents through the frozen decoder, on train images; 0 steps switch it off."""
 
     sampling_steps: int = Field(
-        ge=0, description="steps that bring a drawn network's result to the request"
+        ge=0, le=MOST_COUNT, description="steps that bring a drawn network's result to the request"
     )
     encoding_steps: int = Field(
-        ge=0, description="steps that bring a decoded network's outputs to the original's"
+        ge=0,
+        le=MOST_COUNT,
+        description="steps that bring a decoded network's outputs to the original's",
     )
     rate: Positive = Field(description="first step, in units of a latent's entries")
-    images_per_class: int = Field(ge=1, description="train images per class in each step")
+    images_per_class: Count = Field(description="train images per class in each step")
 
     def images_per_step(self, images: int, classes: int) -> int:
         """Labelled images that a step reads, of tasks with so many train images of each class."""
@@ -527,37 +561,46 @@ class GuidanceSettings(Settings):
 class EvaluateSettings(Settings):
     """How much is drawn and resampled when measuring."""
 
-    targets: int = Field(ge=2, description="requested results, evenly over the trained range")
-    draws: int = Field(ge=1, description="networks drawn for one (D, R)")
-    val_draws: int = Field(ge=1, description="the same on val, where figures serve choices")
-    guided_draws: int = Field(ge=1, description="of them, networks that are guided: the first ones")
+    targets: int = Field(
+        ge=2, le=MOST_COUNT, description="requested results, evenly over the trained range"
+    )
+    draws: Count = Field(description="networks drawn for one (D, R)")
+    val_draws: Count = Field(description="the same on val, where figures serve choices")
+    guided_draws: Count = Field(description="of them, networks that are guided: the first ones")
     controls: bool = Field(
         description="also measure what the figures are compared with: false saves time in sweeps"
     )
     random_inputs: int = Field(
-        ge=2, description="random images of the second comparison of outputs"
+        ge=2, le=MOST_COUNT, description="random images of the second comparison of outputs"
     )
     novelty_networks: int = Field(
-        ge=2, description="samples, and train members, compared with all finished train members"
+        ge=2,
+        le=MOST_COUNT,
+        description="samples, and train members, compared with all finished train members",
     )
     two_sample_networks: int = Field(
         ge=2,
+        le=MOST_COUNT,
         description="members of a split, in two-sample tests with as many draws; all of some tasks",
     )
-    finetune_tasks: int = Field(ge=2, description="tasks for fine-tuning and ensembles")
-    ensemble: int = Field(ge=2, description="networks of an ensemble")
-    bootstrap: int = Field(ge=10, description="resamples of class sets for 95 % intervals")
+    finetune_tasks: int = Field(
+        ge=2, le=MOST_COUNT, description="tasks for fine-tuning and ensembles"
+    )
+    ensemble: int = Field(ge=2, le=MOST_COUNT, description="networks of an ensemble")
+    bootstrap: int = Field(
+        ge=10, le=MOST_COUNT, description="resamples of class sets for 95 % intervals"
+    )
 
 
 class HypernetworkSettings(Settings):
     """A hypernetwork, trained on nothing but hitting R on train images of train tasks: no population."""
 
-    steps: int = Field(ge=1, description="steps of AdamW; from 100 on in hundreds")
+    steps: Count = Field(description="steps of AdamW; from 100 on in hundreds")
     lr: Positive = Field(description="peak learning rate, cosine to zero")
     conditions: int = Field(
-        ge=2, description="pairs of a task and a target in each step, a network each"
+        ge=2, le=MOST_COUNT, description="pairs of a task and a target in each step, a network each"
     )
-    images_per_class: int = Field(ge=1, description="train images per class in each step")
+    images_per_class: Count = Field(description="train images per class in each step")
 
 
 class BaselinesSettings(Settings):
@@ -581,7 +624,7 @@ class RuntimeSettings(Settings):
 class Params(Settings):
     """All settings of the pipeline, as in params.yaml."""
 
-    seed: int = Field(ge=0, description="root of all random streams")
+    seed: int = Field(ge=0, le=MOST_SEED, description="root of all random streams")
     dataset: DatasetSettings
     zoo: ZooSettings
     outputs: OutputsSettings
@@ -681,6 +724,11 @@ def _valid_names(schema: type[Params], location: tuple[int | str, ...]) -> list[
     )
 
 
+def _brief(value: object) -> str:
+    """A value as the file has it; of a long one the ends."""
+    return BRIEF.repr(list(value) if isinstance(value, tuple) else value)
+
+
 def _explain(path: Path, schema: type[Params], error: ValidationError) -> WeightspaceError:
     """Turn the first validation error into the one line that a person needs.
 
@@ -715,27 +763,58 @@ def _explain(path: Path, schema: type[Params], error: ValidationError) -> Weight
     return problem(
         f"'{key}': {message}{more}",
         where=path,
-        got=BRIEF.repr(first["input"]),
+        got=_brief(first["input"]),
         do="correct the value",
     )
 
 
-def load_params(path: Path | str = "params.yaml") -> Params:
-    """Read and validate params.yaml.
+class Loader(yaml.SafeLoader):
+    """YAML as DVC reads it, by version 1.2: ``1e-3`` is a number, ``010``, ``1:30`` and ``yes`` are none."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a key that stands twice: the first value would be lost without a word."""
+        lines: dict[str, int] = {}
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            line = key.start_mark.line + 1
+            name = key.value if isinstance(key, yaml.ScalarNode) else None
+            if name in lines:
+                raise problem(f"key '{name}' stands twice, in lines {lines[name]} and {line}")
+            if name is not None:
+                lines[name] = line
+        return super().construct_mapping(node, deep)
+
+
+_NUMBERS = {
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "int": r"[-+]?(?:0|[1-9][0-9]*)",
+    "float": r"[-+]?(?:(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)"
+    r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+}
+Loader.yaml_implicit_resolvers = {
+    first: [(tag, regex) for tag, regex in pairs if tag.rpartition(":")[2] not in _NUMBERS]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _name, _regex in _NUMBERS.items():
+    Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_regex})$"), None)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a table of settings from a YAML file, no key twice.
 
     Raises:
-        WeightspaceError: no file, no YAML, unknown key, or a value out of range; one line.
+        WeightspaceError: no file, no YAML, no table; one line.
 
     """
-    path = Path(path)
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except FileNotFoundError as error:
         raise problem(
             "file is missing", where=path, do="run from the root of the project"
         ) from error
     except OSError as error:
         raise problem(f"cannot read ({error.strerror})", where=path, expected="a file") from error
+    except WeightspaceError as error:
+        raise problem(str(error), where=path, do="remove one of them") from error
     except Exception as error:  # PyYAML fails in many ways: dates, numbers and tags of no sense
         raise problem(f"not valid YAML ({error})", where=path) from error
     if not isinstance(data, dict):
@@ -745,7 +824,17 @@ def load_params(path: Path | str = "params.yaml") -> Params:
             got=type(data).__name__,
             expected="keys and values",
         )
-    return validate_params(data, path)
+    return data
+
+
+def load_params(path: Path | str = "params.yaml") -> Params:
+    """Read and validate params.yaml.
+
+    Raises:
+        WeightspaceError: no file, no YAML, unknown or double key, or a value out of range; one line.
+
+    """
+    return validate_params(read_yaml(Path(path)), path)
 
 
 def validate_params(data: dict[str, Any], where: Path | str = "params") -> Params:

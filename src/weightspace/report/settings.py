@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from weightspace.params import Params, load_params
+from weightspace.params import Params, load_params, read_yaml
 
 MADE_BY = "python -m weightspace params"  # in the file that this command wrote
 HEAD = f"""# Settings
@@ -27,7 +25,7 @@ Change one for a single experiment with `dvc exp run -S zoo.runs=400`.
 def reference(path: Path) -> str:
     """Give the reference of a settings file as Markdown: a table for each section, in its order."""
     load_params(path)
-    schema, values = Params.model_json_schema(), yaml.safe_load(path.read_text(encoding="utf-8"))
+    schema, values = Params.model_json_schema(), read_yaml(path)
     return "\n".join([HEAD, *_section(schema, schema, values, "")]) + "\n"
 
 
@@ -100,7 +98,7 @@ def _number(value: dict[str, Any]) -> str:
     """Say what a number may be."""
     words = "integer" if value["type"] == "integer" else "number"
     if {"minimum", "maximum"} <= set(value):
-        return f"{words} from {value['minimum']:g} to {value['maximum']:g}"
+        return f"{words} from {_bound(value['minimum'])} to {_bound(value['maximum'])}"
     if "exclusiveMinimum" in value:
         words += f" above {value['exclusiveMinimum']:g}"
     bounds = {
@@ -110,3 +108,8 @@ def _number(value: dict[str, Any]) -> str:
     }
     said = [text.format(value[name]) for name, text in bounds.items() if name in value]
     return ", ".join([words, *said])
+
+
+def _bound(value: float) -> str:
+    """A limit, as a person would write it."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
