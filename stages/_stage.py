@@ -7,14 +7,25 @@ experiment in DVC's queue runs in a copy of the repository and must run the code
 import json
 import os
 import resource
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    """Ctrl-C is one line and exit code 130, during the imports too."""
+    print("error: interrupted; run it again, and a zoo continues from its shards", file=sys.stderr)
+    raise SystemExit(130)
+
 
 ROOT = Path(__file__).resolve().parent.parent
+if Path(sys.argv[0]).resolve().parent == ROOT / "stages":  # and not in a test that imports this
+    signal.signal(signal.SIGINT, _interrupt)
 sys.path.insert(0, str(ROOT / "src"))
 
 from weightspace.errors import WeightspaceError  # noqa: E402

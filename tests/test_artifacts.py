@@ -35,6 +35,7 @@ from weightspace.artifacts import (
     held,
     lock,
     new_folder,
+    read_meta,
     remove_abandoned,
     save_tensors,
     sha256_of,
@@ -115,7 +116,9 @@ def test_tensors_are_written_as_safetensors_itself_writes_them(tmp_path):
     path = tmp_path / "file"
     save_tensors(path, "example", tensors, meta)
     whole = {name: x.contiguous() for name, x in tensors.items()}
-    text = canonical({"kind": "example", **meta})
+    known = read_meta(path)
+    assert known == {"kind": "example", "sha256": known["sha256"], **meta}
+    text = canonical(known)
     assert path.read_bytes() == save(whole, metadata={META_KEY: text})
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert sha256_of(tensor_pieces("example", tensors, meta)) == digest
@@ -139,17 +142,24 @@ def test_a_folder_is_synced_into_its_own(relative, tmp_path, events, monkeypatch
 
 
 def test_a_folder_that_fails_leaves_no_parents_and_what_a_killed_process_left_is_removed(tmp_path):
-    killed = tmp_path / "a" / ".out.123.tmp"
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    folder = tmp_path / "a"
+    killed, file = (folder / f".{name}.{process.pid}.tmp" for name in ("out", "table"))
     killed.mkdir(parents=True)
-    other = work_folder(tmp_path / "a" / ".other.123.tmp", OLD)
-    with new_folder(tmp_path / "a" / "out"):
-        assert killed.exists()  # written a moment ago: that of another command
-    age(killed, MINUTES_AGO)
-    (tmp_path / "a" / "out").rmdir()
+    file.write_text("part")
+    other = folder / f".out.{os.getppid()}.tmp"  # of a process that lives
+    other.mkdir()
+    foreign = folder / f".out.{process.pid}.tmp.txt"
+    foreign.touch()
+    with held(killed), new_folder(folder / "out"):
+        assert killed.exists()  # of that number in another container
+        assert not file.exists()
+    (folder / "out").rmdir()
     for name in ("a/out", "b/c/out"):
         with pytest.raises(KeyError), new_folder(tmp_path / name):
             raise KeyError
-    assert sorted(tmp_path.rglob("*")) == [tmp_path / "a", other, other / "file"]
+    assert set(tmp_path.rglob("*")) == {folder, other, foreign}
 
 
 @pytest.mark.parametrize("check", [check_new, lambda path: check_file(path, begins("mine"))])
@@ -209,7 +219,6 @@ def age(path, days):
 
 
 OLD, YOUNG = ABANDONED_DAYS + 0.1, ABANDONED_DAYS - 0.1
-MINUTES_AGO = 0.01  # in days
 
 
 def test_only_old_folders_of_the_pattern_that_nobody_holds_are_removed(tmp_path, capsys):

@@ -17,6 +17,7 @@ from PIL import Image
 from weightspace.data import images as module
 from weightspace.data.images import ImageSet, convert, make_task, read_images
 from weightspace.data.sources import SOURCES
+from weightspace.data.sources import base as sources
 from weightspace.errors import WeightspaceError
 
 LABELS = np.arange(6) % 3
@@ -173,11 +174,12 @@ def test_an_archive_that_unpacks_to_too_much_is_not_unpacked(tmp_path, monkeypat
     path = tmp_path / "bomb.npz"
     np.savez_compressed(path, images=np.zeros((1000, 64, 64)), labels=np.zeros(1000, int))
     assert path.stat().st_size < 100_000
-    monkeypatch.setattr(module, "GIVEN_BYTES", 1_000_000)
+    monkeypatch.setattr(sources, "SOURCE_BYTES", 1_000_000)
     with pytest.raises(WeightspaceError, match="too large"):
         read_images(path)
 
 
+HEAD = bytes([0, 0, 8, 3]) + struct.pack(">3I", 36, 5, 5)  # of 900 values
 BYTES = np.random.default_rng(1).integers(0, 256, (36, 8, 8), dtype=np.uint8)
 
 
@@ -302,7 +304,9 @@ DAMAGES = {
     ),
     "cut gzip": (
         "idx",
-        lambda p: (p / "my-images-idx3-ubyte.gz").write_bytes(gzip.compress(bytes(900))[:-9]),
+        lambda p: (p / "my-images-idx3-ubyte.gz").write_bytes(
+            gzip.compress(HEAD + bytes(900))[:-9]
+        ),
         "cannot read",
     ),
     "images of labels": (

@@ -20,6 +20,7 @@ ORDER = (
     "registry",
     "progress",
     "params",
+    "metadata",
     "artifacts",
     "runtime",
     "data",

@@ -10,7 +10,7 @@ import torch
 
 import reference
 from cases import build, networks, section
-from weightspace.artifacts import file_sha256
+from weightspace.artifacts import file_sha256, read_meta
 from weightspace.errors import WeightspaceError
 from weightspace.weights.pca import TensorPca, fit_pca, fit_tensor, stream_pca
 from weightspace.weights.spec import Axis, Spec, TensorSpec
@@ -254,16 +254,16 @@ def test_a_basis_is_known_by_the_hash_of_its_file(tmp_path, rng):
     )
     path = tmp_path / "pca.safetensors"
     first.save(path)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = read_meta(path)["sha256"]
     again = TensorPca.load(path)
     assert again.sha256 == first.sha256 == digest != second.sha256
     empty = TensorPca.from_meta(first.meta())
     assert empty.sha256 == digest
     assert {x.device.type for name, x in empty.tensors.items() if "components" in name} == {"meta"}
-    empty.find(path, "autoencoder")
+    empty.find(path, Path("autoencoder"))
     assert all(torch.equal(x, first.tensors[name]) for name, x in empty.tensors.items())
     with pytest.raises(WeightspaceError, match="fitted with another PCA") as caught:
-        TensorPca.from_meta(second.meta()).find(path, "autoencoder")
+        TensorPca.from_meta(second.meta()).find(path, Path("autoencoder"))
     assert "\n" not in str(caught.value)
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from cases import section
 from weightspace.data.dataset import PARTS, make_dataset
 from weightspace.data.sources import SOURCES, glyphs
+from weightspace.data.sources import base as sources
 from weightspace.data.sources.base import as_images, source_of
 from weightspace.errors import WeightspaceError
 from weightspace.registry import resolve
@@ -425,7 +426,7 @@ BAD = {
     "huge header": (
         "idx",
         lambda t: write_idx(t / "i", shape=(2**32 - 1,) * 3),
-        "truncated, or longer",
+        "too large together",
     ),
     "idx counts": (
         "idx",
@@ -591,7 +592,7 @@ def test_an_idx_file_that_unpacks_to_too_much_is_not_unpacked(tmp_path, monkeypa
     folder = write_idx(tmp_path / "idx", black, pack=gzip.compress, end=".gz")
     assert (folder / "train-images-idx3-ubyte.gz").stat().st_size < 10_000
     load("idx", {"path": str(folder)})
-    monkeypatch.setattr(MODULES["idx"], "SOURCE_BYTES", 50_000)
+    monkeypatch.setattr(sources, "SOURCE_BYTES", 50_000)
     with pytest.raises(WeightspaceError, match="too large"):
         load("idx", {"path": str(folder)})
 

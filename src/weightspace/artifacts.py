@@ -7,14 +7,16 @@ Rules, all for the sake of identical bytes and safe caches:
   never modified in place;
 * tensors are safetensors with **one** metadata key of canonical JSON (with several keys the order,
   and so the bytes, differ between runs);
-* every tensor file says its ``kind``, so that a foreign file is refused by name.
+* every tensor file says its ``kind``, so that a foreign file is refused by name, and the SHA-256
+  of all else in it, metadata and values, which is verified when it is opened;
+* tables have the checksum of each page that Parquet knows.
 """
 
 from __future__ import annotations
 
 import errno
-import glob
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -27,14 +29,15 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from weightspace.errors import WeightspaceError, problem
+from weightspace.errors import WeightspaceError, problem, shown
+from weightspace.metadata import check_meta, parse_json
 
 # What the stages leave below the data folder. No other module names these files.
 DATASET_FOLDER, ZOO_FOLDER = Path("dataset"), Path("zoo")
@@ -60,10 +63,14 @@ DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+T = TypeVar("T")
 Piece = bytes | memoryview  # of a file
 SETTLED = 2.0  # seconds after which a file's time tells every further change; 2 s is that of FAT
-GIVEN_BYTES = 1 << 30  # that a file given by a person may unpack to; four times that in memory
-MINUTE, DAY = 60.0, 24 * 60 * 60.0  # in seconds
+GIVEN_BYTES = 1 << 30  # that a checkpoint given by a person may unpack to
+SOURCE_BYTES = 1 << 32  # that a file of images may unpack to; they take four times that in memory
+READ_BYTES = 1 << 20  # of a file that are read at once
+TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")  # names of files and folders that are being written
+_swept: set[Path] = set()  # folders that this process has removed the remains of killed ones from
 ABANDONED_DAYS = 7  # a killed run of the same code and settings may still be continued for so long
 
 
@@ -77,8 +84,10 @@ def write_pieces(path: Path, pieces: Iterable[Piece]) -> None:
     temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.parent.absolute() not in _swept:
+            remove_remains(path.parent)
         try:
-            with temporary.open("wb") as file:
+            with temporary.open("wb") as file, held(temporary):
                 file.writelines(pieces)
                 file.flush()
                 os.fsync(file.fileno())
@@ -113,6 +122,38 @@ def sync_folder(folder: Path) -> None:
             raise _no_write(folder, error) from error
     finally:
         os.close(handle)
+
+
+def remove_remains(folder: Path) -> None:
+    """Remove what killed processes were writing into a folder.
+
+    A name is of a dead process when there is none of its number, and nobody holds it: another
+    machine, or a container, may have a process of that number that this one cannot see.
+    """
+    _swept.add(folder.absolute())
+    for path in sorted(folder.glob(".*.tmp")):
+        match = TEMPORARY.fullmatch(path.name)
+        if match and not _is_alive(int(match[1])):
+            _remove_if_free(path, days=0)
+
+
+def _is_alive(process: int) -> bool:
+    """Whether this machine has a process of that number."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
+def again(path: Path) -> str:
+    """What to do about a missing or damaged file, by the place where it is."""
+    for folder in (path.absolute(), *path.absolute().parents):
+        if folder.name in ("data", "metrics") and (folder.parent / "params.yaml").is_file():
+            return "run `dvc repro`, or `dvc checkout` to restore it from the cache"
+    return "get the file again, or make it again with the command that wrote it"
 
 
 def check_new(out: Path) -> None:
@@ -190,7 +231,7 @@ def new_folder(out: Path) -> Iterator[Path]:
 def _hidden(out: Path) -> Iterator[Path]:
     """Make the hidden folder that becomes ``out``; what is left of it at the end is removed.
 
-    Hidden folders of the same name that killed processes left are removed, too.
+    What killed processes were writing there is removed, too.
     """
     target, missing = out.absolute(), []
     temporary = _temporary(target)
@@ -201,7 +242,7 @@ def _hidden(out: Path) -> Iterator[Path]:
             if out.is_dir() and any(out.iterdir()):
                 raise problem("folder is not empty", where=out, do="give a new one, or empty it")
             missing = [parent for parent in target.parents if not parent.exists()]
-            remove_abandoned(target.parent, f".{glob.escape(out.name)}.[0-9]*.tmp", MINUTE)
+            remove_remains(target.parent)
             temporary.mkdir(parents=True)
         with held(temporary):
             yield temporary
@@ -247,7 +288,7 @@ def held(folder: Path) -> Iterator[None]:
             os.close(handle)
 
 
-def remove_abandoned(parent: Path, pattern: str, seconds: float = ABANDONED_DAYS * DAY) -> None:
+def remove_abandoned(parent: Path, pattern: str) -> None:
     """Remove work folders of earlier runs that nobody will continue, and say so in one line.
 
     Those are folders that no process holds (see :func:`lock`) and where nothing was written for
@@ -257,33 +298,39 @@ def remove_abandoned(parent: Path, pattern: str, seconds: float = ABANDONED_DAYS
     Args:
         parent: folder of the work folders; it need not exist.
         pattern: their names.
-        seconds: how long nothing was written there.
 
     """
-    folders = sorted(parent.glob(pattern))
-    removed = [folder for folder in folders if _remove_if_abandoned(folder, seconds)]
+    removed = [
+        folder for folder in sorted(parent.glob(pattern)) if _remove_if_free(folder, ABANDONED_DAYS)
+    ]
     if removed:
         print(
-            f"{parent}: removed {len(removed)} abandoned work folder(s) that no process holds",
+            f"{shown(parent)}: removed {len(removed)} abandoned work folder(s), untouched for "
+            f"{ABANDONED_DAYS} days and held by no process",
             file=sys.stderr,
         )
 
 
-def _remove_if_abandoned(folder: Path, seconds: float) -> bool:
-    if folder.is_symlink() or not folder.is_dir():
+def _remove_if_free(path: Path, days: float) -> bool:
+    """Remove what nobody holds or has touched for so many days; says whether it did."""
+    if path.is_symlink():
         return False
     try:
-        handle = lock(folder)
-    except (FileNotFoundError, PermissionError):  # another process was faster; another user's
+        handle = lock(path)
+    except OSError:  # another process was faster; another user's
         return False
     if handle is None:
         return False
     try:
-        last = max(path.lstat().st_mtime for path in (folder, *folder.iterdir()))
-        if time.time() - last < seconds:
+        inside = path.iterdir() if path.is_dir() else ()
+        last = max(entry.lstat().st_mtime for entry in (path, *inside))
+        if time.time() - last < days * 24 * 60 * 60:
             return False
-        shutil.rmtree(folder, ignore_errors=True)
-        return not folder.exists()
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+        return not path.exists()
     finally:
         os.close(handle)
 
@@ -326,22 +373,56 @@ def tensor_pieces(
 
     """
     names = sorted(tensors, key=lambda name: (list(DTYPES).index(tensors[name].dtype), name))
-    header: dict[str, Any] = {"__metadata__": {META_KEY: canonical({"kind": kind, **meta})}}
+    entries: dict[str, Any] = {}
     stop = 0
     for name in names:
         start, stop = stop, stop + tensors[name].nbytes
-        header[name] = {
+        entries[name] = {
             "dtype": DTYPES[tensors[name].dtype],
             "shape": list(tensors[name].shape),
             "data_offsets": [start, stop],
         }
+    try:
+        known = parse_json(canonical({"kind": kind, **meta}))
+    except (ValueError, RecursionError) as error:
+        raise problem(f"metadata of a '{kind}' cannot be written ({error})") from error
+    known["sha256"] = _content_sha256(known, entries, (_bytes(tensors[name]) for name in names))
+    check_meta(kind, known)
+    header = {"__metadata__": {META_KEY: canonical(known)}, **entries}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text = text.ljust(-(-len(text) // 8) * 8)
     yield struct.pack("<Q", len(text)) + text
-    for name in names:
-        x = tensors[name].detach().cpu().contiguous()
-        flat = x.as_strided((x.numel(),), (1,))  # that of a single number may be any
-        yield flat.view(torch.uint8).numpy().data
+    yield from (_bytes(tensors[name]) for name in names)
+
+
+def _bytes(tensor: Tensor) -> Piece:
+    """Values of a tensor, in host memory."""
+    x = tensor.detach().cpu().contiguous()
+    flat = x.as_strided((x.numel(),), (1,))  # that of a single number may be any
+    return flat.view(torch.uint8).numpy().data
+
+
+def _content_sha256(
+    meta: Mapping[str, Any], entries: Mapping[str, Any], values: Iterable[Piece]
+) -> str:
+    """SHA-256 of a tensor file without itself.
+
+    Args:
+        meta: metadata; its ``sha256``, if it is there, does not count.
+        entries: type, shape and place of each tensor.
+        values: all of them, in the order of the file.
+
+    """
+    rest = {k: v for k, v in meta.items() if k != "sha256"}
+    return sha256_of(itertools.chain([canonical([rest, entries]).encode()], values))
+
+
+def content_sha256(kind: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> str:
+    """The hash that :func:`save_tensors` writes into the file; arguments as its."""
+    header = next(tensor_pieces(kind, tensors, meta))
+    entries = json.loads(bytes(header[8:]))
+    sha256: str = json.loads(entries["__metadata__"][META_KEY])["sha256"]
+    return sha256
 
 
 def sha256_of(pieces: Iterable[Piece]) -> str:
@@ -356,33 +437,88 @@ def sha256_of(pieces: Iterable[Piece]) -> str:
     return digest.hexdigest()
 
 
-def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_tensors(
+    path: Path, kind: str, *, verify: bool = True
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Load a file written by :func:`save_tensors`, strictly; values are read where they are used.
 
+    Args:
+        path: the file.
+        kind: that it must have.
+        verify: compare all of it with its hash, see :func:`verify_file`.
+
     Raises:
-        WeightspaceError: file missing, truncated, not safetensors, or of another kind.
+        WeightspaceError: file missing, truncated, not safetensors, of another kind, or changed
+            after it was written.
 
     """
     meta = load_meta(path, kind)
+    if verify:
+        verify_file(path, meta)
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118
 
 
-_hashes: dict[tuple[str, int, int, int], str] = {}  # of this process: see file_sha256
+def verify_file(path: Path, meta: Mapping[str, Any]) -> None:
+    """Compare metadata and values of a tensor file with its hash, once in this process.
+
+    Raises:
+        WeightspaceError: it has none, or another one.
+
+    """
+    computed = once(path, "content", lambda: _sha256_of_file(path, meta))
+    if meta.get("sha256") != computed:
+        changed = "sha256" in meta
+        raise problem(
+            "changed after it was written" if changed else "written by an earlier version",
+            where=path,
+            got=f"sha256 {computed[:16]}" if changed else "no sha256",
+            expected=str(meta["sha256"])[:16] if changed else "that of its content",
+            do=again(path),
+        )
+
+
+def _sha256_of_file(path: Path, meta: Mapping[str, Any]) -> str:
+    with path.open("rb") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        entries = json.loads(file.read(size))
+        del entries["__metadata__"]
+        pieces = iter(lambda: file.read(READ_BYTES), b"")
+        return _content_sha256(meta, entries, pieces)
+
+
+_seen: dict[tuple[str, str, int, int, int], Any] = {}  # of this process: see once
+
+
+def once(path: Path, purpose: str, compute: Callable[[], T]) -> T:
+    """What was computed of a file, once in this process while the file stays.
+
+    A file counts as another one when its size, its time of change or its inode does; one that
+    changed a moment ago is read at every call: a second change within the resolution of its time
+    would not show.
+
+    Args:
+        path: the file.
+        purpose: name of what is computed.
+        compute: reads the file.
+
+    """
+    state = path.stat()
+    key = (purpose, str(path.absolute()), state.st_size, state.st_mtime_ns, state.st_ino)
+    if key not in _seen or time.time() - state.st_mtime < SETTLED:
+        _seen[key] = compute()
+    result: T = _seen[key]
+    return result
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, read piece by piece, and once in this process while the file stays.
+    """SHA-256 of a file, read piece by piece, once in this process while the file stays."""
 
-    A file counts as another one when its size, its time of change or its inode does; one that
-    changed a moment ago is read at every call.
-    """
-    state = path.stat()
-    key = (str(path.absolute()), state.st_size, state.st_mtime_ns, state.st_ino)
-    if key not in _hashes or time.time() - state.st_mtime < SETTLED:
+    def compute() -> str:
         with path.open("rb") as file:
-            _hashes[key] = hashlib.file_digest(file, "sha256").hexdigest()
-    return _hashes[key]
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    return once(path, "file", compute)
 
 
 @contextmanager
@@ -395,21 +531,22 @@ def rebuilding(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, MemoryError) as error:
         raise problem(
             "written by another version",
             where=path,
             got=f"{type(error).__name__}: {error}",
-            do="make it again: run `dvc repro`, or install the version that wrote it",
+            do=f"{again(path)}, or install the version that wrote it",
         ) from error
 
 
 def load_meta(path: Path, kind: str) -> dict[str, Any]:
     """Metadata of a file written by :func:`save_tensors`; errors as those of :func:`load_tensors`."""
-    again = "run `dvc repro`, or `dvc checkout` to restore it from the cache"
     if not path.is_file():
-        raise problem("file is missing", where=path, expected=f"a '{kind}' artefact", do=again)
-    meta = read_meta(path, again)
+        raise problem(
+            "file is missing", where=path, expected=f"a '{kind}' artefact", do=again(path)
+        )
+    meta = read_meta(path)
     if meta is None:
         raise problem(
             "no weightspace metadata",
@@ -423,22 +560,21 @@ def load_meta(path: Path, kind: str) -> dict[str, Any]:
             where=path,
             got=f"'{meta.get('kind')}'",
             expected=f"'{kind}'",
-            do=again,
+            do=again(path),
         )
+    check_meta(kind, meta, path, again(path))
     return meta
 
 
-def read_meta(path: Path, do: str | None = None) -> dict[str, Any] | None:
+def read_meta(path: Path) -> dict[str, Any] | None:
     """Metadata of a safetensors file; None where another program wrote it."""
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(META_KEY)
-        meta = None if text is None else json.loads(text)
+        meta = None if text is None else parse_json(text)
     except (SafetensorError, OSError, ValueError) as error:
         raise problem(
-            f"not a complete safetensors file ({error})",
-            where=path,
-            do=do,
+            f"not a complete safetensors file ({error})", where=path, do=again(path)
         ) from error
     if meta is not None and not isinstance(meta, dict):
         raise problem("metadata is not a table", where=path, got=type(meta).__name__)
@@ -464,7 +600,7 @@ def load_part(path: Path, name: str, part: slice) -> Tensor:
         raise problem(
             f"cannot read tensor '{name}' ({error})",
             where=path,
-            do="run `dvc repro`, or `dvc checkout` to restore it from the cache",
+            do=again(path),
         ) from error
     return out
 
@@ -494,14 +630,33 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; a missing or damaged file is one clear line."""
     try:
-        data: dict[str, Any] = json.loads(path.read_text())
+        data = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise problem("file is missing", where=path, do="run `make repro`") from error
-    except ValueError as error:
-        raise problem(
-            f"not JSON ({error})", where=path, do="run `dvc repro`, or restore it with git"
-        ) from error
+    except (OSError, ValueError) as error:
+        raise problem(f"not JSON ({error})", where=path, do=again(path)) from error
+    if not isinstance(data, dict):
+        raise problem("not a table of JSON", where=path, got=type(data).__name__, do=again(path))
     return data
+
+
+@contextmanager
+def structured(path: Path) -> Iterator[None]:
+    """Say in one line that a file of figures has another structure than this version writes.
+
+    Raises:
+        WeightspaceError: a figure or a column is missing, or of another type.
+
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise problem(
+            "figures of another structure, or cut off",
+            where=path,
+            got=f"{type(error).__name__}: {error}",
+            do=again(path),
+        ) from error
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
@@ -510,21 +665,19 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
 
 
 def write_parquet(path: Path, table: pd.DataFrame) -> None:
-    """Write a table as Parquet, bytes stable for one version of pyarrow."""
-    write_bytes(path, table.to_parquet(index=False, compression="zstd"))
+    """Write a table as Parquet, bytes stable for one version of pyarrow, checksums in each page."""
+    write_bytes(path, table.to_parquet(index=False, compression="zstd", write_page_checksum=True))
 
 
 def read_parquet(path: Path, columns: tuple[str, ...] = ()) -> pd.DataFrame:
     """Read a Parquet table and verify that the expected columns are there."""
     if not path.is_file():
-        raise problem(
-            "file is missing", where=path, expected="a Parquet table", do="run `dvc repro`"
-        )
+        raise problem("file is missing", where=path, expected="a Parquet table", do=again(path))
     try:
-        table = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
+        table = pd.read_parquet(path, page_checksum_verification=True)
+    except Exception as error:  # the reader fails in many ways; each means a damaged file
         raise problem(
-            f"not a Parquet table ({error})", where=path, do="run `dvc repro`, or `dvc checkout`"
+            f"not an undamaged Parquet table ({error})", where=path, do=again(path)
         ) from error
     missing = [c for c in columns if c not in table]
     if missing:

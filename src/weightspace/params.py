@@ -724,7 +724,7 @@ def _valid_names(schema: type[Params], location: tuple[int | str, ...]) -> list[
     )
 
 
-def _brief(value: object) -> str:
+def brief(value: object) -> str:
     """A value as the file has it; of a long one the ends."""
     return BRIEF.repr(list(value) if isinstance(value, tuple) else value)
 
@@ -763,7 +763,7 @@ def _explain(path: Path, schema: type[Params], error: ValidationError) -> Weight
     return problem(
         f"'{key}': {message}{more}",
         where=path,
-        got=_brief(first["input"]),
+        got=brief(first["input"]),
         do="correct the value",
     )
 

@@ -22,6 +22,7 @@ from weightspace.artifacts import (
 from weightspace.data.sources import SOURCES
 from weightspace.data.tasks import draw_tasks
 from weightspace.errors import problem
+from weightspace.metadata import check_names
 from weightspace.params import DatasetSettings, SourcesSettings
 from weightspace.registry import resolve
 from weightspace.rng import stream
@@ -118,12 +119,6 @@ class Dataset:
         """Read what :meth:`save` wrote."""
         path = folder / IMAGES_FILE.name
         images, meta = load_tensors(path, "dataset")
-        if "mean" not in meta:
-            raise problem(
-                "written by an earlier version, which did not keep the scale of its images",
-                where=path,
-                do="run `dvc repro`",
-            )
         tasks = read_parquet(folder / TASKS_FILE.name, TASK_COLUMNS)
         names, unseen = meta["class_names"], meta["unseen"]
         return cls(images, names, tasks, unseen, meta["mean"], meta["std"])
@@ -151,6 +146,7 @@ def make_dataset(settings: DatasetSettings, sources: SourcesSettings, seed: int)
     source = resolve(SOURCES, settings.source, "dataset.source")
     path, options = Path(sources.path), sources.of(settings.source)
     images, labels, names = source.load(path, options, need, seed)
+    check_names(names, f"params.yaml: sources.{settings.source}")
     tasks, unseen = draw_tasks(settings, len(names), seed)
     parts = _sample(images, labels, names, settings, seed)
     seen = [c for c in range(len(names)) if c not in unseen]

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from weightspace.artifacts import GIVEN_BYTES
 from weightspace.data.dataset import Dataset
 from weightspace.data.sources import SOURCES
 from weightspace.data.sources.base import as_images, check_pixels, read_npz, source_of
 from weightspace.errors import nearest, problem
+from weightspace.metadata import check_names
 from weightspace.params import FolderSettings, IdxSettings
 from weightspace.registry import resolve
 from weightspace.rng import stream
@@ -48,6 +48,10 @@ class ImageSet:
     names: list[str]
     source: str
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse names that cannot be printed."""
+        check_names(self.names, self.source)
 
     @classmethod
     def of(cls, images: np.ndarray, labels: np.ndarray, source: str = "images") -> ImageSet:
@@ -94,7 +98,7 @@ def read_images(
     path = Path(path)
     kind = source_of(path)
     if kind == "npz":
-        arrays = read_npz(path, ("images", "labels"), GIVEN_BYTES)
+        arrays = read_npz(path, ("images", "labels"))
         return ImageSet.of(arrays["images"], arrays["labels"], path.name)
     source = resolve(SOURCES, kind, "--data")
     if kind == "idx":

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.synchronize import Event
 from typing import Any
 
@@ -37,7 +39,8 @@ def execute(jobs: Sequence[Job], runtime: RuntimeSettings) -> Iterator[Any]:
     with ProcessPoolExecutor(
         max(1, min(processes, len(jobs))), context, _start_worker, (os.getpid(), started)
     ) as pool:
-        futures = [pool.submit(job.execute) for job in jobs]
+        with _deaf():
+            futures = [pool.submit(job.execute) for job in jobs]
         try:
             for future in as_completed(futures):
                 yield future.result()
@@ -55,8 +58,22 @@ def execute(jobs: Sequence[Job], runtime: RuntimeSettings) -> Iterator[Any]:
                 do="give it more memory or use fewer workers, and run again: a zoo continues "
                 "from its finished shards",
             ) from error
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):  # jobs under way are not waited for
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+            raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes that are started in this block never hear Ctrl-C: this one hears it, and ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker(parent: int, started: Event) -> None:

@@ -18,14 +18,17 @@ from weightspace.artifacts import (
     SHARED_ENCODER_FILE,
     TASKS_FILE,
     ZOO_FOLDER,
+    file_sha256,
+    load_meta,
     read_meta,
+    verify_file,
 )
 from weightspace.data.dataset import Dataset
 from weightspace.data.images import class_sizes, read_images
 from weightspace.data.sources.base import source_of
-from weightspace.errors import problem
+from weightspace.errors import printable, problem
 from weightspace.weights.checkpoints import PICKLED, SAFE, read_state
-from weightspace.zoo.store import Zoo
+from weightspace.zoo.store import Zoo, open_shard, shard_name
 
 Facts = dict[str, object]
 SHOWN = 12  # tensors named
@@ -56,13 +59,17 @@ def describe(path: Path) -> Facts:
             "params.yaml": _project,
             MEMBERS_FILE.name: _zoo,
             TASKS_FILE.name: _dataset,
-            "samples.parquet": _networks,
-            "networks.parquet": _networks,
         }
         for name, read in kinds.items():
             if (path / name).is_file():
                 return read(path)
-        return _images(path)
+        if any((path / name).is_dir() for name in STAGES):
+            return _data(path)
+        if any(path.glob("*.safetensors")):
+            return _networks(path)
+        return _onnx(path) if any(path.glob("*.onnx")) else _images(path)
+    if path.suffix == ".onnx" and path.is_file():
+        return _onnx(path)
     if path.suffix == ".npz":
         return _images(path)
     if path.suffix in SAFE and path.is_file() and (meta := read_meta(path)) is not None:
@@ -72,25 +79,35 @@ def describe(path: Path) -> Facts:
     raise problem(
         "nothing that weightspace reads",
         where=path,
-        expected=f"a folder, .npz, {', '.join(SAFE + PICKLED)}",
+        expected=f"a folder, .npz, .onnx, {', '.join(SAFE + PICKLED)}",
     )
 
 
 def _project(path: Path) -> Facts:
     """Which stages of a project have run, and facts about its dataset and zoo."""
-    done = [s for s in STAGES if (path / "data" / s).is_dir()]
-    facts: Facts = {"kind": "project", "finished": ", ".join(done) or "nothing; run `make repro`"}
+    return {**_data(path / "data"), "kind": "project"}
+
+
+def _data(path: Path) -> Facts:
+    """The same of the folder that the stages write to."""
+    done = [s for s in STAGES if (path / s).is_dir()]
+    facts: Facts = {
+        "kind": "data of a project",
+        "finished": ", ".join(done) or "nothing; run `make repro`",
+    }
     parts = {DATASET_FOLDER.name: _dataset, ZOO_FOLDER.name: _zoo}
     for name, read in parts.items():
         if name in done:
-            of_part = read(path / "data" / name)
+            of_part = read(path / name)
             facts |= {f"{name}: {k}": v for k, v in of_part.items() if k != "kind"}
     return facts
 
 
 def _zoo(path: Path) -> Facts:
-    """Facts about a zoo: architecture, members, accuracies."""
+    """Facts about a zoo, whose shards are verified: architecture, members, accuracies."""
     zoo = Zoo.open(path)
+    for shard, table in zoo.members.groupby("shard"):
+        open_shard(path / shard_name(int(str(shard))), table, zoo.spec, verify=True)
     m = zoo.members
     runs = m.groupby("split")["run"].nunique()
     return {
@@ -116,15 +133,27 @@ def _dataset(path: Path) -> Facts:
         "images per class": ", ".join(f"{p} {x.shape[1]}" for p, x in dataset.images.items()),
         "tasks": ", ".join(f"{split} {n}" for split, n in splits.items()),
         "classes of a task": dataset.classes.shape[1],
+        "sha256": load_meta(path / IMAGES_FILE.name, "dataset")["sha256"],
     }
 
 
 def _networks(path: Path) -> Facts:
-    """Facts about a folder of networks: how many, and what the first is."""
+    """Facts about a folder of networks or artefacts: how many, and what the first is."""
     files = sorted(path.glob("*.safetensors"))
-    if not files:
-        raise problem("no networks", where=path, expected="*.safetensors")
-    return {"networks": len(files), "the first": files[0].name, **describe(files[0])}
+    return {"files": len(files), "the first": printable(files[0].name), **describe(files[0])}
+
+
+def _onnx(path: Path) -> Facts:
+    """Facts about ONNX files, as ``export`` writes them; their graph is not read."""
+    files = sorted(path.glob("*.onnx")) if path.is_dir() else [path]
+    sizes = [file.stat().st_size for file in files]
+    return {
+        "kind": "ONNX",
+        "files": len(files),
+        "the first": printable(files[0].name),
+        "bytes": sum(sizes),
+        "sha256": file_sha256(files[0]),
+    }
 
 
 def _images(path: Path) -> Facts:
@@ -136,7 +165,7 @@ def _images(path: Path) -> Facts:
         sizes = np.bincount(given.labels, minlength=len(given.names)).tolist()
         counts = dict(zip(given.names, sizes, strict=True))
         shape = "x".join(str(n) for n in given.images.shape[1:])
-    listed = [f"{name} ({count})" for name, count in counts.items()]
+    listed = [f"{printable(name)} ({count})" for name, count in counts.items()]
     more = [f"and {len(listed) - MOST_CLASSES} more"] if len(listed) > MOST_CLASSES else []
     classes = ", ".join(listed[:MOST_CLASSES] + more)
     return {"kind": "images", "images": sum(counts.values()), "shape": shape, "classes": classes}
@@ -144,6 +173,7 @@ def _images(path: Path) -> Facts:
 
 def _artefact(path: Path, meta: dict[str, Any]) -> Facts:
     """Kind and metadata of an artefact; long tables are left out."""
+    verify_file(path, meta)
     flat = _flatten({k: v for k, v in meta.items() if k not in ("kind", "pca", "spec", "settings")})
     return {"kind": meta.get("kind"), **flat, **_tensors(path)}
 
@@ -159,15 +189,15 @@ def _flatten(data: dict[str, Any], prefix: str = "") -> Facts:
         if isinstance(value, dict):
             out |= _flatten(value, f"{prefix}{name}: ")
         else:
-            text = str(value)
-            out[prefix + name] = text if len(text) <= 200 else text[:200] + " ..."
+            text = printable(str(value))
+            out[printable(prefix + name)] = text if len(text) <= 200 else text[:200] + " ..."
     return out
 
 
 def _tensors(path: Path) -> Facts:
     """Count, names, shapes and types of the tensors of a checkpoint."""
     state = read_state(path)
-    listed = [f"{k} {tuple(v.shape)} {v.dtype}" for k, v in list(state.items())[:SHOWN]]
+    listed = [f"{printable(k)} {tuple(v.shape)} {v.dtype}" for k, v in list(state.items())[:SHOWN]]
     more = [f"and {len(state) - SHOWN} more"] if len(state) > SHOWN else []
     total = sum(v.numel() for v in state.values())
     return {"tensors": f"{len(state)}, {total} numbers", "shapes": "\n".join(listed + more)}

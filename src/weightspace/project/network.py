@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from weightspace.artifacts import load_tensors, save_tensors
+from weightspace.artifacts import load_tensors, rebuilding, save_tensors
 from weightspace.data.images import ImageSet, convert
-from weightspace.errors import problem
 from weightspace.nets.base import Net, net_from_meta
 from weightspace.weights.checkpoints import fit_state
 from weightspace.weights.spec import Weights, take
@@ -112,10 +111,10 @@ def load_network(path: Path | str) -> Network:
 
     """
     tensors, meta = load_tensors(Path(path), KIND)
-    try:
+    with rebuilding(Path(path)):
+        with torch.device("meta"):  # sizes first: a file may claim any, and hold few numbers
+            spec = net_from_meta(meta["net"]).spec
+        weights = fit_state(tensors, spec, path)
         net = net_from_meta(meta["net"])
-        classes, mean, std = list(meta["classes"]), float(meta["mean"]), float(meta["std"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise problem(f"metadata is damaged ({error!r})", where=path) from error
-    net.module.load_state_dict(fit_state(tensors, net.spec, path))
-    return Network(net.module.eval(), classes, mean, std, meta)
+    net.module.load_state_dict(weights)
+    return Network(net.module.eval(), meta["classes"], meta["mean"], meta["std"], meta)

@@ -31,7 +31,6 @@ from weightspace import __version__
 from weightspace.artifacts import (
     AUTOENCODER_FILE,
     DATASET_FOLDER,
-    GIVEN_BYTES,
     IMAGES_FILE,
     READOUT_FILE,
     SHARED_ENCODER_FILE,
@@ -449,7 +448,7 @@ class Project:
         """
         path = Path(path)
         if path.suffix == ".npz":
-            z = read_npz(path, ("z",), GIVEN_BYTES)["z"]
+            z = read_npz(path, ("z",))["z"]
             if z.dtype.kind != "f":
                 raise problem("latents of a wrong type", where=path, got=z.dtype, expected="float")
             return torch.from_numpy(z).float(), [str(i) for i in range(len(np.atleast_1d(z)))]

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from weightspace.artifacts import begins, check_file, read_json, write_bytes
+from weightspace.artifacts import begins, check_file, read_json, structured, write_bytes
 from weightspace.params import Params, load_params
 from weightspace.report import tables as results
 from weightspace.report.html import element, page, picture, steps, table
@@ -72,7 +72,9 @@ def write(root: Path, out: Path) -> list[str]:
     missing: list[str] = []
     params = load_params(root / "params.yaml")
     metrics = _metrics(root, missing)
-    body = [head(params, metrics), pipeline(root), tables(metrics), plots(root, missing)]
+    with structured(root / "metrics"):
+        body = [head(params, metrics), pipeline(root), tables(metrics)]
+    body.append(plots(root, missing))
     body.append(element("h2", "Gallery") + _gallery(root, missing))
     said = "".join(f"<li><code>{name}</code></li>" for name in missing)
     if said:

@@ -15,11 +15,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, StrMethodFormatter
 
+from weightspace.artifacts import structured
 from weightspace.errors import problem
 
 mpl.use("Agg")
 
 INK, ACCENT, SOFT = "#1b2a41", "#d1495b", "#7a8ca3"
+RESULTS = ("accuracy_scatter.csv", "calibration.csv", "latent_heatmap.csv")
 SVG: Any = {"svg.fonttype": "none", "svg.hashsalt": "weightspace", "font.size": 10}
 
 
@@ -27,9 +29,10 @@ def draw_all(root: Path) -> None:
     """Draw ``docs/pictures/results.png``: accuracy through the autoencoder, calibration, heat map."""
     plots = root / "metrics" / "plots"
     figure, axes = plt.subplots(1, 3, figsize=(15, 4.8), layout="constrained")
-    _scatter(axes[0], _read(plots / "accuracy_scatter.csv"))
-    _calibration(axes[1], _read(plots / "calibration.csv"))
-    _heat_map(axes[2], _read(plots / "latent_heatmap.csv"))
+    for place, name in zip(axes, RESULTS, strict=True):
+        table = _read(plots / name)
+        with structured(plots / name):
+            PLOTS[name](place, table)
     out = root / "docs" / "pictures" / "results.png"
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=110, metadata={"Software": None})
@@ -40,7 +43,9 @@ def draw_plot(path: Path) -> bytes:
     """One file of ``metrics/plots`` as SVG; its name is a key of :data:`PLOTS`."""
     with mpl.rc_context(SVG):
         figure, axes = plt.subplots(figsize=(4.6, 3.7), layout="constrained")
-        PLOTS[path.name](axes, _read(path))
+        table = _read(path)
+        with structured(path):
+            PLOTS[path.name](axes, table)
         return as_svg(figure)
 
 
@@ -56,7 +61,12 @@ def as_svg(figure: Figure) -> bytes:
 def _read(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise problem("plot data is missing", where=path, do="run `make repro` first")
-    return pd.read_csv(path)
+    with structured(path):
+        text = path.read_text(encoding="utf-8")
+        commas = {line.count(",") for line in text.splitlines()}
+        if len(commas) != 1 or not text.endswith("\n"):
+            raise ValueError("a row was cut off")
+        return pd.read_csv(io.StringIO(text))
 
 
 def _scatter(axes: Axes, table: pd.DataFrame) -> None:

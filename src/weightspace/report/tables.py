@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from weightspace.artifacts import read_json
+from weightspace.artifacts import read_json, structured
 from weightspace.report import markdown
 
 # D. J. Swanevelder, "A Contrastive Approach to Weight Space Learning", slide with the final figures
@@ -40,18 +40,18 @@ def as_markdown(root: Path) -> str:
 
 def results(root: Path) -> Iterator[Table | str]:
     """Tables and notes of every test split, in order."""
-    reconstruction = read_json(root / "metrics" / "reconstruction.json")
-    sampling = read_json(root / "metrics" / "sampling.json")
-    finetuning = read_json(root / "metrics" / "finetuning.json")
+    files = {name: root / "metrics" / f"{name}.json" for name in SHOWN}
+    figures = {name: read_json(path) for name, path in files.items()}
     for split in ("test_sets", "test_classes"):
-        if split in reconstruction:
-            yield reconstruction_table(reconstruction[split], split)
-            yield sampling_table(sampling[split], split)
-            yield from notes(sampling[split])
-            yield finetuning_table(finetuning[split], split)
+        for name, makers in SHOWN.items() if split in figures["reconstruction"] else ():
+            with structured(files[name]):
+                parts = [part for make in makers for part in make(figures[name][split], split)]
+            yield from parts
     generation = root / "metrics" / "generation.json"
     if generation.is_file():  # results of earlier versions have none
-        yield generation_table(read_json(generation))
+        with structured(generation):
+            table = generation_table(read_json(generation))
+        yield table
 
 
 def more_results(root: Path) -> Iterator[Table]:
@@ -66,7 +66,9 @@ def more_results(root: Path) -> Iterator[Table]:
         path = root / "metrics" / f"{name}.json"
         for split, figures in (read_json(path) if path.is_file() else {}).items():
             if split.startswith("test"):
-                yield make(figures, split)
+                with structured(path):
+                    table = make(figures, split)
+                yield table
 
 
 def reconstruction_table(figures: dict[str, Any], split: str) -> Table:
@@ -385,3 +387,14 @@ def _percent(figures: dict[str, Any], name: str) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+# Files of metrics -> what makes tables and notes of one split of each, in the order shown.
+SHOWN: dict[str, tuple[Callable[[dict[str, Any], str], Iterable[Table | str]], ...]] = {
+    "reconstruction": (lambda figures, split: [reconstruction_table(figures, split)],),
+    "sampling": (
+        lambda figures, split: [sampling_table(figures, split)],
+        lambda figures, _: notes(figures),
+    ),
+    "finetuning": (lambda figures, split: [finetuning_table(figures, split)],),
+}

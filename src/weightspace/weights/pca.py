@@ -21,17 +21,16 @@ import torch
 from torch import Tensor, nn
 
 from weightspace.artifacts import (
-    file_sha256,
+    again,
+    content_sha256,
     held,
     load_part,
     load_tensors,
     rebuilding,
     remove_abandoned,
     save_tensors,
-    sha256_of,
-    tensor_pieces,
 )
-from weightspace.errors import problem
+from weightspace.errors import problem, shown
 from weightspace.params import PcaSettings
 from weightspace.weights.matching import align
 from weightspace.weights.spec import Spec, TensorSpec, Weights, to_device
@@ -207,10 +206,9 @@ class TensorPca(nn.Module):
 
     @property
     def sha256(self) -> str:
-        """Hash of the file that holds this basis, or that :meth:`save` would write."""
+        """Hash in the file that holds this basis, or that :meth:`save` would write."""
         if not self.known_sha256:
-            pieces = tensor_pieces("pca", self.tensors, self._sizes())
-            self.known_sha256 = sha256_of(pieces)
+            self.known_sha256 = content_sha256("pca", self.tensors, self._sizes())
         return self.known_sha256
 
     def _sizes(self) -> dict[str, Any]:
@@ -240,7 +238,6 @@ class TensorPca(nn.Module):
         with rebuilding(path):
             pca = cls.from_meta(meta)
             pca.fill(tensors)
-        pca.known_sha256 = file_sha256(path)
         return pca
 
     def find(self, path: Path, where: Path) -> None:
@@ -257,11 +254,11 @@ class TensorPca(nn.Module):
         other = TensorPca.load(path)
         if other.sha256 != self.sha256:
             raise problem(
-                f"was fitted with another PCA than that of {path}",
+                f"was fitted with another PCA than that of {shown(path)}",
                 where=where,
                 got=f"sha256 {other.sha256[:16]}",
                 expected=self.sha256[:16],
-                do="run `dvc repro`, or `dvc checkout` to restore both from the cache",
+                do=again(where),
             )
         self.fill(other.tensors)
 

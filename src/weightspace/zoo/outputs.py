@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from weightspace.artifacts import OUTPUTS_FILES, load_tensors, rebuilding, save_tensors
+from weightspace.artifacts import OUTPUTS_FILES, again, load_tensors, rebuilding, save_tensors
 from weightspace.data.dataset import Dataset
 from weightspace.errors import problem
 from weightspace.progress import progress
@@ -67,7 +67,7 @@ class Originals:
                 where=path,
                 got=f"{len(originals.members)} members",
                 expected=f"{len(members)}",
-                do="run `dvc repro`",
+                do=again(path),
             )
         return originals
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,11 +14,11 @@ from torch import Tensor
 
 from weightspace.artifacts import (
     MEMBERS_FILE,
-    SETTLED,
     Piece,
+    again,
     load_part,
     load_tensors,
-    read_meta,
+    once,
     read_parquet,
     tensor_pieces,
     write_pieces,
@@ -29,7 +27,6 @@ from weightspace.errors import problem
 from weightspace.weights.spec import Spec, Weights, block_size, take
 
 COLUMNS = ("member", "run", "snapshot", "task", "split", "diverged", "shard", "row")
-AGAIN = "delete the file and run `dvc repro`"
 
 
 def shard_name(shard: int) -> str:
@@ -38,7 +35,7 @@ def shard_name(shard: int) -> str:
 
 
 def save_shard(path: Path, weights: Weights, spec: Spec, shard: int) -> None:
-    """Write the weights ``(M, *shape)`` of a shard with a checksum that :func:`check_shard` tests.
+    """Write the weights ``(M, *shape)`` of a shard.
 
     Args:
         path: file to write.
@@ -59,28 +56,22 @@ def shard_pieces(weights: Weights, spec: Spec, shard: int) -> Iterator[Piece]:
         shard: index of the shard.
 
     """
-    meta = {"spec": spec.to_json(), "shard": shard, "sha256": checksum(weights)}
-    return tensor_pieces("zoo-shard", weights, meta)
+    return tensor_pieces("zoo-shard", weights, {"spec": spec.to_json(), "shard": shard})
 
 
-def checksum(weights: Weights) -> str:
-    """SHA-256 of all values, tensor by tensor in the order of their names."""
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        digest.update(weights[name].detach().cpu().contiguous().numpy().data)
-    return digest.hexdigest()
-
-
-def open_shard(path: Path, table: pd.DataFrame, spec: Spec | None = None) -> tuple[Weights, Spec]:
+def open_shard(
+    path: Path, table: pd.DataFrame, spec: Spec | None = None, *, verify: bool = False
+) -> tuple[Weights, Spec]:
     """Open a shard strictly: all tensors, right shapes. Values are read where they are used.
 
     Args:
         path: file of the shard.
         table: rows of its members.
         spec: architecture that is expected; None for any.
+        verify: compare all values with the hash of the file.
 
     """
-    weights, meta = load_tensors(path, "zoo-shard")
+    weights, meta = load_tensors(path, "zoo-shard", verify=verify)
     stored = Spec.from_json(meta["spec"])
     if spec is not None and spec != stored:
         raise problem(
@@ -106,22 +97,16 @@ def check_shard(path: Path, table: pd.DataFrame, spec: Spec | None = None) -> tu
         spec: architecture that is expected; None for any.
 
     """
-    weights, stored = open_shard(path, table, spec)
+    weights, stored = open_shard(path, table, spec, verify=True)
     healthy = torch.tensor(~table["diverged"].to_numpy(bool))
     for name, tensor in weights.items():
         if not tensor[: len(table)][healthy].isfinite().all():
             raise problem(
                 f"tensor '{name}' has NaN or infinity in a member not marked as diverged",
                 where=path,
-                do=AGAIN,
+                do=again(path),
             )
-    written = (read_meta(path) or {}).get("sha256")  # earlier versions wrote none
-    if written is not None and checksum(weights) != written:
-        raise problem("values changed after the shard was written", where=path, do=AGAIN)
     return weights, stored
-
-
-_verified: set[tuple[str, int, int, int, bytes]] = set()  # of this process: see verified_shard
 
 
 def verified_shard(
@@ -129,9 +114,7 @@ def verified_shard(
 ) -> tuple[Weights, Spec]:
     """As :func:`check_shard`, whose work is done once in this process for a file that stays.
 
-    A file counts as another one when its size, its time of change or its inode does, or when other
-    members are marked as diverged. One that changed a moment ago is verified at every call: a second
-    change within the resolution of its time would not show.
+    When other members are marked as diverged it is done again.
 
     Args:
         path: file of the shard.
@@ -139,16 +122,11 @@ def verified_shard(
         spec: architecture that is expected; None for any.
 
     """
-    state = path.stat() if path.is_file() else None
-    if state is None or time.time() - state.st_mtime < SETTLED:
-        return check_shard(path, table, spec)
-    diverged = table["diverged"].to_numpy(bool).tobytes()
-    key = (str(path.absolute()), state.st_size, state.st_mtime_ns, state.st_ino, diverged)
-    if key in _verified:
+    if not path.is_file():
         return open_shard(path, table, spec)
-    out = check_shard(path, table, spec)
-    _verified.add(key)
-    return out
+    diverged = table["diverged"].to_numpy(bool).tobytes()
+    once(path, f"shard {diverged.hex()}", lambda: bool(check_shard(path, table, spec)))
+    return open_shard(path, table, spec)
 
 
 def _copy_rows(out: Tensor, index: np.ndarray, source: Tensor, rows: np.ndarray) -> None:
@@ -216,18 +194,18 @@ class Zoo:
                 raise problem(
                     f"tensor '{name}' has NaN or infinity",
                     where=path,
-                    do=AGAIN,
+                    do=again(path),
                 )
         return out
 
     def reader(self, members: pd.DataFrame) -> Callable[[slice, str, slice], Tensor]:
         """Function that reads a range of N members, one tensor by name, a range of its rows.
 
-        Their shards are verified first, all but the values, which :meth:`part` verifies.
+        Their shards are verified first.
         """
         for shard in members["shard"].unique():
             table = self.members[self.members["shard"] == shard]
-            open_shard(self.folder / shard_name(shard), table, self.spec)
+            open_shard(self.folder / shard_name(shard), table, self.spec, verify=True)
         return lambda who, name, rows: self.part(members.iloc[who], name, rows)
 
     def networks(self, members: pd.DataFrame) -> Stored:

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from weightspace.artifacts import check_archive
+from weightspace.artifacts import SOURCE_BYTES, check_archive
 from weightspace.errors import problem
+from weightspace.metadata import check_names
 
 IDX_IMAGES = "*images*idx3-ubyte*"  # names of MNIST-family image files
 BLOCK = 4096  # images resized at once, to bound memory
-SOURCE_BYTES = 1 << 34  # that a file of the project's source may unpack to; 4 times that in memory
 
 
 def source_of(path: Path) -> str:
@@ -42,20 +42,35 @@ def entries(folder: Path, expected: str) -> list[Path]:
     if not folder.is_dir():
         raise problem("no such folder", where=folder, expected=expected, do="correct the path")
     try:
-        return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+        visible = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
     except OSError as error:
         raise problem(f"cannot read ({error.strerror})", where=folder, expected=expected) from error
+    check_names((path.name for path in visible), folder)
+    return visible
+
+
+def check_size(count: int, where: object) -> None:
+    """Refuse more bytes of images than a source may have, before they are read.
+
+    >>> check_size(3 * 1000 * 32**2, "example")
+    """
+    if count > SOURCE_BYTES:
+        raise problem(
+            "images are too large together",
+            where=where,
+            got=f"{count} values",
+            expected=f"at most {SOURCE_BYTES}",
+        )
 
 
 def read_npz(
-    path: Path, names: Sequence[str], most: int, do: str = "rename the arrays"
+    path: Path, names: Sequence[str], do: str = "rename the arrays"
 ) -> dict[str, np.ndarray]:
     """Named arrays of an archive; nothing is unpickled and nothing is written to disk.
 
     Args:
         path: the archive.
         names: arrays that are needed.
-        most: bytes to unpack at most.
         do: what to do where one of them is not there.
 
     Raises:
@@ -64,7 +79,7 @@ def read_npz(
     """
     if not path.is_file():
         raise problem("no such file", where=path, expected="an .npz file", do="correct the path")
-    stored = sorted(name.removesuffix(".npy") for name in check_archive(path, most))
+    stored = sorted(name.removesuffix(".npy") for name in check_archive(path, SOURCE_BYTES))
     missing = [n for n in names if n not in stored]
     if missing:
         raise problem(f"no array '{missing[0]}'", where=path, got=", ".join(stored), do=do)

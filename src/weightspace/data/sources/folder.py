@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from weightspace.data.sources.base import draw_classes, entries
+from weightspace.data.sources.base import check_size, draw_classes, entries
 from weightspace.errors import problem
 from weightspace.params import FolderSettings
 from weightspace.rng import stream
@@ -63,6 +63,7 @@ def load_classes(
         seed: root seed of the choice of images.
 
     """
+    check_size(len(names) * need * options.size**2 * len(MODES[options.colours]), path)
     images, labels = [], []
     for label, folder in enumerate(path / name for name in names):
         files = entries(folder, "a folder of images")

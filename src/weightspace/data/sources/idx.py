@@ -12,10 +12,12 @@ import math
 import struct
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from weightspace.data.sources.base import IDX_IMAGES, SOURCE_BYTES, as_classes, as_images, entries
+from weightspace.artifacts import READ_BYTES
+from weightspace.data.sources.base import IDX_IMAGES, as_classes, as_images, check_size, entries
 from weightspace.errors import problem
 from weightspace.params import IdxSettings
 
@@ -83,30 +85,51 @@ def _read_pair(image_file: Path, label_file: Path) -> tuple[np.ndarray, np.ndarr
 
 
 def _read(path: Path, axes: int) -> np.ndarray:
-    """Bytes of one idx file with so many axes."""
+    """Bytes of one idx file with so many axes: its header first, then as many as that says."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            data = file.read(SOURCE_BYTES + 1)
+            shape = _shape(file.read(4 + 4 * axes), axes, path)
+            data = _up_to(file, math.prod(shape) + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise problem(f"cannot read ({error})", where=path, do="fetch the file again") from error
-    if len(data) > SOURCE_BYTES:
-        raise problem("file is too large", where=path, expected=f"at most {SOURCE_BYTES} bytes")
-    magic = bytes([0, 0, BYTES, axes])
-    if data[:4] != magic:
-        raise problem(
-            "wrong magic number",
-            where=path,
-            got=data[:4].hex() or "an empty file",
-            expected=f"{magic.hex()} (bytes, axes: {axes})",
-        )
-    start = 4 + 4 * axes
-    shape = struct.unpack(f">{axes}I", data[4:start]) if len(data) >= start else (0,) * axes
-    if len(data) != start + math.prod(shape):
+    if len(data) != math.prod(shape):
+        start = 4 + 4 * axes
         raise problem(
             "truncated, or longer than its header says",
             where=path,
-            got=f"{len(data)} bytes",
+            got=f"{start + len(data)} bytes" + " or more" * (len(data) > math.prod(shape)),
             expected=f"{start + math.prod(shape)}, header and {math.prod(shape)} values",
             do="fetch the file again",
         )
-    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+    return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+def _shape(header: bytes, axes: int, path: Path) -> tuple[int, ...]:
+    """Lengths of the axes that a header announces."""
+    magic = bytes([0, 0, BYTES, axes])
+    if header[:4] != magic:
+        raise problem(
+            "wrong magic number",
+            where=path,
+            got=header[:4].hex() or "an empty file",
+            expected=f"{magic.hex()} (bytes, axes: {axes})",
+        )
+    if len(header) < 4 + 4 * axes:
+        raise problem(
+            "truncated in its header",
+            where=path,
+            got=f"{len(header)} bytes",
+            expected=4 + 4 * axes,
+            do="fetch the file again",
+        )
+    shape = struct.unpack(f">{axes}I", header[4:])
+    check_size(math.prod(shape), path)
+    return shape
+
+
+def _up_to(file: BinaryIO | gzip.GzipFile, most: int) -> bytearray:
+    """The rest of a file, of which so many bytes at most are read, part by part."""
+    data = bytearray()
+    while part := file.read(min(READ_BYTES, most - len(data))):
+        data += part
+    return data

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from weightspace.data.sources.base import (
-    SOURCE_BYTES,
     as_classes,
     as_images,
     check_pixels,
@@ -37,7 +36,7 @@ def load(
 
     """
     names = (options.images_key, options.labels_key)
-    arrays = read_npz(path, names, SOURCE_BYTES, do="set sources.npz.images_key and labels_key")
+    arrays = read_npz(path, names, do="set sources.npz.images_key and labels_key")
     pixels, labels = (arrays[name] for name in names)
     pixels, labels = check_pixels(pixels, path), _labels(labels, path)
     if len(pixels) != len(labels):

@@ -1,0 +1,278 @@
+"""What the metadata of every file may be: one schema for each kind, for files that are read and written.
+
+Metadata is JSON: finite numbers, no key twice, little nesting. Names that people give are printed on
+terminals and in documents, so none may hold a control character.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from weightspace.errors import CONTROL, problem
+from weightspace.params import MOST_COUNT, MOST_SIZE, brief
+
+META_CHARACTERS = 1 << 24  # of the metadata of a file
+MOST_LEVELS = 32  # of tables in tables
+
+
+def check_names(names: Iterable[str], where: object) -> None:
+    r"""Refuse names of classes or files that could move a cursor, start a line or reorder text.
+
+    >>> check_names(["7", "naïve"], "example")
+    >>> check_names(["7\nerror: 8"], "example")
+    Traceback (most recent call last):
+        ...
+    weightspace.errors.WeightspaceError: example: name with a control character; ...
+    """
+    for name in names:
+        if CONTROL.search(name):
+            raise problem(
+                "name with a control character", where=where, got=ascii(name), do="rename it"
+            )
+
+
+def _name(name: str) -> str:
+    if CONTROL.search(name):
+        raise ValueError("a control character in a name")
+    return name
+
+
+def _unique(names: list[str]) -> list[str]:
+    if len(set(names)) < len(names):
+        raise ValueError("a name twice")
+    return names
+
+
+Text = Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(_name)]
+Label = Annotated[str, StringConstraints(min_length=1, max_length=4096), AfterValidator(_name)]
+Names = Annotated[list[Text], Field(min_length=1), AfterValidator(_unique)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Index = Annotated[int, Field(ge=0, le=MOST_COUNT)]
+Side = Annotated[int, Field(ge=1, le=MOST_SIZE)]
+Table = dict[str, Any]
+
+
+class Meta(BaseModel):
+    """Metadata of any kind; what a schema does not name may be any JSON."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False, frozen=True)
+
+
+class SpecAxis(Meta):
+    """An axis of a tensor whose entries may be reordered."""
+
+    group: Text
+    block: Annotated[int, Field(ge=1)]
+
+
+class SpecTensor(Meta):
+    """A tensor of an architecture."""
+
+    name: Text
+    shape: list[Annotated[int, Field(ge=0)]]
+    role: Literal["parameter", "buffer", "variance"]
+    axes: list[SpecAxis | None]
+
+    @model_validator(mode="after")
+    def _axes_of_shape(self) -> Self:
+        if self.axes and len(self.axes) != len(self.shape):
+            raise ValueError(f"{len(self.axes)} axes of a shape of {len(self.shape)}")
+        return self
+
+
+class SpecMeta(Meta):
+    """Names, shapes and permutation groups of an architecture."""
+
+    architecture: Text
+    tensors: Annotated[list[SpecTensor], Field(min_length=1)]
+    head: list[Text]
+
+
+class NetMeta(Meta):
+    """What an architecture is rebuilt from."""
+
+    architecture: Text
+    shape: Annotated[list[Side], Field(min_length=3, max_length=3)]
+    classes: Side
+    settings: Table
+
+
+class DatasetMeta(Meta):
+    """Of the images of the stage dataset."""
+
+    class_names: Names
+    unseen: list[Index]
+    mean: float
+    std: Annotated[float, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if any(label >= len(self.class_names) for label in self.unseen):
+            raise ValueError("an unseen class without a name")
+        return self
+
+
+class ShardMeta(Meta):
+    """Of a part of a zoo."""
+
+    spec: SpecMeta
+    shard: Index
+
+
+class PcaMeta(Meta):
+    """Of the principal components of each tensor."""
+
+    spec: SpecMeta
+    modes: dict[str, Literal["constant", "identity", "pca"]]
+    counts: dict[str, Index]
+    align: bool
+
+
+class AutoencoderMeta(Meta):
+    """Of any autoencoder; the rest is what its member needs."""
+
+    autoencoder: Text
+    latent: Side
+    settings: Table
+
+
+class SharedEncoderMeta(Meta):
+    """Of any shared encoder."""
+
+    sizes: Table
+    settings: Table
+    options: Table
+    dataset_encoder: Table
+
+
+class NetworkMeta(Meta):
+    """Of a network that is used by itself; the rest says where it comes from."""
+
+    net: NetMeta
+    classes: Names
+    mean: float
+    std: Annotated[float, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _as_many(self) -> Self:
+        if len(self.classes) != self.net.classes:
+            raise ValueError(f"{len(self.classes)} names of {self.net.classes} classes")
+        return self
+
+
+class LatentsMeta(Meta):
+    """Of latents; the rest says what their networks are."""
+
+    names: list[Label]
+    autoencoder: Annotated[str, Field(min_length=1)]
+
+
+SCHEMAS: dict[str, type[Meta]] = {
+    "dataset": DatasetMeta,
+    "zoo-shard": ShardMeta,
+    "pca": PcaMeta,
+    "autoencoder": AutoencoderMeta,
+    "shared_encoder": SharedEncoderMeta,
+    "network": NetworkMeta,
+    "latents": LatentsMeta,
+}  # of other kinds any table of JSON
+
+
+def check_meta(
+    kind: str, meta: dict[str, Any], where: object = None, do: str | None = None
+) -> None:
+    """Refuse metadata that is not what a file of its kind has.
+
+    Args:
+        kind: of the file.
+        meta: its metadata.
+        where: the file, for messages; none while it is written.
+        do: what to do about it.
+
+    >>> check_meta("network", {"mean": 0.5, "std": 0}, "net.safetensors")
+    Traceback (most recent call last):
+        ...
+    weightspace.errors.WeightspaceError: net.safetensors: metadata of a 'network': ...
+
+    """
+    levels(meta, where)
+    try:
+        SCHEMAS.get(kind, Meta).model_validate(meta)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "all of it"
+        got = None if first["type"] == "missing" else brief(first["input"])
+        what = f"metadata of a '{kind}': '{key}': {first['msg']}"
+        raise problem(what, where=where, got=got, do=do) from error
+
+
+def levels(data: object, where: object) -> int:
+    """How many tables and lists lie inside each other.
+
+    Raises:
+        WeightspaceError: more than ``MOST_LEVELS``.
+
+    >>> levels({"a": [1, {"b": 2}]}, "example")
+    3
+
+    """
+    depth, level = 0, [data]
+    while level := [x for x in level if isinstance(x, dict | list | tuple)]:
+        depth += 1
+        if depth > MOST_LEVELS:
+            raise problem("tables in tables", where=where, expected=f"{MOST_LEVELS} levels at most")
+        level = [v for x in level for v in (x.values() if isinstance(x, dict) else x)]
+    return depth
+
+
+def parse_json(text: str) -> Any:
+    """JSON as this package writes it: finite numbers, no key twice, few levels.
+
+    Raises:
+        ValueError: anything else, in one line.
+
+    >>> parse_json('{"a": [1, null]}')
+    {'a': [1, None]}
+    >>> parse_json('{"a": NaN}')
+    Traceback (most recent call last):
+        ...
+    ValueError: NaN is no number of JSON
+
+    """
+    if len(text) > META_CHARACTERS:
+        raise ValueError(f"{len(text)} characters, more than {META_CHARACTERS}")
+    try:
+        return json.loads(
+            text, object_pairs_hook=_pairs, parse_constant=_no_number, parse_float=_finite
+        )
+    except RecursionError:
+        raise ValueError("too many tables in tables") from None
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key '{next(n for n in names if names.count(n) > 1)}' stands twice")
+    return table
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if abs(value) < float("inf") else _no_number(text)
