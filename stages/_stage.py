@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT / "src"))
 from weightspace.errors import WeightspaceError  # noqa: E402
 from weightspace.experiments.markers import selected, verify_markers, write_markers  # noqa: E402
 from weightspace.params import Params, load_params  # noqa: E402
-from weightspace.runtime import prepare  # noqa: E402
+from weightspace.runtime import environment, prepare  # noqa: E402
 
 DATA, METRICS = ROOT / "data", ROOT / "metrics"
 # Finished shards wait in this folder. Experiments in temporary copies share that of the main
@@ -40,7 +40,7 @@ SCRATCH = Path(os.environ.get("DVC_ROOT", ROOT)) / ".work"
 
 
 def run(name: str, stage: Callable[[Params], None]) -> None:
-    """Run a stage; log what it cost; an expected error is one line on stderr and exit code 2."""
+    """Run a stage; log what it cost, and on what; an expected error is one line on stderr and exit code 2."""
     os.chdir(ROOT)
     prepare()
     start, memory = time.monotonic(), Memory(daemon=True)
@@ -54,7 +54,8 @@ def run(name: str, stage: Callable[[Params], None]) -> None:
     except WeightspaceError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    cost = {"seconds": round(time.monotonic() - start, 1), "peak_mib": round(memory.peak / 2**20)}
+    seconds, peak = round(time.monotonic() - start, 1), round(memory.peak / 2**20)
+    cost = {"seconds": seconds, "peak_mib": peak, **environment(params)}
     folder = METRICS / "cost"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(cost, indent=2) + "\n")

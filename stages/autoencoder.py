@@ -2,11 +2,12 @@
 
 from _live import live
 from _stage import DATA, METRICS, run
-from weightspace.artifacts import AUTOENCODER_FILE, write_csv
+from weightspace.artifacts import AUTOENCODER_CARD, AUTOENCODER_FILE, write_csv, write_json
 from weightspace.autoencoders import AUTOENCODERS
 from weightspace.autoencoders.base import AutoencoderData
 from weightspace.params import Params
 from weightspace.registry import resolve
+from weightspace.zoo.card import method_card
 
 
 def main(params: Params) -> None:
@@ -18,6 +19,8 @@ def main(params: Params) -> None:
         autoencoder, history = family.fit(data, params.autoencoder, options, params.seed)
     autoencoder.name = params.autoencoder.model  # a member made from another may bear its name
     autoencoder.save(DATA / AUTOENCODER_FILE)
+    card = method_card(data.dataset, data.members, params, "autoencoder")
+    write_json(DATA / AUTOENCODER_CARD, card)
     write_csv(METRICS / "plots" / "autoencoder_loss.csv", history)
 
 

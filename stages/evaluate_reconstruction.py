@@ -1,7 +1,8 @@
 """Compare every held-out network with its reconstruction."""
 
 from _stage import DATA, METRICS, run
-from weightspace.artifacts import write_csv, write_json
+from weightspace.artifacts import AUTOENCODER_CARD, DATASET_FOLDER, write_csv, write_json
+from weightspace.data.dataset import Dataset
 from weightspace.evaluate.reconstruction import (
     over_epochs,
     reconstruct_splits,
@@ -9,15 +10,18 @@ from weightspace.evaluate.reconstruction import (
     scatter,
 )
 from weightspace.params import Params
+from weightspace.zoo.card import zero_shot
 
 POINTS = 600  # in the scatter plot
 
 
 def main(params: Params) -> None:
     """Write metrics/reconstruction.json and its plot data."""
-    out = {}
+    dataset, out = Dataset.load(DATA / DATASET_FOLDER), {}
     for split, rebuilt in reconstruct_splits(DATA, params).items():
         out[split] = reconstruction_metrics(rebuilt, params.evaluate, params.seed)
+        tasks = rebuilt.members["task"].to_numpy()
+        out[split]["zero_shot"] = zero_shot(dataset, tasks, DATA / AUTOENCODER_CARD)
         if split == "test_sets":
             write_csv(METRICS / "plots" / "outputs_over_epochs.csv", over_epochs(rebuilt))
             points = scatter(rebuilt, POINTS, params.seed)

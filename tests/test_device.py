@@ -11,7 +11,6 @@ import subprocess
 import sys
 from contextlib import nullcontext
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
 
 import numpy as np
 import pandas as pd
@@ -21,28 +20,21 @@ import yaml
 from safetensors.torch import load_file
 
 import weightspace as ws
-from cases import FILE, merged, nested
 from fake_device import fake_device
+from pipeline import SHORT, STAGES, stage
+from pipeline import settings as tiny
 from weightspace.autoencoders.base import AutoencoderData
 from weightspace.errors import WeightspaceError
 from weightspace.evaluate import finetuning
 from weightspace.jobs import local
 from weightspace.nets.base import Net
-from weightspace.params import validate_params
 from weightspace.report.gallery import gallery
 from weightspace.runtime import device
-from workspace import ROOT, TINY
+from workspace import ROOT
 
-STAGES = list(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])  # in their order
 MADE = STAGES[: STAGES.index("shared_encoder") + 1]
 FROM = {name: MADE[MADE.index(name) :] for name in MADE}
 NETWORKS = FROM["zoo"][:-1]  # up to the autoencoder
-FEW = {  # operations cost time here, not numbers
-    "zoo.runs_per_shard": 36,
-    "zoo.batch_size": 12,
-    "evaluate.novelty_networks": 2,
-}
-SHORT = {"EPOCHS": (1, 2), "RATES": (1e-3, 3e-3), "SCRATCH_EPOCHS": 2}  # of fine-tuning
 EXACT = {  # bf16 is compared with itself only: CPUs compute it in float32
     "autoencoders.functional.precision": "float32",
     "shared_encoders.flow.precision": "float32",
@@ -50,22 +42,7 @@ EXACT = {  # bf16 is compared with itself only: CPUs compute it in float32
 
 
 def settings(where, **changes):
-    return validate_params(
-        merged(FILE, nested(TINY | FEW | EXACT | {"runtime.device": where} | changes)), "test"
-    )
-
-
-def stage(name, root, params):
-    """Run a stage in this process, on the data below ``root``."""
-    spec = spec_from_file_location(f"stage_{name}", ROOT / "stages" / f"{name}.py")
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    for folder in ("DATA", "METRICS", "SCRATCH"):
-        if hasattr(module, folder):
-            setattr(module, folder, root / folder.lower())
-    if hasattr(module, "live"):
-        module.live = lambda _: nullcontext()
-    module.main(params)
+    return tiny(**EXACT | {"runtime.device": where} | changes)
 
 
 def here(jobs, runtime):

@@ -15,6 +15,9 @@ import pytest
 import yaml
 
 from weightspace.experiments.stages import MARK, NEUTRAL, closure, generated
+from weightspace.params import load_params
+from weightspace.report import provenance
+from weightspace.runtime import environment
 from workspace import ROOT, TINY, Workspace
 
 pytestmark = pytest.mark.slow
@@ -311,12 +314,26 @@ def test_metrics_are_flat_and_valid_json(finished_clone):
         scalars = [v for table in [figures, *splits] for v in table.values() if v not in splits]
         assert splits == [] or set(figures) <= {"val", "test_sets", "test_classes"}
         assert scalars
-        assert all(v is None or isinstance(v, int | float) for v in scalars), file.name
+        kinds = int | float | str if file.parent.name == "cost" else int | float
+        assert all(v is None or isinstance(v, kinds) for v in scalars), file.name
+
+
+def test_every_stage_says_what_it_ran_on(finished_clone):
+    said = [
+        json.loads(f.read_text()) for f in (finished_clone.root / "metrics/cost").glob("*.json")
+    ]
+    assert len(said) == len(STAGES)
+    on = environment(load_params(finished_clone.root / "params.yaml"))
+    assert set(on) == {"device", "precision", "torch"}
+    assert all(on.items() <= cost.items() for cost in said)
+    line = provenance.line(finished_clone.root)
+    assert all(value in line for value in on.values())
+    assert f"`{provenance.code_hash(finished_clone.root)}`" in line
 
 
 def test_the_summary_lacks_no_figure(finished_clone):
     figures = json.loads(finished_clone.read("metrics/summary.json"))
-    assert len(figures) == 14
+    assert len(figures) == 16
     missing = {name for name, value in figures.items() if value is None}
     assert missing <= {"agreement_members", "error_overlap_members"}  # no task may have two runs
     sampling = json.loads(finished_clone.read("metrics/sampling.json"))["test_sets"]

@@ -433,12 +433,14 @@ def test_noise_has_the_asked_share_of_the_spread(rng):
 # properties
 
 
-def _members(n, seed, optimizers=("adam", "sgd")):
+def _members(n, seed, optimizers=("adam", "sgd"), split="test_sets"):
     rng = np.random.default_rng(seed)
     return pd.DataFrame(
         {
             "train_accuracy": 0.9 + rng.normal(0, 0.05, n),
             "test_accuracy": 0.7 + rng.normal(0, 0.1, n),
+            "val_accuracy": 0.7 + rng.normal(0, 0.1, n),
+            "split": split,
             "epoch": rng.integers(1, 20, n).astype(float),
             "optimizer": rng.choice(optimizers, n),
             "lr": np.exp(rng.normal(-4, 1, n)),
@@ -450,14 +452,15 @@ def _members(n, seed, optimizers=("adam", "sgd")):
 
 def _features(optimizers=("adam", "sgd")):
     members = {
-        s: _members(n, i, optimizers)
+        s: _members(n, i, optimizers, s)
         for i, (s, n) in enumerate({"train": 150, "val": 60, "test_sets": 60}.items())
     }
     rng = np.random.default_rng(9)
 
     def oracle(table):
-        columns = table[["test_accuracy", "train_accuracy", "epoch"]].to_numpy(float)
-        return np.column_stack([columns, table["optimizer"] == "adam"])
+        columns = table[["train_accuracy", "epoch"]].to_numpy(float)
+        held_out = properties.target(table, "test_accuracy")
+        return np.column_stack([held_out, columns, table["optimizer"] == "adam"])
 
     readings = {
         "oracle": {s: oracle(t) for s, t in members.items()},
@@ -491,15 +494,16 @@ def test_a_readout_knows_its_error_and_comes_back_from_its_file(tmp_path):
     tables = _features().members
     members = {s: t.assign(member=np.arange(len(t)) + 1000 * len(s)) for s, t in tables.items()}
     rng = np.random.default_rng(0)
-    z = {s: np.stack([t["test_accuracy"], rng.normal(size=len(t))], 1) for s, t in members.items()}
+    held_out = {s: properties.target(t, "test_accuracy") for s, t in members.items()}
+    z = {s: np.stack([y, rng.normal(size=len(y))], 1) for s, y in held_out.items()}
     fitted = readout.Readout.fit(z, members, "encoder", 0)
     errors = pd.DataFrame(fitted.errors).set_index("property")
-    std = np.abs(members["test_sets"]["test_accuracy"] - members["train"]["test_accuracy"].mean())
+    std = np.abs(held_out["test_sets"] - members["train"]["val_accuracy"].mean())
     assert errors.loc["test_accuracy", "of_a_constant"] == pytest.approx(std.mean())
     assert errors.loc["test_accuracy", "error"] < 0.2 * std.mean()
     assert errors.loc["epoch", "error"] > 0.5 * errors.loc["epoch", "of_a_constant"]
     table = fitted.predict(z["val"])
-    assert np.allclose(table["test_accuracy"], members["val"]["test_accuracy"], atol=0.05)
+    assert np.allclose(table["test_accuracy"], held_out["val"], atol=0.05)
     assert set(table["optimizer"]) <= {"adam", "sgd"}
     fitted.save(tmp_path / "readout.safetensors")
     again = readout.load_readout(tmp_path / "readout.safetensors", "encoder")
@@ -551,6 +555,9 @@ def test_targets_and_hyper_parameters():
     table = _members(4, 0)
     gap = properties.target(table, "generalisation_gap")
     assert gap.tolist() == (table["train_accuracy"] - table["test_accuracy"]).tolist()
+    for split in ("train", "val"):  # what is fitted or chosen sees no test image
+        gap = properties.target(table.assign(split=split), "generalisation_gap")
+        assert gap.tolist() == (table["train_accuracy"] - table["val_accuracy"]).tolist()
     found = properties.hyper_parameters(table)
     assert found.shape == (4, 4)
     assert np.exp(found[:, 0]) == pytest.approx(table["lr"])

@@ -9,7 +9,9 @@ import yaml
 from cases import merged
 from weightspace.errors import WeightspaceError
 from weightspace.params import load_params
+from weightspace.report import provenance
 from weightspace.report.headline import draws, facts, load_costs, measured
+from weightspace.report.tables import as_markdown
 from workspace import ROOT
 
 
@@ -46,6 +48,57 @@ def without_controls(names):
 
 def undefined(names):
     return names | {"r2_identity": None}
+
+
+def lock(root, **hashes):
+    """A dvc.lock with the hashes of some files of code."""
+    deps = [{"path": f"src/{name}.py", "md5": md5} for name, md5 in hashes.items()]
+    stages = {"a": {"deps": [*deps, {"path": "data/zoo", "md5": "0"}]}, "b": {"deps": deps}}
+    (root / "dvc.lock").write_text(yaml.safe_dump({"stages": stages}))
+
+
+def test_figures_carry_the_code_seed_device_and_precision_they_come_from(root):
+    def line():
+        return provenance.line(root)
+
+    lock(root, x="1", y="2")
+    for cost in (root / "metrics" / "cost").glob("*.json"):
+        plain = {
+            k: v for k, v in json.loads(cost.read_text()).items() if k in ("seconds", "peak_mib")
+        }
+        cost.write_text(json.dumps(plain))
+    assert line() == ""  # results of an earlier version do not say it
+    on = {"device": "cpu", "precision": "bf16", "torch": "2.0"}
+    cost.write_text(json.dumps(plain | on))
+    said = line()
+    assert "seed 0" in said
+    assert "cpu, bf16, 2.0." in said
+    assert measured(root).endswith(said)
+    assert as_markdown(root).endswith(said)
+    hashes = {provenance.code_hash(root)}
+    for changed in ({"x": "1", "y": "3"}, {"x": "1"}, {"x": "1", "y": "2", "z": "4"}):
+        lock(root, **changed)
+        hashes.add(provenance.code_hash(root))
+    assert len(hashes) == 4
+    lock(root, y="2", x="1")
+    assert line() == said
+    other = next(c for c in (root / "metrics" / "cost").glob("*.json") if c != cost)
+    other.write_text(json.dumps(plain | on | {"device": "GPU X"}))
+    assert "GPU X, bf16, 2.0 and cpu, bf16, 2.0." in line()
+    (root / "dvc.lock").unlink()
+    assert line() == ""
+
+
+@pytest.mark.parametrize("zero_shot", [True, False, None])
+def test_tables_say_zero_shot_where_the_cards_do(root, zero_shot):
+    for name in ("reconstruction", "sampling"):
+        figures(root, name, lambda f: {k: v for k, v in f.items() if k != "zero_shot"})
+        if zero_shot is not None:
+            figures(root, name, lambda f: f | {"zero_shot": zero_shot})
+    text = as_markdown(root)
+    said = {True: "zero-shot: yes", False: "zero-shot: no", None: "unseen tasks"}
+    for answer, words in said.items():
+        assert text.count(words) == (2 if answer is zero_shot else 0)
 
 
 @pytest.mark.parametrize("change", [as_loss, without_controls, undefined])

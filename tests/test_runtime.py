@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from cases import tiny
 from fake_device import fake_device
 from weightspace.errors import WeightspaceError
 from weightspace.params import RuntimeSettings
-from weightspace.runtime import device, precision
+from weightspace.runtime import device, environment, precision
 
 CPU = torch.device("cpu")
 
@@ -25,6 +26,16 @@ def test_bf16_where_the_cpu_has_it(supported, library, monkeypatch):
         assert linear(x).dtype == (torch.bfloat16 if supported and library else torch.float32)
     with precision("float32", CPU):
         assert linear(x).dtype == torch.float32
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_the_environment_names_the_lowest_precision_that_is_computed_in(supported, monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    half = tiny(autoencoder={"model": "functional"})  # its precision is that of params.yaml
+    expected = {"device": "cpu", "precision": "bf16", "torch": torch.__version__}
+    assert half.autoencoders.functional.precision == "bf16"
+    assert environment(half) == expected | ({} if supported else {"precision": "float32"})
+    assert environment(tiny())["precision"] == "float32"  # models that have no such setting
 
 
 @pytest.mark.parametrize("supported", [True, False])

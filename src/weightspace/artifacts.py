@@ -47,6 +47,9 @@ OUTPUTS_FILES = {split: Path("outputs") / f"{split}.safetensors" for split in ("
 PCA_FILE = Path("pca") / "pca.safetensors"
 AUTOENCODER_FILE = Path("autoencoder") / "autoencoder.safetensors"
 SHARED_ENCODER_FILE = Path("shared_encoder") / "shared_encoder.safetensors"
+AUTOENCODER_CARD, SHARED_ENCODER_CARD = (
+    path.with_name("card.json") for path in (AUTOENCODER_FILE, SHARED_ENCODER_FILE)
+)
 READOUT_FILE = Path("readout") / "readout.safetensors"
 
 META_KEY = "weightspace"
@@ -613,6 +616,8 @@ def finite(value: Any) -> Any:
     """
     if isinstance(value, Mapping):
         return {str(k): finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
     if isinstance(value, bool | str) or value is None:
         return value
     if isinstance(value, int):

@@ -15,7 +15,7 @@ import sys
 import torch
 
 from weightspace.errors import problem
-from weightspace.params import RuntimeSettings
+from weightspace.params import Params, RuntimeSettings
 
 THREADS = 2  # fixed, because sums in another order give other bytes
 
@@ -62,11 +62,30 @@ def precision(name: str, device: torch.device) -> torch.autocast:
     bf16 is float32 on a CPU that oneDNN knows no bf16 products for: there torch multiplies entry by
     entry, and training takes eight times as long.
     """
-    half = name == "bf16"
-    if device.type == "cpu":
-        mkldnn = torch.backends.mkldnn.is_available()
-        half = half and mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.autocast(device.type, torch.bfloat16, enabled=half)
+    return torch.autocast(device.type, torch.bfloat16, enabled=_half(name, device))
+
+
+def _half(name: str, device: torch.device) -> bool:
+    """Whether a precision is bf16 on a device."""
+    if name != "bf16" or device.type != "cpu":
+        return name == "bf16"
+    mkldnn = torch.backends.mkldnn.is_available()
+    return bool(mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def environment(params: Params) -> dict[str, str]:
+    """What figures are computed on: device, lowest precision of the selected models, torch."""
+    where = device(params.runtime)
+    models = (
+        params.autoencoders.of(params.autoencoder.model),
+        params.shared_encoders.of(params.shared_encoder.model),
+    )
+    half = any(_half(getattr(options, "precision", ""), where) for options in models)
+    return {
+        "device": torch.cuda.get_device_name(where) if where.type == "cuda" else where.type,
+        "precision": "bf16" if half else "float32",
+        "torch": torch.__version__,
+    }
 
 
 def workers(settings: RuntimeSettings) -> int:

@@ -24,6 +24,7 @@ from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from weightspace.data.tasks import TEST_SPLITS
 from weightspace.evaluate.metrics import r2_identity
 from weightspace.progress import progress
 
@@ -70,13 +71,19 @@ def hyper_parameters(members: pd.DataFrame) -> np.ndarray:
 def target(members: pd.DataFrame, name: str) -> np.ndarray:
     """Column to predict ``(N,)``; the generalisation gap is train minus test accuracy.
 
-    >>> members = pd.DataFrame({"train_accuracy": [1.0], "test_accuracy": [0.75]})
+    The test accuracy of members that predictors are fitted on, or chosen by, is that on val images.
+
+    >>> accuracy = {"train_accuracy": [1.0, 1.0], "val_accuracy": 0.875, "test_accuracy": 0.75}
+    >>> members = pd.DataFrame({"split": ["train", "test_sets"], **accuracy})
     >>> target(members, "generalisation_gap").tolist()
-    [0.25]
+    [0.125, 0.25]
     """
-    if name == "generalisation_gap":
-        return (members["train_accuracy"] - members["test_accuracy"]).to_numpy(float)
-    return members[name].to_numpy()
+    if name not in ("test_accuracy", "generalisation_gap"):
+        return members[name].to_numpy()
+    test = members["split"].isin(TEST_SPLITS)
+    held_out = members["test_accuracy"].where(test, members["val_accuracy"])
+    values = members["train_accuracy"] - held_out if name == "generalisation_gap" else held_out
+    return values.to_numpy(float)
 
 
 def varying_targets(train: pd.DataFrame) -> list[str]:

@@ -8,6 +8,7 @@ __all__ = [
     "markdown",
     "page",
     "plots",
+    "provenance",
     "settings",
     "speed",
     "stages",

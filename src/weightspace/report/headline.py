@@ -10,7 +10,7 @@ from weightspace.artifacts import read_json
 from weightspace.errors import problem
 from weightspace.evaluate.finetuning import EPOCHS, SCRATCH_EPOCHS
 from weightspace.params import Params, load_params
-from weightspace.report import markdown
+from weightspace.report import markdown, provenance
 
 SPLIT = "test_sets"
 TRAINING_BATCH = 64  # of the steps that benchmarks/zoo_training.py times
@@ -201,8 +201,8 @@ def measured(root: Path) -> str:
         f"rows mean over {after['tasks']} of them. *Labelled image-gradients*: labelled images times "
         "gradient steps that one network takes, of weights or of its latent. *ms*: milliseconds per "
         f"network{batch}, {costs.rates['machine']}, many at once. Choosing needs labelled train images, "
-        "no gradient."
-    )
+        f"no gradient. {provenance.line(root)}"
+    ).rstrip()
 
 
 def facts(root: Path) -> str:

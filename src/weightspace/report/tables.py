@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from weightspace.artifacts import read_json, structured
-from weightspace.report import markdown
+from weightspace.report import markdown, provenance
 
 # D. J. Swanevelder, "A Contrastive Approach to Weight Space Learning", slide with the final figures
 PUBLISHED = {
@@ -34,7 +34,7 @@ def show(root: Path) -> None:
 
 def as_markdown(root: Path) -> str:
     """Give the same results as Markdown, for README and docs."""
-    parts = [*results(root), *more_results(root)]
+    parts = [*results(root), *more_results(root), *filter(None, [provenance.line(root)])]
     return "\n\n".join(p if isinstance(p, str) else markdown.table(p) for p in parts)
 
 
@@ -73,9 +73,7 @@ def more_results(root: Path) -> Iterator[Table]:
 
 def reconstruction_table(figures: dict[str, Any], split: str) -> Table:
     """Likeness of reconstructed and original networks."""
-    title = (
-        f"Reconstruction, {split}: {figures['members']} networks of {figures['tasks']} unseen tasks"
-    )
+    title = f"Reconstruction, {split}: {figures['members']} networks of {_tasks(figures)}"
     table = Table(title=title, title_justify="left")
     for column in ("", "mean (range) over networks", "chance", "original study"):
         table.add_column(column)
@@ -104,11 +102,19 @@ def reconstruction_table(figures: dict[str, Any], split: str) -> Table:
     return table
 
 
+def _tasks(figures: dict[str, Any]) -> str:
+    """Count of tasks, and whether the method cards have none of their class sets."""
+    zero_shot = figures.get("zero_shot")  # an earlier version has no cards
+    if zero_shot is None:
+        return f"{figures['tasks']} unseen tasks"
+    return f"{figures['tasks']} tasks, zero-shot: {'yes' if zero_shot else 'no'}"
+
+
 def sampling_table(figures: dict[str, Any], split: str) -> Table:
     """Achieved results against the targets, of sampled networks and of the controls."""
     result = "accuracy" if "accuracy_at_top" in figures else "loss"
     table = Table(
-        title=f"Sampling from P(W | D, R), {split}: {figures['tasks']} unseen tasks",
+        title=f"Sampling from P(W | D, R), {split}: {_tasks(figures)}",
         title_justify="left",
     )
     for column in (

@@ -1,6 +1,7 @@
 """The population: plan the runs, train them many at once, store and read them in shards."""
 
 __all__ = [
+    "card",
     "generate",
     "imported",
     "outputs",
