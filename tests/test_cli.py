@@ -15,9 +15,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+import weightspace
 from weightspace.artifacts import META_KEY, read_json
 from weightspace.cli import app as cli
 from weightspace.errors import WeightspaceError
+from weightspace.project.network import load_network
 from weightspace.weights.spec import take
 from workspace import ROOT
 
@@ -38,7 +40,7 @@ def run(monkeypatch, capsys, tmp_path, project_root):
 
     def call(*words):
         arguments = [str(w) for w in words]
-        if "--help" not in arguments and words[0] not in ("info", "export"):
+        if "--help" not in arguments and words[0] not in ("info", "export", "--version"):
             arguments[1:1] = ["--root", str(project_root)]
         monkeypatch.setattr(sys, "argv", ["weightspace", *arguments])
         with pytest.raises(SystemExit) as caught:
@@ -330,9 +332,16 @@ def test_encode_and_decode(run, sampled, project):
     assert torch.allclose(project.net.spec.flatten(two), project.net.spec.flatten(wanted))
     names = pd.read_parquet(sampled / "again" / "networks.parquet")["latent"]
     assert list(names) == ["out/network-00000.safetensors", "out/network-00001.safetensors"]
-    z, _ = project.load_latents(sampled / "z.safetensors")
-    np.savez(sampled / "z.npz", z=z.numpy())
-    assert run("decode", "z.npz", "--out", "third").code == 0
+    latents = project.load_latents(sampled / "z.safetensors")
+    np.savez(sampled / "z.npz", z=latents.z.numpy())
+    done = run("decode", "z.npz", "--out", "third")
+    assert done.code == 0
+    assert done.err == ("warning: 2 of 2 latents have no names of classes; outputs are numbered\n")
+    for folder, classes in (
+        ("again", ["c", "ä", "b"]),
+        ("third", [f"output {i}" for i in range(3)]),
+    ):
+        assert load_network(sampled / folder / "network-00001.safetensors").classes == classes
     third = project.networks(sampled / "third")
     assert torch.allclose(project.net.spec.flatten(two), project.net.spec.flatten(third))
 
@@ -349,6 +358,25 @@ def test_compare_a_network_with_itself(run, sampled):
     assert "network-00001" in done.out
     assert "cosine 1.000" in done.out
     assert "agreement 1.000" in done.out
+
+
+def test_compare_in_another_order_is_refused_and_other_classes_are_said(run, sampled):
+    """As the networks' files say; files of other programs say nothing."""
+    words = ("compare", "out", "out", "--data", "my.npz", "--classes")
+    done = run(*words, "ä,b,c")
+    refused(done)
+    assert "found ä,b,c, expected c,ä,b, as out/network-00000.safetensors says" in done.err
+    torch.save(load_file(sampled / "out" / "network-00000.safetensors"), sampled / "a.pt")
+    done = run("compare", "a.pt", "a.pt", "--data", "my.npz", "--classes", "ä,b,c")
+    assert (done.code, done.err) == (0, "")
+    with np.load("my.npz") as mine:
+        np.savez("my.npz", images=mine["images"], labels=np.char.add(mine["labels"], "2"))
+    done = run(*words, "c2,ä2,b2")
+    assert done.code == 0
+    assert done.err.startswith(
+        "warning: out/network-00001.safetensors is a network for the classes"
+    )
+    assert done.err.count("\n") == 1
 
 
 def test_retrieve_networks(run, sampled, project):
@@ -374,6 +402,40 @@ def test_predict(run, sampled):
     assert done.code == 0, done.err
     for word in ("network-00001", "test accuracy", "epoch", "optimizer", "fraction wrong"):
         assert word in done.out
+
+
+def test_names_that_repeat_are_shown_as_paths(run, sampled):
+    shutil.copytree(sampled / "out", sampled / "b")
+    done = run("predict", "out/network-00000.safetensors", "b/network-00000.safetensors")
+    assert all(f"{folder}/network-00000.safetensors" in done.out for folder in ("out", "b"))
+    assert "out/" not in run("predict", "out").out  # the control
+    assert "b/network-00000" in run("compare", "out", "b", *MINE).out
+    assert run("retrieve", "--weights", "b", "-n", 1).out.count("b/") == 0
+
+
+def test_the_version_is_that_of_the_package(run):
+    assert run("--version").out == f"weightspace {weightspace.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "line"),
+    [
+        (KeyboardInterrupt(), 130, "error: interrupted\n"),
+        (OSError(28, "No space left on device", "z"), 2, "error: z: No space left on device\n"),
+        (KeyError("a\nb\x1b"), 1, "error: a bug of weightspace, please report it; KeyError: "),
+    ],
+)
+def test_whatever_happens_is_one_line(run, sampled, monkeypatch, raised, code, line):
+    def fail(*_):
+        raise raised
+
+    monkeypatch.setattr("weightspace.cli.use.start", fail)
+    before = files(sampled)
+    done = run(*SAMPLE[:-4], "--out", "new", "--data", "my.npz")
+    assert (done.code, done.err.count("\n"), done.out) == (code, 1, "")
+    assert done.err.startswith(line)
+    assert "\x1b" not in done.err
+    assert files(sampled) == before
 
 
 def test_info(run, sampled, project_root):
@@ -414,7 +476,7 @@ def test_encode_writes_over_its_earlier_latents_only(run, sampled, project):
     shutil.copy(sampled / "out" / "network-00001.safetensors", sampled / "other")
     for networks in ("out", "other"):
         assert run("encode", networks, "--out", "z.safetensors").code == 0
-    assert len(project.load_latents(sampled / "z.safetensors")[0]) == 1
+    assert len(project.load_latents(sampled / "z.safetensors").z) == 1
 
 
 @pytest.mark.parametrize("out", ["autoencoder", "network", "zoo", "link", "loop", "cut", "text"])
@@ -514,6 +576,11 @@ BAD_COMMANDS = [
     "retrieve --data my.npz --classes c,ä,b --out out",
     "retrieve --data my.npz --classes c,ä,b -n 0",
     "retrieve --weights none.pt",
+    "retrieve --weights out --classes c,ä,b",
+    "retrieve --weights out --accuracy 0.7",
+    "retrieve --weights out --loss 0.7",
+    "retrieve --weights out --out new",
+    "compare out out --data my.npz --classes c,ä,,b",
     "retrieve --weights wrong.pt",
     "predict wrong.pt",
     "predict empty",

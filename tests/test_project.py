@@ -22,6 +22,7 @@ from weightspace.project import finetuning as on_task
 from weightspace.project import project as api
 from weightspace.project import retrieval as queries
 from weightspace.project.samples import Request
+from weightspace.rng import stream
 from weightspace.sampling.latent_steps import LatentSteps
 from weightspace.sampling.sampler import Condition, Sampler
 from weightspace.zoo.result import Result
@@ -106,11 +107,84 @@ def test_more_samples_contain_the_fewer(project, task):
     assert not torch.equal(other.weights["head.bias"], few.weights["head.bias"])
 
 
+def test_blocks_that_are_written_as_they_come_are_the_same_samples(
+    project, task, tmp_path, monkeypatch
+):
+    whole = project.sample(task, accuracy=0.5, n=5, best_of=3, fine_tune_epochs=1)
+    whole.save(tmp_path / "whole")
+    monkeypatch.setattr(api, "AT_ONCE", 2)
+    (tmp_path / "parts").mkdir()
+    parts = project.sample(
+        task, accuracy=0.5, n=5, best_of=3, fine_tune_epochs=1, into=tmp_path / "parts"
+    )
+    assert parts.weights == {}
+    pd.testing.assert_frame_equal(parts.table, whole.table)
+    names = [path.name for path in sorted((tmp_path / "whole").iterdir())]
+    assert names == [path.name for path in sorted((tmp_path / "parts").iterdir())]
+    one, two = (project.networks(tmp_path / name) for name in ("whole", "parts"))
+    for name, w in one.items():
+        assert torch.allclose(two[name], w, atol=1e-6)
+
+
+def test_results_far_from_the_request_are_marked(project, task, monkeypatch):
+    low, high = project.trained_range
+    target = (low + high) / 2
+    told = [target, target + 0.19 * (high - low), target - 0.21 * (high - low)]
+    monkeypatch.setattr(
+        api,
+        "measure",
+        lambda net, w, task, parts=(): pd.DataFrame(
+            {f"{p}_accuracy": told[: len(w["head.bias"])] for p in ("train", "test")}
+        ),
+    )
+    drawn = project.sample(task, accuracy=target, n=3)
+    assert drawn.table["far_from_request"].tolist() == [False, False, True]
+    assert "1 of 3 results are farther from the request" in drawn.warnings()[-1]
+    assert "--best-of 16" in drawn.warnings()[-1]
+    near = project.sample(task, accuracy=target, n=2)  # the control
+    assert not any("farther" in line for line in near.warnings())
+
+
+def test_classes_of_equal_images_are_named(project, images):
+    """All black, and two classes of the same images in another order; not those that differ."""
+    x, labels = images
+    assert not project.task(images, ["2", "0", "1"]).equal_classes
+    black = project.sample(project.task((0 * x, labels), ["2", "0", "1"]), accuracy=0.5)
+    assert black.warnings() == ["images of classes 2, 0, 1 are equal: nothing tells them apart"]
+    assert "2, 0, 1 are equal" in black.card()
+    same = x.copy()
+    same[labels == 1] = x[labels == 0][::-1]
+    assert project.task((same, labels), ["2", "0", "1"]).equal_classes == [("0", "1")]
+
+
+def test_the_card_lets_another_person_reproduce_the_figures(saved, project, images):
+    folder = saved[1]
+    card = (folder / "MODEL_CARD.md").read_text()
+    again = project.task(images, ["2", "0", "1"])
+    assert f"* sha256: {again.sha256}" in card
+    assert project.task(images, ["2", "0", "1"], seed=1).sha256 not in card  # others are held out
+    assert project.task((images[0] / 2, images[1]), ["2", "0", "1"]).sha256 not in card
+    x = torch.cat([again.images[p] for p in again.parts], 1).flatten(0, 1)
+    raw = (x * project.dataset.std + project.dataset.mean).numpy()
+    assert np.allclose(
+        raw[:20, 0], images[0][images[1] == 2][order(images[1] == 2)[:20]], atol=1e-6
+    )
+    for said in ("8x8 pixels, grey", "seed 0 orders", "## Licence", "## Limits", "--best-of 2"):
+        assert said in card
+    line = next(line for line in card.splitlines() if line.startswith("weightspace sample"))
+    assert line.endswith("--best-of 2 --fine-tune-epochs 0 --guidance-steps 2 --seed 0 --out again")
+
+
+def order(chosen):
+    """Order of the images of the first class, by the rule that the card states."""
+    return stream(0, "given", 0).permutation(int(chosen.sum()))
+
+
 def test_the_best_candidate_is_chosen_on_train_images(project, task, monkeypatch):
     def told(net, weights, task, parts=()):  # results that differ more than those of tiny networks
         assert list(parts) in ([], ["train"])  # no candidate meets a test image
         train = weights["head.bias"].std(1).numpy()
-        return pd.DataFrame({"train_accuracy": train})
+        return pd.DataFrame(dict.fromkeys(("train_accuracy", "test_accuracy"), train))
 
     monkeypatch.setattr(api, "measure", told)
     every = project.sample(task, accuracy=0.05, n=1, best_of=1, seed=4)
@@ -199,6 +273,12 @@ def test_an_architecture_without_statistics_cannot_have_them_reestimated(project
         {"accuracy": 0.5, "n": 0},
         {"accuracy": 0.5, "best_of": 0},
         {"accuracy": 0.5, "fine_tune_epochs": -1},
+        {"accuracy": 0.5, "fine_tune_epochs": 10**9},
+        {"accuracy": 0.5, "n": 10**9},
+        {"accuracy": 0.5, "n": True},
+        {"accuracy": 0.5, "n": 2.0},
+        {"accuracy": 0.5, "seed": 2**64},
+        {"accuracy": 0.5, "seed": -1},
     ],
 )
 def test_impossible_requests_are_refused(project, task, request_):
@@ -234,7 +314,7 @@ def test_images_unlike_those_of_training_are_marked(project, images):
     x, y = raw.flatten(0, 1).numpy(), np.repeat(np.arange(3), raw.shape[1])
     near = project.task((x, y), ["0", "1", "2"])
     assert max(project.class_distances(near).values()) < 0.8
-    assert not project.sample(near, accuracy=0.5).warnings()
+    assert not any("unlike" in line for line in project.sample(near, accuracy=0.5).warnings())
     far = project.task((1 - x, y), ["0", "1", "2"])
     assert min(project.class_distances(far).values()) > 1
     assert "unlike those of training: 0 (" in project.sample(far, accuracy=0.5).warnings()[0]
@@ -384,7 +464,7 @@ def test_a_draw_in_one_pass_takes_no_gradient_whatever_the_settings(project, tas
     assert by_request.report()["request"]["guidance_steps"] == 0
     assert "without a gradient step" in by_request.card()
     assert "without a gradient step" not in guided.card()
-    with pytest.raises(WeightspaceError, match="guidance_steps must be 0 or more"):
+    with pytest.raises(WeightspaceError, match="guidance_steps: out of range; found -1"):
         project.sample(task, accuracy=0.5, guidance_steps=-1)
 
 

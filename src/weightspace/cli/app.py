@@ -6,15 +6,19 @@ Heavy imports happen inside the commands, so that ``--help`` is quick.
 from __future__ import annotations
 
 import sys
-from typing import cast
+from typing import Annotated, cast
 
 import typer
 
+from weightspace import __version__
 from weightspace.cli import pipeline, use
-from weightspace.errors import WeightspaceError
+from weightspace.cli.door import Command
+from weightspace.errors import WeightspaceError, printable
 
 # The base of all errors in options and arguments; typer carries click inside and exports few names.
 UsageError = cast("type[Exception]", typer.BadParameter.__base__)
+DEBUG = "--debug"
+INTERRUPTED = 130  # what typer returns after Ctrl-C
 
 app = typer.Typer(
     name="weightspace",
@@ -23,23 +27,53 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(use.commands)
-app.add_typer(pipeline.commands)
+for group in (use.commands, pipeline.commands):
+    for command in group.registered_commands:
+        command.cls = Command
+    app.add_typer(group)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"weightspace {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="say it and end", callback=_version, is_eager=True)
+    ] = False,
+    debug: Annotated[bool, typer.Option(DEBUG, help="show where an error comes from")] = False,
+) -> None:
+    """Options before the name of a command; this text is not shown."""
 
 
 def main() -> None:
     """Run the command line; an expected error is one line on stderr and exit code 2."""
     try:
         code = app(standalone_mode=False)
-    except WeightspaceError as error:
-        message = str(error)
-    except UsageError as error:
-        message = " ".join(error.format_message().split())  # type: ignore[attr-defined]
-        if not sys.argv[1:]:  # no command: the message is the help
-            raise SystemExit(2) from None
-    except typer.Abort:
+        if code != INTERRUPTED:
+            raise SystemExit(code)
         message = "interrupted"
-    else:
-        raise SystemExit(code)
-    print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(2)
+    except Exception as error:
+        if DEBUG in sys.argv[1:2]:
+            raise
+        if isinstance(error, UsageError) and not sys.argv[1:]:  # no command: the help was shown
+            raise SystemExit(2) from None
+        message, code = explain(error)
+    print(f"error: {printable(message)}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def explain(error: Exception) -> tuple[str, int]:
+    """The line that a person reads, and the exit code: 2 for an input, 1 for a bug."""
+    if isinstance(error, UsageError):
+        return " ".join(error.format_message().split()), 2  # type: ignore[attr-defined]
+    if isinstance(error, WeightspaceError):
+        return str(error), 2
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}", 2
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"a bug of weightspace, please report it; {text}; `weightspace --debug` shows where", 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +15,8 @@ from rich.table import Table
 from weightspace.artifacts import check_file, new_folder, write_parquet
 from weightspace.data.dataset import PARTS
 from weightspace.data.images import GivenTask
-from weightspace.errors import problem
+from weightspace.errors import printable, problem
+from weightspace.project.network import class_names
 from weightspace.project.project import Project, is_latents
 from weightspace.project.samples import Samples, file_name
 from weightspace.weights.checkpoints import find
@@ -29,10 +30,25 @@ def console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 120)
 
 
-def warn(messages: list[str]) -> None:
+def warn(messages: Iterable[str]) -> None:
     """Print a line on standard error for each message."""
     for message in messages:
-        print(f"warning: {message}", file=sys.stderr)
+        print(f"warning: {printable(message)}", file=sys.stderr)
+
+
+def plain(value: object) -> str:
+    """Text for a table: no markup, no control characters."""
+    return escape(printable(str(value)))
+
+
+def labels(files: Sequence[Path]) -> list[str]:
+    """Names of files, or their paths where names repeat.
+
+    >>> labels([Path("a/1.pt"), Path("a/2.pt")]), labels([Path("a/1.pt"), Path("b/1.pt")])
+    (['1.pt', '2.pt'], ['a/1.pt', 'b/1.pt'])
+    """
+    unique = len({file.name for file in files}) == len(files)
+    return [file.name if unique else file.as_posix() for file in files]
 
 
 def show_table(table: pd.DataFrame, title: str) -> None:
@@ -45,7 +61,7 @@ def show_table(table: pd.DataFrame, title: str) -> None:
     for row in table.head(ROWS).itertuples(index=False):
         shown.add_row(*(_cell(value) for value in row))
     out = console()
-    out.print(escape(title))
+    out.print(plain(title))
     out.print(shown)
     if len(table) > ROWS:
         out.print(f"... and {len(table) - ROWS} more")
@@ -54,7 +70,7 @@ def show_table(table: pd.DataFrame, title: str) -> None:
 def _cell(value: object) -> str:
     if isinstance(value, float):
         return "" if math.isnan(value) else f"{value:.3f}"
-    return escape(str(value))
+    return plain(value)
 
 
 def show_samples(samples: Samples, out: Path) -> None:
@@ -62,8 +78,12 @@ def show_samples(samples: Samples, out: Path) -> None:
     task, request = samples.task, samples.request
     show_notes(task)
     columns = ["file", *(f"{p}_{k}" for p in task.parts for k in ("accuracy", "loss"))]
+    table = samples.table[columns]
+    if samples.table["far_from_request"].any():
+        far = samples.table["far_from_request"]
+        table = table.assign(far_from_request=far.map({True: "yes", False: ""}))
     show_table(
-        samples.table[columns],
+        table,
         f"{', '.join(task.classes)}: {request.result.name} {request.target:g} asked",
     )
     got = samples.summary()
@@ -95,22 +115,65 @@ def check_encode(paths: list[Path], out: Path) -> None:
 def encode_files(project: Project, paths: list[Path], out: Path) -> None:
     """Encode checkpoints and say where the latents are."""
     files = [file for path in paths for file in find(path)]
+    classes = [class_names(file) for file in files]
     latents = project.encode(project.networks(*files))
-    project.save_latents(out, latents, [str(f) for f in files])
+    project.save_latents(out, latents, [str(f) for f in files], classes)
     print(f"Written to {out}: {len(latents)} latents of {latents.shape[1]} numbers")
 
 
 def decode_file(project: Project, path: Path, out: Path) -> None:
     """Decode latents into a folder of networks."""
-    latents, names = project.load_latents(path)
-    weights = project.decode(latents)
-    classes = [str(i) for i in range(project.dataset.classes.shape[1])]
-    same = {"classes": classes, "provenance": project.provenance()}
-    files = [file_name(i) for i in range(len(latents))]
+    latents = project.load_latents(path)
+    weights = project.decode(latents.z)
+    unknown = [f"output {i}" for i in range(project.dataset.classes_per_task)]
+    provenance = project.provenance()
+    info = [
+        {"classes": classes or unknown, "provenance": provenance, "decoded_from": name}
+        for name, classes in zip(latents.names, latents.classes, strict=True)
+    ]
+    files = [file_name(i) for i in range(len(info))]
     with new_folder(out) as folder:
-        project.save(folder, files, weights, [same | {"decoded_from": name} for name in names])
-        write_parquet(folder / "networks.parquet", pd.DataFrame({"file": files, "latent": names}))
+        project.save(folder, files, weights, info)
+        table = pd.DataFrame({"file": files, "latent": latents.names})
+        write_parquet(folder / "networks.parquet", table)
     print(f"Written to {out}: {len(files)} networks and networks.parquet")
+    nameless = latents.classes.count(None)
+    if nameless:
+        warn([f"{nameless} of {len(files)} latents have no names of classes; outputs are numbered"])
+
+
+def check_order(paths: Sequence[Path], classes: list[str]) -> list[str]:
+    """Refuse classes that networks have in another order; say where networks are for others.
+
+    Args:
+        paths: networks, or folders of them.
+        classes: in the order of the images' labels.
+
+    Returns:
+        A line for each other choice of classes.
+
+    Raises:
+        WeightspaceError: a network was made for the same classes in another order.
+
+    """
+    others = {}
+    for file in (file for path in paths for file in find(path)):
+        stated = class_names(file)
+        if stated is None or stated == classes:
+            continue
+        if set(stated) == set(classes):
+            raise problem(
+                "classes in another order than those of the network",
+                where="--classes",
+                got=",".join(classes),
+                expected=f"{','.join(stated)}, as {file} says",
+            )
+        others[",".join(stated)] = file
+    return [
+        f"{file} is a network for the classes {stated}; its outputs are compared with labels "
+        f"{','.join(classes)} by their position"
+        for stated, file in others.items()
+    ]
 
 
 def show_comparison(project: Project, a: Path, b: Path, task: GivenTask) -> None:
@@ -124,8 +187,10 @@ def show_comparison(project: Project, a: Path, b: Path, task: GivenTask) -> None
 
     """
     table = project.compare(project.networks(a), project.networks(b), task)
-    table.insert(0, "a", [file.stem for file in find(a)])
-    table.insert(1, "b", [file.stem for file in find(b)])
+    files = find(a), find(b)
+    shown = labels([*files[0], *files[1]])
+    table.insert(0, "a", shown[: len(files[0])])
+    table.insert(1, "b", shown[len(files[0]) :])
     show_notes(task)
     show_table(table, f"{sum(task.images_per_class.values())} images of each class")
     if len(table) > 1:
@@ -180,15 +245,15 @@ def retrieve_networks(
 def show_tasks(project: Project, path: Path, n: int) -> None:
     """Show the tasks that networks were most likely trained on."""
     tables = project.retrieve_tasks(project.networks(path), n=n)
-    for file, table in zip(find(path), tables, strict=True):
-        show_table(table, f"{file.name}: tasks of the dataset it fits best")
+    for file, table in zip(labels(find(path)), tables, strict=True):
+        show_table(table, f"{file}: tasks of the dataset it fits best")
 
 
 def show_predictions(project: Project, paths: list[Path]) -> None:
     """Show what weights tell, and how wrong such readings are on held-out networks."""
     files = [file for path in paths for file in find(path)]
     predicted = project.predict(project.networks(*files))
-    predicted.table.insert(0, "file", [f.name for f in files])
+    predicted.table.insert(0, "file", labels(files))
     show_table(predicted.table, "Read off the latents")
     show_table(predicted.errors, "Error on held-out networks of the zoo (test_sets)")
     for row in predicted.errors.to_dict("records"):
@@ -200,11 +265,12 @@ def show_facts(facts: Mapping[str, object]) -> None:
     """Show names and values, a line each."""
     table = Table(show_header=False)
     for name, value in facts.items():
-        table.add_row(name, escape(str(value)))
+        lines = value if isinstance(value, list) else [value]
+        table.add_row(plain(name), "\n".join(plain(line) for line in lines))
     console().print(table)
 
 
 def show_notes(task: GivenTask) -> None:
     """Say what was done to the images."""
     for note in task.notes:
-        print(f"{task.source}: {note}")
+        print(printable(f"{task.source}: {note}"))

@@ -8,12 +8,11 @@ from typing import Annotated
 
 import typer
 
+from weightspace.cli import door
 from weightspace.errors import problem
 
 commands = typer.Typer()
 PANEL = "Run the pipeline"
-
-Root = Annotated[Path, typer.Option(help="root of the project")]
 
 
 @commands.command(rich_help_panel=PANEL)
@@ -41,7 +40,7 @@ def params_(
 
 @commands.command(rich_help_panel=PANEL)
 def results(
-    root: Root = Path(),
+    root: door.Root = Path(),
     markdown: Annotated[bool, typer.Option("--markdown", help="tables as Markdown")] = False,
 ) -> None:
     """Show the results beside chance and the published ones of the original study."""
@@ -61,7 +60,7 @@ def document(
     outputs: Annotated[
         bool, typer.Option("--outputs", help="run the examples too; needs a finished pipeline")
     ] = False,
-    root: Root = Path(),
+    root: door.Root = Path(),
 ) -> None:
     """Renew the figures of README and docs from the committed metrics, and outputs of examples."""
     from weightspace.report.document import document as renew
@@ -87,7 +86,9 @@ def sweep(
 
 @commands.command(rich_help_panel=PANEL)
 def suite(
-    definition: Annotated[Path, typer.Argument(help="rows, columns and seeds, YAML")],
+    definition: Annotated[
+        Path, typer.Argument(help="rows, columns and seeds, YAML", exists=True, dir_okay=False)
+    ],
     out: Annotated[
         Path | None,
         typer.Option(help="Markdown file, raw figures beside it; default: docs/NAME.md"),
@@ -99,7 +100,8 @@ def suite(
     images: Annotated[
         Path | None,
         typer.Option(
-            help="folder of idx files or of class folders, for dataset.source and sources.path"
+            help="folder of idx files or of class folders, for dataset.source and sources.path",
+            exists=True,
         ),
     ] = None,
     resume: Annotated[
@@ -129,7 +131,7 @@ def suite(
 @commands.command(rich_help_panel=PANEL)
 def fetch(
     name: Annotated[str, typer.Argument(help="image set: fashion-mnist")],
-    to: Annotated[Path, typer.Option(help="folder of the files")],
+    to: Annotated[Path, typer.Option(help="folder of the files", file_okay=False)],
     home: Annotated[
         str | None, typer.Option("--from", help="another address of a folder that has them")
     ] = None,
@@ -146,7 +148,7 @@ def stages(
     write: Annotated[
         bool, typer.Option("--write", help="write them; without it, say whether that is needed")
     ] = False,
-    root: Root = Path(),
+    root: door.Root = Path(),
 ) -> None:
     """Find the code that each stage depends on, for the generated blocks of dvc.yaml."""
     from weightspace.experiments.stages import check_stages, write_stages
@@ -176,7 +178,7 @@ def plugins(
 
 @commands.command(rich_help_panel=PANEL)
 def report(
-    root: Root = Path(),
+    root: door.Root = Path(),
     out: Annotated[Path, typer.Option(help="HTML file to write")] = Path("report/index.html"),
 ) -> None:
     """Write one page with question, results, plots and a gallery; it needs no network."""
@@ -189,7 +191,7 @@ def report(
 
 
 @commands.command(rich_help_panel=PANEL)
-def pictures(root: Root = Path()) -> None:
+def pictures(root: door.Root = Path()) -> None:
     """Draw docs/pictures from the plot data in metrics/plots, and the stages of dvc.yaml."""
     from weightspace.report.plots import draw_all
     from weightspace.report.stages import draw_stages

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from weightspace.artifacts import sha256_of
 from weightspace.data.dataset import Dataset
 from weightspace.data.sources import SOURCES
 from weightspace.data.sources.base import as_images, check_pixels, read_npz, source_of
@@ -27,6 +28,7 @@ from weightspace.rng import stream
 HOLD_OUT_FROM = 24  # images per class from which a third is held out
 MOST_IMAGES = 1000  # per class in each of two parts; more change no metric and cost time
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
+SAME = 1e-9  # difference of standardised pixels, and of their squares, that rounding leaves
 SIDE = 32  # pixels of images from files of many sizes, where nothing says how many are needed
 
 
@@ -233,6 +235,9 @@ class GivenTask:
         classes: names of the classes, in the order of the outputs.
         source: where the images come from.
         notes: what was done to them.
+        sha256: of the images that are used: float32 in [0, 1], class after class, in each class
+            those of ``train`` first.
+        seed: of the choice of images.
 
     """
 
@@ -240,6 +245,8 @@ class GivenTask:
     classes: tuple[str, ...]
     source: str
     notes: tuple[str, ...]
+    sha256: str = ""
+    seed: int = 0
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -250,6 +257,33 @@ class GivenTask:
     def images_per_class(self) -> dict[str, int]:
         """Images of each class in each part."""
         return {part: x.shape[1] for part, x in self.images.items()}
+
+    @property
+    def held_out(self) -> str:
+        """The rule that says which images are held out, in words."""
+        return (
+            f"seed {self.seed} orders the images of each class, which are as many as the smallest "
+            f"class has, {2 * MOST_IMAGES:,} at most; the first of them describe D. With "
+            f"{HOLD_OUT_FROM} or more the last third is held out, and all above {MOST_IMAGES:,}; with "
+            "fewer none is"
+        )
+
+    @property
+    def image(self) -> str:
+        """Size of the images."""
+        channels, height, width = self.images["train"].shape[2:]
+        return f"{height}x{width} pixels, {'grey' if channels == 1 else f'{channels} channels'}"
+
+    @property
+    def equal_classes(self) -> list[tuple[str, ...]]:
+        """Groups of classes whose images are equal: pixel by pixel in mean and square."""
+        x = torch.cat(list(self.images.values()), 1).double()
+        moments = torch.stack([x.mean(1), x.square().mean(1)], 1).flatten(1)  # (c, 2 * pixels)
+        near = torch.cdist(moments, moments, p=torch.inf) < SAME
+        groups = {
+            tuple(c for c, same in zip(self.classes, row, strict=True) if same) for row in near
+        }
+        return sorted(group for group in groups if len(group) > 1)
 
     def batch(self, part: str) -> Tensor:
         """Images of a part, class after class ``(B, C, H, W)``."""
@@ -291,7 +325,8 @@ def make_task(given: ImageSet, classes: Sequence[str], like: Dataset, seed: int)
     x = x.reshape(*chosen.shape, *like.shape).to(like.device)  # (c, n, C, H, W)
     parts: dict[str, Tensor] = dict(zip(sizes, x.split(list(sizes.values()), 1), strict=True))
     notes = [*given.notes, *notes, _division(sizes)]
-    return GivenTask(parts, tuple(classes), given.source, tuple(notes))
+    digest = sha256_of([np.ascontiguousarray(images, "<f4").data])
+    return GivenTask(parts, tuple(classes), given.source, tuple(notes), digest, seed)
 
 
 def _parts(count: int) -> dict[str, int]:

@@ -208,7 +208,7 @@ def _check_files(definition: Path, out: Path, *, reads_raw: bool) -> None:
     raw = out.with_suffix(".csv")
     if out == raw:
         raise problem("is the name of the raw figures", where=out, do="name the table .md")
-    check_file(out, begins(rf"# [^\n]*\n\nMade by `{COMMAND} "), [definition])
+    check_file(out, begins(rf"([^\n]*\n){{0,3}}Made by `{COMMAND} "), [definition])
     if not reads_raw:
         check_file(raw, begins(",".join(COLUMNS[:-1])), [definition])
 

@@ -4,6 +4,7 @@ __all__ = [
     "comparison",
     "describe",
     "finetuning",
+    "limits",
     "network",
     "onnx",
     "prediction",

@@ -200,4 +200,4 @@ def _tensors(path: Path) -> Facts:
     listed = [f"{printable(k)} {tuple(v.shape)} {v.dtype}" for k, v in list(state.items())[:SHOWN]]
     more = [f"and {len(state) - SHOWN} more"] if len(state) > SHOWN else []
     total = sum(v.numel() for v in state.values())
-    return {"tensors": f"{len(state)}, {total} numbers", "shapes": "\n".join(listed + more)}
+    return {"tensors": f"{len(state)}, {total} numbers", "shapes": listed + more}

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from weightspace.artifacts import load_tensors, rebuilding, save_tensors
+from weightspace.artifacts import load_tensors, read_meta, rebuilding, save_tensors
 from weightspace.data.images import ImageSet, convert
 from weightspace.nets.base import Net, net_from_meta
-from weightspace.weights.checkpoints import fit_state
+from weightspace.weights.checkpoints import SAFE, fit_state
 from weightspace.weights.spec import Weights, take
 
 KIND = "network"
@@ -118,3 +118,11 @@ def load_network(path: Path | str) -> Network:
         net = net_from_meta(meta["net"])
     net.module.load_state_dict(weights)
     return Network(net.module.eval(), meta["classes"], meta["mean"], meta["std"], meta)
+
+
+def class_names(path: Path) -> list[str] | None:
+    """Names of a network's outputs, as its file states them; None where it is not of weightspace."""
+    meta = read_meta(path) if path.suffix in SAFE else None
+    if meta is None or meta.get("kind") != KIND or not isinstance(meta.get("classes"), list):
+        return None
+    return [str(name) for name in meta["classes"]]

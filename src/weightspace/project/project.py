@@ -15,12 +15,13 @@ network = ws.load_network("samples/network-00000.safetensors")  # a plain nn.Mod
 from __future__ import annotations
 
 import hashlib
+import math
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -41,7 +42,7 @@ from weightspace.artifacts import (
     read_meta,
     save_tensors,
 )
-from weightspace.autoencoders.base import Autoencoder, decode_latents, encode_members
+from weightspace.autoencoders.base import BLOCK, Autoencoder, decode_latents, encode_members
 from weightspace.data.dataset import Dataset
 from weightspace.data.images import GivenTask, ImageSet, check_choice, make_task, read_images
 from weightspace.data.sources.base import read_npz
@@ -50,18 +51,26 @@ from weightspace.evaluate.readout import Readout, load_readout
 from weightspace.nets.base import Net, net_for
 from weightspace.params import Params, load_params, validate_params
 from weightspace.progress import progress
-from weightspace.project import comparison, retrieval
+from weightspace.project import comparison, limits, retrieval
 from weightspace.project.finetuning import fine_tune, measure, reestimated
 from weightspace.project.network import Standardisation, save_networks
 from weightspace.project.prediction import Predictions
-from weightspace.project.samples import Request, Samples
+from weightspace.project.samples import Request, Samples, join, write
 from weightspace.rng import torch_stream
 from weightspace.runtime import device as device_of
 from weightspace.sampling.requests import nearest_to
 from weightspace.sampling.sampler import Condition, Sampler, load_sampler
 from weightspace.shared_encoders.base import SharedEncoder
 from weightspace.weights.checkpoints import find, read_networks
-from weightspace.weights.spec import Weights, take, to_device
+from weightspace.weights.spec import (
+    Population,
+    Weights,
+    block_size,
+    block_slices,
+    blocks,
+    take,
+    to_device,
+)
 from weightspace.zoo import imported
 from weightspace.zoo.imported import Imported
 from weightspace.zoo.result import Result
@@ -69,6 +78,22 @@ from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.store import Zoo
 
 LATENTS = "latents"
+AT_ONCE = 100  # networks that are drawn before they are written
+
+
+class Latents(NamedTuple):
+    """Latents of N networks.
+
+    Attributes:
+        z: ``(N, L)``.
+        names: of the networks.
+        classes: names of the outputs of each; None where they are not known.
+
+    """
+
+    z: Tensor
+    names: list[str]
+    classes: list[list[str] | None]
 
 
 @dataclass(frozen=True)
@@ -139,6 +164,7 @@ class Project:
                 few images of a class.
 
         """
+        limits.check(seed=seed)
         if isinstance(data, tuple):
             data = ImageSet.of(*data)
         chosen = [str(c) for c in classes]
@@ -250,6 +276,7 @@ class Project:
         fine_tune_epochs: int = 0,
         reestimate: bool = False,
         guidance_steps: int | None = None,
+        into: Path | None = None,
     ) -> Samples:
         """Draw networks from P(W | D, R) and measure each.
 
@@ -269,6 +296,8 @@ class Project:
                 images, before it is measured.
             guidance_steps: gradient steps on every candidate, 0 or more; 0 for a draw in one pass,
                 None for ``guidance.sampling_steps`` of params.yaml.
+            into: an empty folder, where networks are written a block after the other, with table,
+                report and model card at the end; the result then has no weights in memory.
 
         Returns:
             The networks, a table of what each achieves, and what was requested.
@@ -291,46 +320,68 @@ class Project:
             guidance_steps=guidance.sampling_steps if guidance_steps is None else guidance_steps,
             images_per_step=guidance.images_per_step(images.shape[1], len(images)),
         )
-        weights = self._draw(task, request)
-        table = pd.concat([request.table(task.classes), self.evaluate(weights, task)], axis=1)
-        return Samples(
-            request,
-            task,
-            self.net,
-            weights,
-            table,
-            self.standardisation,
-            self.class_distances(task),
-            self.provenance(),
-        )
+        drawn = self._draws(task, request)
+        return join(drawn) if into is None else write(drawn, into)
 
-    def _draw(self, task: GivenTask, request: Request) -> Weights:
-        """The chosen candidate of each sample, trained further on demand ``(n, *shape)``."""
+    def _draws(self, task: GivenTask, request: Request) -> Iterator[Samples]:
+        """The samples of a request, a block after the other."""
         if request.reestimate and all(t.role == "parameter" for t in self.net.spec.tensors):
             raise problem(
                 "no running statistics to re-estimate",
                 where=f"architecture '{self.net.spec.architecture}'",
                 do="leave reestimate out",
             )
+        every, column = request.table(task.classes), f"{task.parts[-1]}_{self.result.name}"
+        distances, provenance = self.class_distances(task), self.provenance()
+        for rows in block_slices(request.n, block_size(self.net.spec, AT_ONCE)):
+            weights = self._chosen(task, request, range(request.n)[rows])
+            measured = self.evaluate(weights, task)
+            table = pd.concat([every[rows].reset_index(drop=True), measured], axis=1)
+            table["far_from_request"] = request.is_far(table[column])
+            yield Samples(
+                request,
+                task,
+                self.net,
+                weights,
+                table,
+                self.standardisation,
+                distances,
+                provenance,
+            )
+
+    def _chosen(self, task: GivenTask, request: Request, samples: Sequence[int]) -> Weights:
+        """The chosen candidate of some samples, trained further on demand ``(N, *shape)``."""
         steps = {"sampling_steps": request.guidance_steps}
         guidance = self.params.guidance.model_copy(update=steps)
         sampler = Sampler(self.autoencoder, self.shared_encoder, self.net, guidance)
         condition = Condition.of_images(task.images["train"], torch.tensor([request.target]))
         chosen = []
-        with progress("sample", request.n) as bar:
-            for i in range(request.n):
+        with progress("sample", len(samples)) as bar:
+            for i in samples:
                 rng = torch_stream(request.seed, "sample", i)
-                drawn = sampler.draw(condition, request.best_of, rng)
-                if request.reestimate:
-                    drawn = reestimated(self.net, drawn, task)
-                column = measure(self.net, drawn, task, ("train",))[f"train_{self.result.name}"]
-                best = int(nearest_to(column.to_numpy(), request.target))
-                chosen.append(take(drawn, slice(best, best + 1)))
+                z = sampler.latents(condition, request.best_of, rng)
+                drawn = sampler.networks(sampler.guided(z, condition, rng))
+                chosen.append(self._nearest(drawn, task, request))
                 bar.advance()
-        weights = {k: torch.cat([c[k] for c in chosen]).cpu() for k in self.net.spec.names}
+        weights = {k: torch.cat([c[k] for c in chosen]) for k in self.net.spec.names}
         if not request.fine_tune_epochs:
             return weights
         return fine_tune(self.net, weights, task, request.fine_tune_epochs, request.seed)
+
+    def _nearest(self, candidates: Population, task: GivenTask, request: Request) -> Weights:
+        """The candidate ``(1, *shape)`` whose result on train images is nearest to the target."""
+        best, least = None, math.inf
+        for block in blocks(candidates, block_size(self.net.spec, BLOCK)):
+            if request.reestimate:
+                block = reestimated(self.net, block, task)
+            results = measure(self.net, block, task, ("train",))[f"train_{self.result.name}"]
+            index = int(nearest_to(results.to_numpy(), request.target))
+            distance = abs(results[index] - request.target)
+            if best is None or distance < least:
+                one = take(block, slice(index, index + 1))
+                best, least = {k: w.detach().cpu().clone() for k, w in one.items()}, distance
+        assert best is not None
+        return best
 
     def compare(self, a: Weights, b: Weights, task: GivenTask) -> pd.DataFrame:
         """Compare how networks behave on all images of a task, pair by pair.
@@ -374,6 +425,7 @@ class Project:
             WeightspaceError: a request of the other kind of result or out of range.
 
         """
+        limits.check(n=n)
         target = self.result.best(self.trained_range)
         if accuracy is not None or loss is not None:
             target = self._target(accuracy, loss)
@@ -396,6 +448,7 @@ class Project:
             result at which it is highest.
 
         """
+        limits.check(n=n)
         return retrieval.nearest_tasks(
             self.dataset, self.autoencoder, self.shared_encoder, weights, n
         )
@@ -417,30 +470,42 @@ class Project:
         table = self.readout.predict(self.encode(weights).numpy())
         return Predictions(table, pd.DataFrame(self.readout.errors))
 
-    def save_latents(self, path: Path | str, latents: Tensor, names: Sequence[str]) -> None:
+    def save_latents(
+        self,
+        path: Path | str,
+        latents: Tensor,
+        names: Sequence[str],
+        classes: Sequence[list[str] | None] = (),
+    ) -> None:
         """Write latents ``(N, L)`` with a name for each, to be decoded by this autoencoder only.
 
         Args:
             path: a new file, or one of latents, which is replaced.
             latents: from :meth:`encode`, ``(N, L)``.
             names: of the N networks.
+            classes: names of the outputs of each, None where they are not known; default: of all.
 
         Raises:
             WeightspaceError: the path is another kind of file.
 
         """
         check_file(Path(path), is_latents)
-        meta = {"names": list(names), "autoencoder": self.provenance()["sha256"]["autoencoder"]}
+        meta = {
+            "names": list(names),
+            "classes": list(classes) or [None] * len(names),
+            "autoencoder": self.provenance()["sha256"]["autoencoder"],
+        }
         save_tensors(Path(path), LATENTS, {"z": latents}, meta)
 
-    def load_latents(self, path: Path | str) -> tuple[Tensor, list[str]]:
+    def load_latents(self, path: Path | str) -> Latents:
         """Read latents.
 
         Args:
             path: file of :meth:`save_latents`, or an .npz with an array ``z`` ``(N, L)``.
 
         Returns:
-            Latents ``(N, L)`` and the names of their networks; of an .npz numbers from 0.
+            Latents ``(N, L)``, the names of their networks (of an .npz numbers from 0) and those of
+            the networks' classes.
 
         Raises:
             WeightspaceError: latents of another autoencoder, or a damaged file.
@@ -451,15 +516,19 @@ class Project:
             z = read_npz(path, ("z",))["z"]
             if z.dtype.kind != "f":
                 raise problem("latents of a wrong type", where=path, got=z.dtype, expected="float")
-            return torch.from_numpy(z).float(), [str(i) for i in range(len(np.atleast_1d(z)))]
+            count = len(np.atleast_1d(z))
+            return Latents(
+                torch.from_numpy(z).float(), [str(i) for i in range(count)], [None] * count
+            )
         tensors, meta = load_tensors(path, LATENTS)
         if meta.get("autoencoder") != self.provenance()["sha256"]["autoencoder"]:
             raise problem(
                 "latents of another autoencoder", where=path, do="encode the networks again"
             )
-        if "z" not in tensors or len(meta.get("names", ())) != len(tensors["z"]):
+        names, classes = meta.get("names", ()), meta.get("classes", ())
+        if "z" not in tensors or not len(names) == len(classes) == len(tensors["z"]):
             raise problem("file is damaged", where=path, do="encode the networks again")
-        return tensors["z"], meta["names"]
+        return Latents(tensors["z"], names, classes)
 
     def save(
         self,
@@ -495,10 +564,11 @@ class Project:
                 got=f"no {self.result.name}" if refused is None else f"a request for {other}",
                 expected=f"--{self.result.name}",
             )
-        return self.result.check(target)
+        limits.check_result(self.result.name, target)
+        return float(target)
 
     def provenance(self) -> dict[str, Any]:
-        """What made this pipeline: version, commit, hashes of settings and artefacts."""
+        """What made this pipeline: version, commit, images and architecture, hashes of artefacts."""
         files = {
             "params": self.root / "params.yaml",
             "dataset": self.root / "data" / IMAGES_FILE,
@@ -506,7 +576,13 @@ class Project:
             "shared_encoder": self.root / "data" / SHARED_ENCODER_FILE,
         }
         hashes = {k: hashlib.sha256(p.read_bytes()).hexdigest()[:16] for k, p in files.items()}
-        return {"weightspace": __version__, "commit": _commit(self.root), "sha256": hashes}
+        return {
+            "weightspace": __version__,
+            "commit": _commit(self.root),
+            "trained_on": self.params.dataset.source,
+            "architecture": f"{self.net.spec.architecture}, {self.net.spec.numel} numbers",
+            "sha256": hashes,
+        }
 
 
 def is_latents(path: Path) -> bool:

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from weightspace.artifacts import new_folder, write_bytes, write_json, write_parquet
 from weightspace.data.images import GivenTask
-from weightspace.errors import problem
 from weightspace.nets.base import Net
+from weightspace.project import limits
 from weightspace.project.network import Standardisation, save_networks
 from weightspace.weights.spec import Weights
 from weightspace.zoo.result import Result
+
+LICENCE = (
+    "None is set. weightspace is under the MIT licence; what holds for networks depends on your images "
+    "and on those that the pipeline was trained on ({trained_on})."
+)
+REPRODUCE = (
+    "In a project of the same commit, settings and artefacts (hashes above), with the same images "
+    "(`data`: sha256 of their pixels as float32 in [0, 1], at the size above, class after class, those "
+    "that describe D first):"
+)
+FAR = 0.2  # of the trained range: a result that is farther from the request misses it
 
 
 @dataclass(frozen=True)
@@ -37,7 +51,7 @@ class Request:
         images_per_step: labelled train images that each of them read.
 
     Raises:
-        WeightspaceError: a target, n, best_of, fine_tune_epochs or guidance_steps out of range.
+        WeightspaceError: the target, or a number that is out of its limits.
 
     >>> request = Request(Result("accuracy"), 0.99, trained_range=(0.5, 0.95), n=2)
     >>> request.outside_trained_range
@@ -59,17 +73,19 @@ class Request:
     images_per_step: int = 0
 
     def __post_init__(self) -> None:
-        self.result.check(self.target)
-        if self.n < 1 or self.best_of < 1:
-            raise problem("n and best_of must be 1 or more")
-        if self.fine_tune_epochs < 0 or self.guidance_steps < 0:
-            raise problem("fine_tune_epochs and guidance_steps must be 0 or more")
+        limits.check_result(self.result.name, self.target)
+        limits.check(**{name: getattr(self, name) for name in limits.LIMITS})
 
     @property
     def outside_trained_range(self) -> bool:
         """True where the nearest end of the trained range is sampled instead."""
         low, high = self.trained_range
         return not low <= self.target <= high
+
+    def is_far(self, results: pd.Series) -> pd.Series:
+        """Which results ``(N,)`` miss the request by more than a fifth of the trained range."""
+        low, high = self.trained_range
+        return (results - self.target).abs() > FAR * (high - low)
 
     @property
     def image_gradients(self) -> int:
@@ -169,17 +185,29 @@ class Samples:
     def warnings(self) -> list[str]:
         """What a reader of the metrics must know: request or images unlike those of training."""
         out, request, (low, high) = [], self.request, self.request.trained_range
+        equal = self.task.equal_classes
+        out += [
+            f"images of classes {', '.join(c)} are equal: nothing tells them apart" for c in equal
+        ]
         if request.outside_trained_range:
             out.append(
                 f"the {request.result.name} asked for, {request.target:g}, is outside the trained "
                 f"range {low:.3f} to {high:.3f}; the nearest end of it was sampled"
             )
-        far = {k: v for k, v in self.class_distances.items() if v > 1}
-        if far:
-            listed = ", ".join(f"{name} ({value:.1f})" for name, value in far.items())
+        known = {name for names in equal for name in names}
+        unlike = {k: v for k, v in self.class_distances.items() if v > 1 and k not in known}
+        if unlike:
+            listed = ", ".join(f"{name} ({value:.1f})" for name, value in unlike.items())
             out.append(
                 f"images unlike those of training: {listed} times as far from the nearest training "
                 "class as training classes are from one another at most"
+            )
+        far = int(self.table["far_from_request"].sum())
+        if far and not equal and not request.outside_trained_range:
+            more = min(limits.LIMITS["best_of"][1], max(16, 4 * request.best_of))
+            out.append(
+                f"{far} of {request.n} results are farther from the request than "
+                f"{FAR * (high - low):.2g}; --best-of {more} chooses each network among {more} draws"
             )
         return out
 
@@ -192,6 +220,9 @@ class Samples:
                 "source": task.source,
                 "classes": ",".join(task.classes),
                 "images_per_class": task.images_per_class,
+                "image": task.image,
+                "sha256": task.sha256,
+                "held_out": task.held_out,
                 "class_distances": dict(self.class_distances),
                 "notes": "; ".join(task.notes),
             },
@@ -216,18 +247,19 @@ class Samples:
             WeightspaceError: the folder holds files, or cannot be written.
 
         """
-        out, report = Path(out), self.report()
+        with new_folder(Path(out)) as folder:
+            write([self], folder)
+        return Path(out)
+
+    def save_networks(self, folder: Path) -> None:
+        """Write one safetensors file per network into a folder."""
+        report = self.report()
         same = {k: report[k] for k in ("request", "data", "provenance")}
         same["classes"] = list(self.task.classes)
         columns = [c for c in self.table if str(c).startswith(self.task.parts)]
         info = [same | {"measured": row} for row in self.table[columns].to_dict("records")]
-        with new_folder(out) as folder:
-            names = list(self.table["file"])
-            save_networks(folder, names, self.net, self.weights, self.standardisation, info)
-            write_parquet(folder / "samples.parquet", self.table)
-            write_json(folder / "report.json", report)
-            write_bytes(folder / "MODEL_CARD.md", self.card().encode())
-        return out
+        names = list(self.table["file"])
+        save_networks(folder, names, self.net, self.weights, self.standardisation, info)
 
     def card(self) -> str:
         """Model card of the sampled networks, Markdown."""
@@ -236,6 +268,9 @@ class Samples:
         for title, section in report.items():
             lines += ["", f"## {title.capitalize()}", ""]
             lines += [f"* {k.replace('_', ' ')}: {_text(v)}" for k, v in section.items()]
+        lines += ["", "## Limits", "", *(f"* {line}" for line in self._limits())]
+        lines += ["", "## Licence", "", LICENCE.format(**self.provenance)]
+        lines += ["", "## Reproduce", "", REPRODUCE, "", "```bash", self._command(), "```"]
         lines += ["", "## Use", "", "```python", "import weightspace as ws", ""]
         lines += [
             f'network = ws.load_network("{file_name(0)}")',
@@ -243,6 +278,63 @@ class Samples:
         ]
         lines += ["network.predict(images)  # images in [0, 1]", "```", ""]
         return "\n".join(lines)
+
+    def _limits(self) -> Iterator[str]:
+        """What these networks were not made for, and how far their figures go, a line each."""
+        low, high = self.request.trained_range
+        part, per_class = self.measured_on, self.task.images_per_class[self.measured_on]
+        images = per_class * len(self.task.classes)
+        yield f"Requests: results from {low:.3g} to {high:.3g} were sampled in training, no others."
+        yield (
+            f"Figures: measured on {images} {part} images, {per_class} of each class; an accuracy of "
+            f"such a sample has a standard error of up to {0.5 / math.sqrt(images):.2g}."
+        )
+        yield "Not measured: other images, shifted or noisy ones, calibration, harm of any kind."
+        yield f"Images: {self.task.image}; larger ones are reduced to that, smaller ones refused."
+
+    def _command(self) -> str:
+        """The command line that draws these networks."""
+        request = self.request
+        words = ["weightspace", "sample", "--data", self.task.source]
+        words += ["--classes", ",".join(self.task.classes)]
+        words += [f"--{request.result.name}", f"{request.target!r}", "-n", str(request.n)]
+        for name in ("best_of", "fine_tune_epochs", "guidance_steps", "seed"):
+            words += [f"--{name.replace('_', '-')}", str(getattr(request, name))]
+        words += ["--reestimate"] if request.reestimate else []
+        return shlex.join([*words, "--out", "again"])
+
+
+def join(blocks: Iterable[Samples]) -> Samples:
+    """Samples of one request that came in blocks, as one."""
+    every = list(blocks)
+    weights = {k: torch.cat([b.weights[k] for b in every]) for k in every[0].weights}
+    return replace(every[0], weights=weights, table=_tables(every))
+
+
+def write(blocks: Iterable[Samples], folder: Path) -> Samples:
+    """Write samples into a folder as they come: the networks of a block, then the next block.
+
+    Args:
+        blocks: samples of one request.
+        folder: an empty one.
+
+    Returns:
+        All of them, without weights: these are in the folder only.
+
+    """
+    written = []
+    for block in blocks:
+        block.save_networks(folder)
+        written.append(replace(block, weights={}))
+    whole = replace(written[0], table=_tables(written))
+    write_parquet(folder / "samples.parquet", whole.table)
+    write_json(folder / "report.json", whole.report())
+    write_bytes(folder / "MODEL_CARD.md", whole.card().encode())
+    return whole
+
+
+def _tables(blocks: Sequence[Samples]) -> pd.DataFrame:
+    return pd.concat([block.table for block in blocks], ignore_index=True)
 
 
 def file_name(sample: int) -> str:
