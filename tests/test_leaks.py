@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pipeline import SHORT, STAGES, settings, stage
-from weightspace.artifacts import DATASET_FOLDER
+from weightspace.artifacts import DATASET_FOLDER, READOUT_FILE
 from weightspace.data.dataset import Dataset
 from weightspace.evaluate import finetuning
 from weightspace.evaluate.evaluation import Evaluation
@@ -94,6 +95,8 @@ def test_no_artefact_depends_on_images_of_test_tasks(finished):
     assert len(plain) > len(folders)
     assert plain.keys() == changed.keys()
     assert [name for name in plain if plain[name] != changed[name]] == []
+    readouts = [load_file(root / "data" / READOUT_FILE) for root in finished]
+    assert all(torch.equal(x, readouts[1][name]) for name, x in readouts[0].items())
     losses = [files(root, "metrics/plots") for root in finished]
     for name in ("autoencoder", "shared_encoder"):
         assert len({curves[f"metrics/plots/{name}_loss.csv"] for curves in losses}) == 1
