@@ -70,18 +70,37 @@ class Trainer:
             epochs: after which a copy is taken, in rising order.
 
         """
+        snapshots = self.trajectory(tasks, start, rate, tuple(self.per_epoch * e for e in epochs))
+        return [take(snapshots, (slice(None), i)) for i in range(len(epochs))]
+
+    def trajectory(
+        self, tasks: np.ndarray, start: Weights, rate: float, steps: tuple[int, ...]
+    ) -> Weights:
+        """Networks ``(N, S, *shape)`` after each of S numbers of steps.
+
+        Args:
+            tasks: task of each network ``(N,)``.
+            start: weights ``(N, *shape)``.
+            rate: learning rate of Adam, above 0.
+            steps: after which a copy is taken, in rising order.
+
+        """
         dataset = self.runner.dataset
         images, classes = dataset.images["train"], dataset.classes[torch.from_numpy(tasks)]
         count = images.shape[1] * classes.shape[1]  # images of a task
-        per_epoch = count // self.batch_size
-        steps = tuple(per_epoch * e for e in epochs)
-        runs = [Run(i, int(t), "adam", rate, 0.0, epochs[-1], steps) for i, t in enumerate(tasks)]
+        epochs = -(-steps[-1] // self.per_epoch)
+        runs = [Run(i, int(t), "adam", rate, 0.0, epochs, steps) for i, t in enumerate(tasks)]
         rng = stream(self.seed, "finetune", "batches")
-        used = per_epoch * self.batch_size
-        order = np.stack([rng.permutation(count)[:used] for _ in range(epochs[-1])])
+        used = self.per_epoch * self.batch_size
+        order = np.stack([rng.permutation(count)[:used] for _ in range(epochs)])
         batches = torch.from_numpy(order.reshape(1, -1, self.batch_size)).expand(len(runs), -1, -1)
-        snapshots = train_runs(self.runner.net, runs, start, images, classes, batches, 0.0)
-        return [take(snapshots, (slice(None), i)) for i in range(len(epochs))]
+        return train_runs(self.runner.net, runs, start, images, classes, batches, 0.0)
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps of an epoch; a last batch that is not full is left out."""
+        dataset = self.runner.dataset
+        return dataset.images["train"].shape[1] * self.runner.classes // self.batch_size
 
     def accuracy(
         self,

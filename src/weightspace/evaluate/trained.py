@@ -1,0 +1,134 @@
+"""Networks from the same information as draws, by gradients or by choice: are draws worth it?
+
+* :class:`TrainAndStop`: train until the result is the requested one, from scratch or from the network
+  of the nearest train task;
+* :class:`WeightSteps`: the steps of a guided draw, on weights or in a subspace of them;
+* :class:`RidgeHead`: the nearest task's network with an output layer in closed form;
+* :class:`ZooChoice`: the best of all train members, in all orders of their outputs.
+
+Every one is asked for the same results as draws, on some tasks of each split. Its one setting is
+chosen on some val tasks; a figure says where it lies at an edge of those tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from weightspace.data.tasks import TEST_SPLITS, part_of
+from weightspace.evaluate import weight_steps
+from weightspace.evaluate.evaluation import Evaluation
+from weightspace.evaluate.finetuning import Trainer
+from weightspace.evaluate.sampling import request_metrics
+from weightspace.evaluate.stopping import TrainAndStop
+from weightspace.evaluate.tuning import Baseline
+from weightspace.evaluate.weight_steps import WeightSteps
+from weightspace.evaluate.zoo_choice import RidgeHead, ZooChoice
+from weightspace.progress import progress
+from weightspace.rng import stream, torch_stream
+from weightspace.sampling.requests import Grid
+from weightspace.weights.spec import Networks, Weights, stack, take
+
+TUNING_TASKS = 4  # val tasks that settings are chosen on
+RATES = (3e-4, 1e-3, 3e-3, 1e-2)  # of Adam in training
+PENALTIES = tuple(10.0**i for i in range(-7, 1))  # of ridge regression
+
+
+def evaluate_trained(evaluation: Evaluation) -> dict[str, dict[str, float]]:
+    """Metrics ``<baseline>_<metric>`` of val, on the tasks of the choice, and of each test split."""
+    most = {"val": TUNING_TASKS} | dict.fromkeys(
+        TEST_SPLITS, evaluation.params.evaluate.finetune_tasks
+    )
+    tasks = {split: some_tasks(evaluation, split, n) for split, n in most.items()}
+    grids = {split: evaluation.grid(t) for split, t in tasks.items() if len(t)}
+    out: dict[str, dict[str, float]] = {s: {"tasks": len(g.tasks)} for s, g in grids.items()}
+    known = baselines(evaluation)
+    with progress("baselines", len(known)) as bar:
+        for name, baseline in known.items():
+            for split, metrics in _measure(evaluation, baseline, grids).items():
+                out[split] |= {f"{name}_{key}": value for key, value in metrics.items()}
+            bar.advance(note=name)
+    return out
+
+
+def some_tasks(evaluation: Evaluation, split: str, most: int) -> np.ndarray:
+    """At most so many tasks of a split, as many of each class set as can be, in rising order.
+
+    Args:
+        evaluation: has the tasks.
+        split: of the tasks.
+        most: number of tasks.
+
+    """
+    tasks = stream(evaluation.params.seed, "baselines", split).permutation(evaluation.tasks(split))
+    if not len(tasks):
+        return tasks
+    rank = pd.Series(evaluation.class_sets(tasks)).groupby(evaluation.class_sets(tasks)).cumcount()
+    return np.sort(tasks[rank.argsort(kind="stable").to_numpy()[:most]])
+
+
+def _measure(
+    evaluation: Evaluation, baseline: Baseline, grids: Mapping[str, Grid]
+) -> dict[str, dict[str, float]]:
+    """Metrics of one baseline on each split, its setting chosen on val.
+
+    Args:
+        evaluation: says what R is.
+        baseline: gives networks.
+        grids: split -> requests, of val too.
+
+    """
+    if baseline.top_only:
+        best = evaluation.result.best(evaluation.sampler.shared_encoder.bounds)
+        grids = {split: replace(grid, targets=np.array([best])) for split, grid in grids.items()}
+    setting, on_val = baseline.tune(grids["val"])
+    about = {}
+    if len(baseline.settings) > 1:
+        about[baseline.setting] = setting
+        about[f"{baseline.setting}_at_edge"] = float(baseline.at_edge(setting))
+    out = {}
+    for split, grid in grids.items():
+        outcome = on_val if split == "val" else baseline.method(grid, setting, part_of(split))
+        metrics = request_metrics(grid, outcome.achieved, evaluation.result)
+        if baseline.top_only:  # the rest compares targets
+            metrics = {k: v for k, v in metrics.items() if "at_top" in k}
+        out[split] = metrics | about | {"image_gradients": outcome.image_gradients}
+    return out
+
+
+def baselines(evaluation: Evaluation) -> dict[str, Baseline]:
+    """Every baseline by its name in the metrics."""
+    seed, runner, net = evaluation.params.seed, evaluation.runner, evaluation.sampler.net
+    members, result = evaluation.train_members, evaluation.result
+    trainer = Trainer(runner, evaluation.params.zoo.batch_size, seed)
+    raw = weight_steps.all_weights(evaluation)
+
+    def fresh(grid: Grid, of_task: int) -> Weights:
+        names = (torch_stream(seed, "baselines", "init", int(task)) for task in grid.tasks)
+        return stack([net.init(rng) for rng in names for _ in range(of_task)])
+
+    def nearest(grid: Grid) -> Networks:
+        condition = grid.condition(runner.dataset)
+        return members.nearest_task(evaluation.sampler.embed(condition), grid.target)
+
+    starts = {
+        "random": lambda grid: raw.encode(fresh(grid, len(grid.targets))),
+        "nearest_task": lambda grid: raw.encode(take(nearest(grid), slice(None))),
+    }
+    known = {
+        "train_and_stop": Baseline(TrainAndStop(trainer, result, partial(fresh, of_task=1)), RATES),
+        "train_and_stop_nearest_task": Baseline(TrainAndStop(trainer, result, nearest), RATES),
+        "best_of_zoo": Baseline(ZooChoice(runner, result, members.networks), (0.0,)),
+        "ridge_head": Baseline(
+            RidgeHead(runner, result, nearest), PENALTIES, setting="penalty", top_only=True
+        ),
+    }
+    for name, start in starts.items():
+        known[f"steps_{name}"] = Baseline(WeightSteps(evaluation, raw, start), weight_steps.RATES)
+    for name, (decoder, start, rates) in weight_steps.from_reference(evaluation).items():
+        known[f"steps_{name}"] = Baseline(WeightSteps(evaluation, decoder, start), rates)
+    return known
