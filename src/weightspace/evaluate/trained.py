@@ -34,7 +34,7 @@ from weightspace.sampling.requests import Grid
 from weightspace.weights.spec import Networks, Weights, stack, take
 
 TUNING_TASKS = 4  # val tasks that settings are chosen on
-RATES = (3e-4, 1e-3, 3e-3, 1e-2)  # of Adam in training
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # of Adam in training
 PENALTIES = tuple(10.0**i for i in range(-7, 1))  # of ridge regression
 
 
@@ -45,7 +45,7 @@ def evaluate_trained(evaluation: Evaluation) -> dict[str, dict[str, float]]:
     )
     tasks = {split: some_tasks(evaluation, split, n) for split, n in most.items()}
     grids = {split: evaluation.grid(t) for split, t in tasks.items() if len(t)}
-    out: dict[str, dict[str, float]] = {s: {"tasks": len(g.tasks)} for s, g in grids.items()}
+    out: dict[str, dict[str, float]] = {split: {} for split in grids}
     known = baselines(evaluation)
     with progress("baselines", len(known)) as bar:
         for name, baseline in known.items():
@@ -96,7 +96,8 @@ def _measure(
         metrics = request_metrics(grid, outcome.achieved, evaluation.result)
         if baseline.top_only:  # the rest compares targets
             metrics = {k: v for k, v in metrics.items() if "at_top" in k}
-        out[split] = metrics | about | {"image_gradients": outcome.image_gradients}
+        cost = {"image_gradients": outcome.image_gradients, "tasks": len(grid.tasks)}
+        out[split] = metrics | about | cost
     return out
 
 
