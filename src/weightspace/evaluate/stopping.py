@@ -30,7 +30,7 @@ from weightspace.weights.spec import (
 from weightspace.zoo.result import Result
 
 EPOCHS = (2, SCRATCH_EPOCHS)  # after which a training ends that has not reached its target
-CHECKS = 24  # measurements of one training at most, its start besides
+CHECKS = 48  # measurements of one training at most, its start besides
 Start = Callable[[Grid], Population]  # networks that training starts at, for a grid of requests
 
 

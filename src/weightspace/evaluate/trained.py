@@ -2,7 +2,8 @@
 
 * :class:`TrainAndStop`: train until the result is the requested one, from scratch or from the network
   of the nearest train task;
-* :class:`WeightSteps`: the steps of a guided draw, on weights or in a subspace of them;
+* :class:`WeightSteps`: the steps of a guided draw, on weights, in a subspace of them, or on latents
+  that were drawn without D or R;
 * :class:`RidgeHead`: the nearest task's network with an output layer in closed form;
 * :class:`ZooChoice`: the best of all train members, in all orders of their outputs.
 
@@ -130,6 +131,7 @@ def baselines(evaluation: Evaluation) -> dict[str, Baseline]:
     }
     for name, start in starts.items():
         known[f"steps_{name}"] = Baseline(WeightSteps(evaluation, raw, start), weight_steps.RATES)
-    for name, (decoder, start, rates) in weight_steps.from_reference(evaluation).items():
+    others = weight_steps.from_reference(evaluation) | weight_steps.from_latents(evaluation)
+    for name, (decoder, start, rates) in others.items():
         known[f"steps_{name}"] = Baseline(WeightSteps(evaluation, decoder, start), rates)
     return known

@@ -1,7 +1,8 @@
-"""The gradient steps of a guided draw, on weights: what does the latent space add to them?
+"""The gradient steps of a guided draw, elsewhere: what do the latent space and the draw add to them?
 
 As many steps of the same optimiser on the same loss and on as many labelled train images, but on all
-weights of a network, or on a few coordinates of a subspace through a network.
+weights of a network, on a few coordinates of a subspace through a network, or on a latent that was
+drawn without D or without R.
 
 Source of the subspaces: Li et al. (2018), Measuring the Intrinsic Dimension of Objective Landscapes,
 arXiv 1804.08838, section 2. Here each weight moves with one coordinate, its sign drawn at random, so
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -30,6 +32,7 @@ from weightspace.zoo.outputs import choose_probes
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)  # to choose from, on weights and in a random subspace
 PCA_RATES = (0.003, 0.01, 0.03, 0.1)  # along components, in standard deviations
+LATENT_RATES = (0.01, 0.03, 0.1, 0.3)  # of latents that were drawn without D or R
 STATISTICS = 32  # images that statistics of batch normalisation are measured on
 
 
@@ -202,6 +205,21 @@ def from_reference(
     return {"reference": whole} | {
         name: (Coordinates(net, references, weights_of), origin, rates)
         for name, (weights_of, rates) in subspaces.items()
+    }
+
+
+def from_latents(evaluation: Evaluation) -> dict[str, tuple[Autoencoder, Start, Rates]]:
+    """As :func:`from_reference`, for latents that were drawn without R, or without D."""
+    sampler, seed = evaluation.sampler, evaluation.params.seed
+
+    def start(grid: Grid, names: str, **use: bool) -> Tensor:
+        rng = torch_stream(seed, "baselines", names, *grid.tasks.tolist())
+        return sampler.latents(grid.condition(evaluation.runner.dataset), 1, rng, **use)[:, 0]
+
+    withheld = {"d_only": {"use_result": False}, "r_only": {"use_dataset": False}}
+    return {
+        name: (sampler.autoencoder, partial(start, names=name, **use), LATENT_RATES)
+        for name, use in withheld.items()
     }
 
 

@@ -96,8 +96,12 @@ class Costs:
         """
         data, size = self.params.dataset, self.params.zoo.batch_size
         steps = epochs * (data.samples_per_class.train * data.classes_per_task // size)
+        return self.steps(steps * size)
+
+    def steps(self, images: float) -> tuple[int, float]:
+        """Training on so many labelled images, in batches; measurements between steps do not count."""
         rate = self.training[self.architecture]["at_once"]["median"]
-        return steps * size, 1000 * steps / rate
+        return round(images), 1000 * images / self.params.zoo.batch_size / rate
 
     @property
     def architecture(self) -> str:
@@ -142,6 +146,7 @@ def draws(root: Path) -> str:
         name = "hypernetwork: no population, trained to hit R"
         cost = (others["hypernetwork_image_gradients"], None)
         body.insert(4, _row(name, others, "hypernetwork_", cost))
+    body += _stopped(root, costs)
     last = EPOCHS[-1]
     body += [
         _trained(
@@ -157,6 +162,22 @@ def draws(root: Path) -> str:
     ]
     head = ["network", "R2", "MAE", "at the highest target", "labelled image-gradients", "ms"]
     return markdown.rows(head, body)
+
+
+def _stopped(root: Path, costs: Costs) -> list[list[str]]:
+    """Rows of networks trained until the target; none where an earlier version did not train any."""
+    if not (root / "metrics" / "baselines.json").is_file():
+        return []
+    figures = read_metrics(root, "baselines")
+    kinds = {
+        "train_and_stop": "trained from scratch until the target",
+        "train_and_stop_nearest_task": "network of the nearest training task, trained until the target",
+    }
+    return [
+        _row(name, figures, f"{key}_", costs.steps(figures[f"{key}_image_gradients"]))
+        for key, name in kinds.items()
+        if f"{key}_r2_identity" in figures
+    ]
 
 
 def _row(name: str, figures: Figures, prefix: str, cost: tuple[int, float | None]) -> list[str]:
@@ -197,8 +218,8 @@ def measured(root: Path) -> str:
     return (
         f"{figures['tasks']} tasks for whose class sets autoencoder and sampler saw no network, "
         f"{figures['targets']} targets each, test images, seed {costs.params.seed}. *R2* and *MAE*: "
-        f"achieved against target. *At the highest target*: {top} accuracy over tasks; in the last two "
-        f"rows mean over {after['tasks']} of them. *Labelled image-gradients*: labelled images times "
+        f"achieved against target. *At the highest target*: {top} accuracy over tasks; in the last "
+        f"{'four' if _stopped(root, costs) else 'two'} rows mean over {after['tasks']} of them. *Labelled image-gradients*: labelled images times "
         "gradient steps that one network takes, of weights or of its latent. *ms*: milliseconds per "
         f"network{batch}, {costs.rates['machine']}, many at once. Choosing needs labelled train images, "
         f"no gradient. {provenance.line(root)}"

@@ -283,20 +283,51 @@ def distribution_table(figures: dict[str, Any], split: str) -> Table:
 
 
 def baselines_table(figures: dict[str, Any], split: str) -> Table:
-    """Networks that others make for the same requests: how they follow them, and how alike they are."""
-    title = f"Baselines with the same information, {split}: one network for each request"
+    """Networks that others make for the same requests: what they do, and the gradients that one took."""
     result = "accuracy" if "hypernetwork_accuracy_at_top_mean" in figures else "loss"
+    title = f"Baselines with the same information, {split}: one network for each request"
     columns = {
         "R2 (achieved = target)": "r2_identity",
         "MAE": "mae",
-        "rank corr. in a task": "spearman_within_task",
         f"mean {result} at the highest target": f"{result}_at_top_mean",
         "agreement of two": "agreement_draws",
         "overlap of errors of two": "error_overlap_draws",
         "told from members by outputs, AUC": "auc_outputs",
     }
-    rows = {"hypernetwork: no population, trained to hit R": "hypernetwork"}
-    return _grid(title, "", rows, columns, figures)
+    table = Table(title=title, title_justify="left")
+    for column in ("", *columns, "labelled image-gradients", "chosen on val", "tasks"):
+        table.add_column(column)
+    rows = {
+        "hypernetwork: no population, trained to hit R": "hypernetwork",
+        "trained from scratch until the target": "train_and_stop",
+        "nearest training task's network, trained until the target": "train_and_stop_nearest_task",
+        "best of all train members, in all orders of outputs": "best_of_zoo",
+        "nearest task's network, output layer by ridge regression": "ridge_head",
+        "steps of a guided draw: random weights": "steps_random",
+        "the same: the decoder's network": "steps_reference",
+        "the same: nearest task's network": "steps_nearest_task",
+        "the same: random subspace through the decoder's network": "steps_random_subspace",
+        "the same: first components through it": "steps_pca_subspace",
+        "the same: latents drawn without R": "steps_d_only",
+        "the same: latents drawn without D": "steps_r_only",
+    }
+    for name, key in rows.items():
+        if f"{key}_{result}_at_top_mean" in figures:
+            cells = [_number(figures.get(f"{key}_{value}")) for value in columns.values()]
+            count = figures.get(f"{key}_tasks")
+            cost = f"{figures[f'{key}_image_gradients']:,.0f}"
+            tasks = "all" if count is None else f"{count}"
+            table.add_row(name, *cells, cost, _setting(figures, key), tasks)
+    return table
+
+
+def _setting(figures: dict[str, Any], key: str) -> str:
+    """Setting of a baseline, and whether a better one may lie beyond those tried."""
+    for name in ("rate", "penalty"):
+        if f"{key}_{name}" in figures:
+            edge = " (at the edge)" if figures[f"{key}_{name}_at_edge"] else ""
+            return f"{name} {figures[f'{key}_{name}']:g}{edge}"
+    return ""
 
 
 def _add_pairs(
