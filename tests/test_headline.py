@@ -188,3 +188,18 @@ def test_the_caption_says_what_the_cells_are(root):
     assert "as many steps of 64 images" in measured(root)
     settings(root, zoo={"batch_size": 64})
     assert "as many steps" not in measured(root)
+
+
+def test_training_until_the_target_has_its_rows_where_it_was_measured(root):
+    path = root / "metrics" / "baselines.json"
+    row = {"r2_identity": 0.97, "mae": 0.03, "accuracy_at_top": 0.99, "image_gradients": 640.4}
+    names = {f"train_and_stop_{key}": value for key, value in row.items()}
+    path.write_text(json.dumps({"test_sets": names}))
+    milliseconds = f"{load_costs(root).trained(24)[1] * 640.4 / (24 * 256):.2g}"
+    cells = f"| 0.970 | 0.030 | 0.990 (median) | 640 | {milliseconds} |"
+    assert f"trained from scratch until the target {cells}" in draws(root)
+    assert "in the last three rows" in measured(root)
+    for none in ({}, {"test_sets": {}}):  # the control: without controls nobody trains
+        path.write_text(json.dumps(none))
+        assert "until the target" not in draws(root)
+        assert "in the last two rows" in measured(root)

@@ -322,6 +322,22 @@ def test_starts_of_a_fine_tuning_stand_beside_what_they_cost(cost, name, said):
     assert not [c.header for c in given.columns if "0 epochs" in c.header]
 
 
+@pytest.mark.parametrize(
+    ("edge", "shown"), [(1.0, "rate 0.003 (at the edge)"), (0.0, "rate 0.003")]
+)
+def test_a_baseline_stands_beside_its_cost_its_tasks_and_the_edge_of_its_settings(edge, shown):
+    figures = {"r2_identity": 0.97, "mae": 0.03, "accuracy_at_top_mean": 0.98}
+    figures |= {"image_gradients": 1386.6, "rate": 0.003, "rate_at_edge": edge, "tasks": 40}
+    figures = {f"train_and_stop_{key}": value for key, value in figures.items()}
+    figures |= {"ridge_head_accuracy_at_top_mean": 0.99, "ridge_head_image_gradients": 0}
+    figures |= {"best_of_zoo_accuracy_at_top": 0.5}  # its row would need a mean
+    given = rows_of(results.baselines_table(figures, "test_sets"))
+    assert [row[1:] for row in given] == [
+        ["0.970", "0.030", "0.980", "-", "-", "-", "1,387", shown, "40"],
+        ["-", "-", "0.990", "-", "-", "-", "0", "", "all"],
+    ]
+
+
 def test_the_command_writes_the_page(finished, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["weightspace", "report", "--root", str(finished)])

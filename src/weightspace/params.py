@@ -584,7 +584,9 @@ class EvaluateSettings(Settings):
         description="members of a split, in two-sample tests with as many draws; all of some tasks",
     )
     finetune_tasks: int = Field(
-        ge=2, le=MOST_COUNT, description="tasks for fine-tuning and ensembles"
+        ge=2,
+        le=MOST_COUNT,
+        description="tasks for fine-tuning, ensembles and baselines by training",
     )
     ensemble: int = Field(ge=2, le=MOST_COUNT, description="networks of an ensemble")
     bootstrap: int = Field(

@@ -215,6 +215,14 @@ class Autoencoder(nn.Module, ABC):
         """Images that :meth:`outputs` runs each network on in addition to those given."""
         return 0
 
+    @property
+    def origin(self) -> tuple[Tensor, TensorPca] | None:
+        """Network that decoded ones are movements of, and the components they move along; by default none.
+
+        All its entries, free of constraints ``(numel,)``.
+        """
+        return None
+
     def nearest_valid(self, z: Tensor) -> Tensor:
         """Nearest latents ``(N, latent)`` that the encoder could give; by default any."""
         return z

@@ -153,6 +153,11 @@ class FunctionalAutoencoder(Autoencoder):
         with torch.no_grad():
             self.reference.copy_(self.spec.flatten(free)[0])
 
+    @property
+    def origin(self) -> tuple[Tensor, TensorPca]:
+        """The reference, and the components."""
+        return self.reference.detach(), self.pca
+
     def movement(self, z: Tensor) -> Tensor:
         """How far ``(N, features)`` latents ``(N, latent)`` move the reference along the components."""
         with self._precision():

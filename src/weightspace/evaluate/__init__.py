@@ -19,5 +19,10 @@ __all__ = [
     "reconstruction",
     "retrieval",
     "sampling",
+    "stopping",
     "summary",
+    "trained",
+    "tuning",
+    "weight_steps",
+    "zoo_choice",
 ]

@@ -15,6 +15,7 @@ from weightspace.evaluate.diversity import diversity
 from weightspace.evaluate.evaluation import Evaluation
 from weightspace.evaluate.hypernetwork import Hypernetwork, fit
 from weightspace.evaluate.sampling import request_metrics
+from weightspace.evaluate.trained import evaluate_trained
 from weightspace.progress import progress
 from weightspace.rng import torch_stream
 from weightspace.sampling.requests import Grid
@@ -34,6 +35,8 @@ def evaluate_baselines(evaluation: Evaluation) -> dict[str, dict[str, float]]:
             if made is not None:
                 metrics |= prefixed("hypernetwork", of_hypernetwork(evaluation, made, split))
             bar.advance(note=f"hypernetwork {split}")
+    for split, metrics in evaluate_trained(evaluation).items():
+        out[split] |= metrics
     return out
 
 

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from weightspace.autoencoders.base import Autoencoder
-from weightspace.autoencoders.functional import FunctionalAutoencoder
 from weightspace.evaluate.evaluation import Evaluation
 from weightspace.evaluate.tuning import Outcome
 from weightspace.nets.base import Net
@@ -187,23 +186,23 @@ def from_reference(
     components. Nothing where the autoencoder has no such network.
     """
     autoencoder, net = evaluation.sampler.autoencoder, evaluation.sampler.net
-    if not isinstance(autoencoder, FunctionalAutoencoder):
+    if autoencoder.origin is None:
         return {}
-    reference, size = autoencoder.reference.detach(), autoencoder.latent
+    (reference, pca), size = autoencoder.origin, autoencoder.latent
     rng = torch_stream(evaluation.params.seed, "baselines", "subspace")
 
-    def origin(grid: Grid) -> Tensor:
+    def centre(grid: Grid) -> Tensor:
         return reference.new_zeros(len(grid), size)
 
     subspaces: dict[str, tuple[Callable[[Tensor], Weights], Rates]] = {
         "random_subspace": (random_subspace(net, reference, size, rng), RATES),
-        "pca_subspace": (pca_subspace(autoencoder.pca, reference, size), PCA_RATES),
+        "pca_subspace": (pca_subspace(pca, reference, size), PCA_RATES),
     }
     references = _references(evaluation)
     whole: tuple[Coordinates, Start, Rates]
     whole = all_weights(evaluation), lambda grid: reference.expand(len(grid), -1), RATES
     return {"reference": whole} | {
-        name: (Coordinates(net, references, weights_of), origin, rates)
+        name: (Coordinates(net, references, weights_of), centre, rates)
         for name, (weights_of, rates) in subspaces.items()
     }
 
@@ -212,14 +211,15 @@ def from_latents(evaluation: Evaluation) -> dict[str, tuple[Autoencoder, Start, 
     """As :func:`from_reference`, for latents that were drawn without R, or without D."""
     sampler, seed = evaluation.sampler, evaluation.params.seed
 
-    def start(grid: Grid, names: str, **use: bool) -> Tensor:
-        rng = torch_stream(seed, "baselines", names, *grid.tasks.tolist())
-        return sampler.latents(grid.condition(evaluation.runner.dataset), 1, rng, **use)[:, 0]
+    def start(grid: Grid, name: str) -> Tensor:
+        rng = torch_stream(seed, "baselines", name, *grid.tasks.tolist())
+        condition = grid.condition(evaluation.runner.dataset)
+        use = {"use_dataset": name != "r_only", "use_result": name != "d_only"}
+        return sampler.latents(condition, 1, rng, **use)[:, 0]
 
-    withheld = {"d_only": {"use_result": False}, "r_only": {"use_dataset": False}}
     return {
-        name: (sampler.autoencoder, partial(start, names=name, **use), LATENT_RATES)
-        for name, use in withheld.items()
+        name: (sampler.autoencoder, partial(start, name=name), LATENT_RATES)
+        for name in ("d_only", "r_only")
     }
 
 

@@ -146,7 +146,6 @@ def draws(root: Path) -> str:
         name = "hypernetwork: no population, trained to hit R"
         cost = (others["hypernetwork_image_gradients"], None)
         body.insert(4, _row(name, others, "hypernetwork_", cost))
-    body += _stopped(root, costs)
     last = EPOCHS[-1]
     body += [
         _trained(
@@ -154,6 +153,7 @@ def draws(root: Path) -> str:
             after[f"control_nearest_task_epoch_{last}"],
             costs.trained(last),
         ),
+        *_stopped(root, costs),
         _trained(
             f"trained from scratch, {SCRATCH_EPOCHS} epochs",
             after["scratch_single"],
@@ -166,15 +166,19 @@ def draws(root: Path) -> str:
 
 def _stopped(root: Path, costs: Costs) -> list[list[str]]:
     """Rows of networks trained until the target; none where an earlier version did not train any."""
-    if not (root / "metrics" / "baselines.json").is_file():
-        return []
-    figures = read_metrics(root, "baselines")
+    path = root / "metrics" / "baselines.json"
+    figures = read_json(path).get(SPLIT, {}) if path.is_file() else {}
     kinds = {
+        "train_and_stop_nearest_task": "the same, trained until the target",
         "train_and_stop": "trained from scratch until the target",
-        "train_and_stop_nearest_task": "network of the nearest training task, trained until the target",
     }
     return [
-        _row(name, figures, f"{key}_", costs.steps(figures[f"{key}_image_gradients"]))
+        _row(
+            name,
+            Figures(figures, str(path)),
+            f"{key}_",
+            costs.steps(figures[f"{key}_image_gradients"]),
+        )
         for key, name in kinds.items()
         if f"{key}_r2_identity" in figures
     ]
@@ -215,12 +219,13 @@ def measured(root: Path) -> str:
         if size == TRAINING_BATCH
         else f" (training: of as many steps of {TRAINING_BATCH} images)"
     )
+    trained = ("two", "three", "four")[len(_stopped(root, costs))]  # rows
     return (
         f"{figures['tasks']} tasks for whose class sets autoencoder and sampler saw no network, "
         f"{figures['targets']} targets each, test images, seed {costs.params.seed}. *R2* and *MAE*: "
         f"achieved against target. *At the highest target*: {top} accuracy over tasks; in the last "
-        f"{'four' if _stopped(root, costs) else 'two'} rows mean over {after['tasks']} of them. *Labelled image-gradients*: labelled images times "
-        "gradient steps that one network takes, of weights or of its latent. *ms*: milliseconds per "
+        f"{trained} rows mean over {after['tasks']} of them. *Labelled image-gradients*: labelled "
+        "images times gradient steps that one network takes, of weights or of its latent. *ms*: milliseconds per "
         f"network{batch}, {costs.rates['machine']}, many at once. Choosing needs labelled train images, "
         f"no gradient. {provenance.line(root)}"
     ).rstrip()

@@ -284,7 +284,7 @@ def distribution_table(figures: dict[str, Any], split: str) -> Table:
 
 def baselines_table(figures: dict[str, Any], split: str) -> Table:
     """Networks that others make for the same requests: what they do, and the gradients that one took."""
-    result = "accuracy" if "hypernetwork_accuracy_at_top_mean" in figures else "loss"
+    result = "accuracy" if any(k.endswith("accuracy_at_top") for k in figures) else "loss"
     title = f"Baselines with the same information, {split}: one network for each request"
     columns = {
         "R2 (achieved = target)": "r2_identity",
