@@ -47,7 +47,7 @@ def evaluate_trained(evaluation: Evaluation) -> dict[str, dict[str, float]]:
     tasks = {split: some_tasks(evaluation, split, n) for split, n in most.items()}
     grids = {split: evaluation.grid(t) for split, t in tasks.items() if len(t)}
     out: dict[str, dict[str, float]] = {split: {} for split in grids}
-    known = baselines(evaluation)
+    known = baselines(evaluation) if grids else {}
     with progress("baselines", len(known)) as bar:
         for name, baseline in known.items():
             for split, metrics in _measure(evaluation, baseline, grids).items():
