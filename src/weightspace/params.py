@@ -464,9 +464,7 @@ class FlowSettings(Settings):
 
     contrast_weight: NonNegative = Field(description="weight of NT-Xent")
     images_per_class: int = Field(
-        ge=2,
-        le=MOST_COUNT,
-        description="random images behind D in each step, and to measure the critic's draws",
+        ge=2, le=MOST_COUNT, description="random images behind D in each step"
     )
     steps: Count = Field(description="steps from noise to a latent")
     critic_steps: int = Field(
@@ -477,6 +475,9 @@ class FlowSettings(Settings):
     )
     critic_rounds: Count = Field(description="times that draws are measured for the critic")
     critic_draws: Count = Field(description="draws for train tasks in each round")
+    critic_images: Count = Field(
+        description="random train images of each class that they are measured on, or all there are"
+    )
     critic_epochs: Count = Field(description="passes over the draws in each round")
     precision: Literal["float32", "bf16"] = Field(
         description="of the linear layers; a CPU without bf16 products takes float32"

@@ -271,7 +271,7 @@ class Draws:
         for k in range(1, most + 1):
             rows = (steps == k).to(z.device)
             z[rows] = model.moved(z[rows], e[rows], target.to(z)[rows], k)
-        images = model.options.images_per_class * runner.classes
+        images = model.options.critic_images * runner.classes
         size = block_size(runner.net.spec, BLOCK, images * runner.net.activations)
         measured = fill_blocks(
             self.measured.new_empty(self.count, classes.shape[1]),
@@ -291,7 +291,7 @@ class Draws:
             rng: chooses the images.
 
         """
-        dataset, images = self.data.runner.dataset, self.model.options.images_per_class
+        dataset, images = self.data.runner.dataset, self.model.options.critic_images
         count = dataset.images["train"].shape[1]
         index = torch.rand(*classes.shape, count, generator=rng).argsort(2)[:, :, :images]
         of_class = classes[:, :, None].expand_as(index)
