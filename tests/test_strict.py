@@ -3,6 +3,8 @@
 import gzip
 import json
 import os
+import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -42,7 +44,10 @@ from weightspace.data.images import ImageSet, read_images
 from weightspace.errors import WeightspaceError, printable, problem, shown
 from weightspace.evaluate.readout import load_readout
 from weightspace.metadata import MOST_LEVELS, check_names, parse_json
+from weightspace.project.describe import describe
 from weightspace.project.network import load_network
+from weightspace.report.plots import draw_plot
+from weightspace.report.tables import as_markdown
 from weightspace.shared_encoders.base import load_shared_encoder
 from weightspace.weights.pca import TensorPca
 
@@ -414,3 +419,84 @@ def test_ctrl_c_of_a_stage_is_one_line_and_exit_130(tmp_path):
     assert time.monotonic() - start < 30  # not the minute that its jobs take
     (line,) = text.splitlines()
     assert line.startswith("error: interrupted")
+
+
+# figures and plot data
+
+METRICS = sorted((ROOT / "metrics").glob("*.json"))
+OTHER = {
+    "no split": {},
+    "no figures": {"test_sets": {}},
+    "a list": {"test_sets": []},
+    "text": {"test_sets": "none"},
+    "null": {"test_sets": None},
+    "a number": {"test_sets": 3},
+    "figures of text": {"test_sets": dict.fromkeys(("members", "tasks", "cosine_mean", "r2_identity"), "x")},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory):
+    """Folder of a project with the committed metrics and plot data, which no test changes."""
+    root = tmp_path_factory.mktemp("reported")
+    (root / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    shutil.copytree(ROOT / "metrics", root / "metrics")
+    return root
+
+
+@pytest.mark.parametrize("name", ["reconstruction", "sampling", "finetuning"])
+@pytest.mark.parametrize("case", OTHER)
+def test_metrics_of_another_structure_are_one_line(name, case, reported, tmp_path):
+    root = shutil.copytree(reported, tmp_path / "project")
+    assert "Reconstruction" in as_markdown(root)  # the control
+    (root / "metrics" / f"{name}.json").write_text(json.dumps(OTHER[case]))
+    if (name, case) == ("reconstruction", "no split"):  # its splits are the ones that are shown
+        assert "Reconstruction" not in as_markdown(root)
+    else:
+        refused(lambda: as_markdown(root), f"{name}.json", "dvc repro")
+
+
+PLOTS_HERE = sorted((ROOT / "metrics" / "plots").glob("*.csv"))
+
+
+@pytest.mark.parametrize("path", PLOTS_HERE, ids=lambda path: path.stem)
+def test_plot_data_that_is_cut_off_or_of_another_kind_is_one_line(path, tmp_path):
+    whole, copy = path.read_bytes(), tmp_path / path.name
+    ends = [len(whole) - 1, len(whole) - 3, len(whole) // 2, whole.index(b"\n") - 1, 5, 0]
+    pieces = [whole[: end - (whole[end - 1 : end] == b"\n")] for end in ends]
+    for content in (*pieces, b"a,b\n1,2\n", b"\xff\xfe\n", re.sub(rb"[0-9]+\.", b"x.", whole)):
+        copy.write_bytes(content)
+        refused(lambda: draw_plot(copy), path.name)
+
+
+# info
+
+
+def test_info_knows_folders_of_stages_and_exported_networks(project_root, tmp_path):
+    assert describe(project_root / "data")["kind"] == "data of a project"
+    for file in (PCA_FILE, AUTOENCODER_FILE):
+        facts = describe((project_root / "data" / file).parent)
+        assert facts["kind"] == file.stem
+        assert facts["sha256"] == read_meta(project_root / "data" / file)["sha256"]
+    assert len(describe(project_root / "data" / "dataset")["sha256"]) == 64
+    (tmp_path / "a.onnx").write_bytes(b"graph")
+    for path in (tmp_path, tmp_path / "a.onnx"):
+        assert describe(path)["kind"] == "ONNX"
+
+
+@pytest.mark.parametrize("end", [-1, -5000, 100, 7, 0])
+def test_info_notices_a_shard_that_is_cut_off(end, project_root, tmp_path):
+    folder = shutil.copytree(project_root / "data" / "zoo", tmp_path / "zoo")
+    assert describe(folder)["kind"] == "zoo"
+    path = folder / "weights-00001.safetensors"
+    path.write_bytes(path.read_bytes()[:end])
+    refused(lambda: describe(folder), path.name)
+
+
+def test_info_escapes_what_a_file_says(tmp_path):
+    path = tmp_path / "x.safetensors"
+    names = {"a\nerror: b": torch.ones(2), "\x1b[2J": torch.ones(2)}
+    save_tensors(path, "example", names, {"a\x1b": {"b\n": "c\r"}})
+    said = [text for pair in describe(path).items() for text in map(str, pair)]
+    assert not any(set(text) & set("\x1b\r") for text in said)
+    assert sum(text.count("\n") for text in said) == 1  # between the tensors

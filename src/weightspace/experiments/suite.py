@@ -15,7 +15,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from pydantic import Field, ValidationError
 from scipy.stats import t as student
 
@@ -23,7 +22,7 @@ from weightspace.artifacts import begins, check_file, write_bytes
 from weightspace.data.sources.base import source_of
 from weightspace.errors import problem
 from weightspace.experiments.dvc import baseline_commit, experiment, run_one, value
-from weightspace.params import Settings
+from weightspace.params import Settings, read_yaml
 from weightspace.progress import progress
 
 COMMAND = "python -m weightspace suite"
@@ -111,14 +110,11 @@ def load_suite(path: Path) -> Suite:
 
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if isinstance(data, dict) and isinstance(data.get("like"), str):
-            other = yaml.safe_load((path.parent / data.pop("like")).read_text(encoding="utf-8"))
-            data = {**other, **data}
+        data = read_yaml(path)
+        if isinstance(data.get("like"), str):
+            data = {**read_yaml(path.parent / data.pop("like")), **data}
         return Suite.model_validate(data)
-    except FileNotFoundError as error:
-        raise problem("file is missing", where=error.filename) from error
-    except (yaml.YAMLError, ValidationError) as error:
+    except ValidationError as error:
         first = str(error).replace("\n", " ")
         raise problem(f"not a table of experiments ({first})", where=path) from error
 

@@ -29,10 +29,10 @@ def draw_all(root: Path) -> None:
     """Draw ``docs/pictures/results.png``: accuracy through the autoencoder, calibration, heat map."""
     plots = root / "metrics" / "plots"
     figure, axes = plt.subplots(1, 3, figsize=(15, 4.8), layout="constrained")
-    for place, name in zip(axes, RESULTS, strict=True):
+    for part, name in zip(axes, RESULTS, strict=True):
         table = _read(plots / name)
         with structured(plots / name):
-            PLOTS[name](place, table)
+            _draw(part, name, table)
     out = root / "docs" / "pictures" / "results.png"
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=110, metadata={"Software": None})
@@ -41,12 +41,21 @@ def draw_all(root: Path) -> None:
 
 def draw_plot(path: Path) -> bytes:
     """One file of ``metrics/plots`` as SVG; its name is a key of :data:`PLOTS`."""
-    with mpl.rc_context(SVG):
+    table = _read(path)
+    with mpl.rc_context(SVG), structured(path):
         figure, axes = plt.subplots(figsize=(4.6, 3.7), layout="constrained")
-        table = _read(path)
-        with structured(path):
-            PLOTS[path.name](axes, table)
-        return as_svg(figure)
+        try:
+            _draw(axes, path.name, table)
+            return as_svg(figure)
+        finally:
+            plt.close(figure)
+
+
+def _draw(axes: Axes, name: str, table: pd.DataFrame) -> None:
+    """Draw a table; text in place of numbers, of which matplotlib makes categories, is an error."""
+    PLOTS[name](axes, table)
+    if axes.xaxis.have_units() or axes.yaxis.have_units():
+        raise ValueError("text in place of numbers")
 
 
 def as_svg(figure: Figure) -> bytes:
