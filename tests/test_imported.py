@@ -232,5 +232,5 @@ def test_every_later_stage_runs_on_an_imported_zoo(finished_clone, tmp_path):
         path.unlink()
     clone.stages("outputs", "pca", "autoencoder", "shared_encoder", "evaluate_*")
     metrics = {p.stem for p in root.glob("metrics/*.json")}
-    stages = ("reconstruction", "sampling", "distribution", "novelty")
+    stages = ("baselines", "reconstruction", "sampling", "distribution", "novelty")
     assert metrics == {*stages, "finetuning", "properties", "generation"}

@@ -283,7 +283,9 @@ def lock(folder: Path) -> int | None:
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
     """Hold a folder of this process, so that :func:`remove_abandoned` leaves it alone."""
-    handle = lock(folder)
+    handle = None
+    with suppress(OSError):  # of file systems without locks
+        handle = lock(folder)
     try:
         yield
     finally:
