@@ -236,6 +236,7 @@ BAD_WORDS = {
     "below a file": "--classes 0,1,2 --accuracy .5 --out my.npz/out",
     "a link": "--classes 0,1,2 --accuracy .5 --out loop",
     "no permission": "--classes 0,1,2 --accuracy .5 --out /proc/1/out",
+    "the working folder": "--classes 0,1,2 --accuracy .5 --out .",
 }
 
 

@@ -545,7 +545,8 @@ def test_predictions_are_those_of_the_stage(project, project_root, monkeypatch):
     monkeypatch.setattr(Zoo, "open", lambda *_: pytest.fail("the zoo was opened"))
     found = replace(project).predict(weights)
     assert len(found.table) == 2
-    assert set(found.errors["property"]) == set(found.table)
+    assert list(found.errors["property"]) == list(found.table)
+    assert list(found.errors)[:3] == ["property", "error", "of_a_constant"]
     with pytest.raises(WeightspaceError, match="latents of another autoencoder"):
         load_readout(project_root / "data" / READOUT_FILE, "0")
 

@@ -108,6 +108,8 @@ def _usable(out: Path | None) -> Path | None:
 
     if out is not None:
         check_new(out)
+        if out.is_dir() and out.samefile(Path.cwd()):
+            raise problem("is the working folder", where=out, do="give the name of a new folder")
     return out
 
 

@@ -42,6 +42,7 @@ def sample(
     chosen = names(classes)
     with new_folder(out) as folder:
         project = start(root)
+        project.target(accuracy, loss)  # before images are read
         samples = project.sample(
             project.task(data, chosen, seed=seed),
             accuracy=accuracy,
@@ -155,6 +156,8 @@ def retrieve(
     elif data is not None:
         chosen = names(classes)
         project = start(root)
+        if (accuracy, loss) != (None, None):
+            project.target(accuracy, loss)
         retrieve_networks(project, project.task(data, chosen), accuracy, loss, n, out)
     else:
         raise problem(

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+ERRORS = ("property", "error", "of_a_constant", "unit", "r2")  # columns of their table
+
 
 @dataclass(frozen=True)
 class Predictions:

@@ -54,7 +54,7 @@ from weightspace.progress import progress
 from weightspace.project import comparison, limits, retrieval
 from weightspace.project.finetuning import fine_tune, measure, reestimated
 from weightspace.project.network import Standardisation, save_networks
-from weightspace.project.prediction import Predictions
+from weightspace.project.prediction import ERRORS, Predictions
 from weightspace.project.samples import Request, Samples, join, write
 from weightspace.rng import torch_stream
 from weightspace.runtime import device as device_of
@@ -310,7 +310,7 @@ class Project:
         guidance, images = self.params.guidance, task.images["train"]
         request = Request(
             self.result,
-            self._target(accuracy, loss),
+            self.target(accuracy, loss),
             self.trained_range,
             n=n,
             best_of=best_of,
@@ -428,7 +428,7 @@ class Project:
         limits.check(n=n)
         target = self.result.best(self.trained_range)
         if accuracy is not None or loss is not None:
-            target = self._target(accuracy, loss)
+            target = self.target(accuracy, loss)
         table, weights = retrieval.nearest_networks(
             self.zoo, self.readout, self.shared_encoder, task, target, n
         )
@@ -468,7 +468,8 @@ class Project:
 
         """
         table = self.readout.predict(self.encode(weights).numpy())
-        return Predictions(table, pd.DataFrame(self.readout.errors))
+        errors = pd.DataFrame(self.readout.errors).reindex(columns=list(ERRORS))
+        return Predictions(table, errors)
 
     def save_latents(
         self,
@@ -553,8 +554,13 @@ class Project:
         """Mean and standard deviation by which the images of all networks are standardised."""
         return Standardisation(self.dataset.mean, self.dataset.std)
 
-    def _target(self, accuracy: float | None, loss: float | None) -> float:
-        """The requested result, verified."""
+    def target(self, accuracy: float | None, loss: float | None) -> float:
+        """The requested result.
+
+        Raises:
+            WeightspaceError: none, both, that of another kind, or one that cannot be.
+
+        """
         given = {"accuracy": accuracy, "loss": loss}
         target = given.pop(self.result.name)
         other, refused = given.popitem()
