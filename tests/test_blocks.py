@@ -21,7 +21,6 @@ from weightspace.evaluate.reconstruction import Reconstructor
 from weightspace.evaluate.retrieval import retrieval
 from weightspace.evaluate.sampling import evaluate_split
 from weightspace.params import load_params
-from weightspace.project.retrieval import latents
 from weightspace.sampling.sampler import Condition
 from weightspace.weights import lazy, spec
 from weightspace.weights.lazy import Made, Selected
@@ -117,6 +116,14 @@ def _reconstruct(e, pca):
     return reconstruct(members, e.zoo.networks(members))
 
 
+def test_a_network_is_compared_with_the_tasks_of_every_split(evaluation):
+    e = evaluation
+    tasks = e.runner.dataset.tasks
+    found = _retrieval(e)
+    assert found["w_to_d_recall_at_1_chance"] == pytest.approx(1 / len(tasks))
+    assert len(tasks) > tasks["split"].eq("test_sets").sum()
+
+
 EVALUATIONS = {
     "sampling": lambda e, _: evaluate_split(e, "test_sets"),
     "retrieval": lambda e, _: _retrieval(e),
@@ -131,7 +138,6 @@ EVALUATIONS = {
         e.zoo, e.sampler.autoencoder, {"train": e.zoo.select("train")}, 0
     ),
     "components": lambda e, pca: against_k(pca, e.zoo, e.runner, e.zoo.select("val")),
-    "latents of a project": lambda e, _: latents(e.zoo, e.zoo.select("val"), e.sampler.autoencoder),
 }
 
 

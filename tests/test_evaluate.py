@@ -12,7 +12,7 @@ from scipy.stats import kendalltau
 from cases import FILE, build, merged, networks, section
 from weightspace.autoencoders.base import Autoencoder
 from weightspace.errors import WeightspaceError
-from weightspace.evaluate import metrics, properties, readout, reconstruction, sampling
+from weightspace.evaluate import metrics, properties, readout, reconstruction, retrieval, sampling
 from weightspace.evaluate.components import against_k
 from weightspace.evaluate.controls import TrainMembers, head_only, noised
 from weightspace.evaluate.readings import weight_statistics
@@ -306,6 +306,26 @@ def test_best_of_chooses_on_train_images_and_reports_on_test_images():
     nearest = [1, 1, 2] * 2
     assert chosen.tolist() == [on_test[i, j] for i, j in enumerate(nearest)]
     assert np.abs(chosen - GRID.target).min() > 0.005
+
+
+def test_a_network_finds_its_task_without_its_result():
+    model = torch.nn.Module()
+    model.bounds = (0.2, 1.0)
+    model.condition = lambda e, r: torch.cat([e, r[:, None]], 1)
+    model.project = lambda c: torch.nn.functional.normalize(c, dim=1)
+    e = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    latents = model.project(torch.tensor([[1.0, 0.0, 0.9], [0.0, 1.0, 0.3]]))
+    similarity, result = retrieval.most_alike(model, latents, e)
+    assert similarity.argmax(1).tolist() == [0, 1]
+    torch.testing.assert_close(similarity.diagonal(), torch.ones(2), atol=1e-3, rtol=0)
+    torch.testing.assert_close(result.diagonal(), torch.tensor([0.9, 0.3]), atol=0.05, rtol=0)
+
+
+def test_one_class_of_the_dataset_is_another():
+    classes, others = torch.tensor([[3, 5, 7], [1, 2, 3]]), torch.tensor([[5, 8, 9], [4, 1, 2]])
+    changed = sampling._one_other(classes, others)
+    assert (changed[:, 1:] == classes[:, 1:]).all()
+    assert changed[:, 0].tolist() == [8, 4]
 
 
 def test_calibration_curve_of_known_results():

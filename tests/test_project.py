@@ -17,10 +17,10 @@ from conftest import finish
 from weightspace.artifacts import READOUT_FILE, read_json
 from weightspace.errors import WeightspaceError
 from weightspace.evaluate.readout import load_readout
+from weightspace.evaluate.retrieval import RESULTS
 from weightspace.nets.cnn import Cnn
 from weightspace.project import finetuning as on_task
 from weightspace.project import project as api
-from weightspace.project import retrieval as queries
 from weightspace.project.samples import Request
 from weightspace.rng import stream
 from weightspace.sampling.latent_steps import LatentSteps
@@ -528,7 +528,7 @@ def test_a_task_is_found_at_the_result_where_it_fits_best(project, monkeypatch):
             )
             for p in shared_encoder.project_latent(z)[:1]
             for t in range(len(tasks))
-            for r in torch.linspace(low, high, queries.RESULTS)
+            for r in torch.linspace(low, high, RESULTS)
         ]
     found = project.retrieve_tasks(weights, n=3)
     assert [len(table) for table in found] == [3, 3]

@@ -8,8 +8,11 @@ from torch import Tensor
 
 from weightspace.evaluate.metrics import recall_at
 from weightspace.sampling.sampler import Condition, Sampler
+from weightspace.shared_encoders.base import SharedEncoder
 from weightspace.weights.spec import Population
 from weightspace.zoo.runner import TaskRunner
+
+RESULTS = 17  # results tried where that of a network is not known
 
 
 @torch.no_grad()
@@ -19,9 +22,9 @@ def retrieval(
     """Recall of the ordered task, from condition to weights and from weights to condition.
 
     ``d_to_w``: the (D, R) of each member against the latents of all members. ``w_to_d``: each
-    member's latent against all tasks, at the member's true result. ``w_to_d_by_running``: the
-    baseline without any latent, each network run on the images of every task, lowest loss first.
-    ``_late``: finished runs only.
+    member's latent against all tasks of every split, its result not known. ``w_to_d_by_running``:
+    the baseline without any latent, each network run on the images of every task, lowest loss
+    first. ``_late``: finished runs only.
 
     Args:
         sampler: embeds and projects.
@@ -34,18 +37,13 @@ def retrieval(
     model = sampler.shared_encoder
     trained_on = torch.tensor(members["task"].to_numpy())
     achieved = _results(sampler, runner, members)
-    tasks = trained_on.unique()
-    e = model.embed(runner.dataset.images["train"], runner.dataset.classes[tasks])  # (T, E)
+    tasks = torch.arange(len(runner.dataset.classes))
+    e = model.embed(runner.dataset.images["train"], runner.dataset.classes)  # (T, E)
     latents = model.project_latent(z)
-    conditions = model.condition(e[torch.searchsorted(tasks, trained_on)], achieved)
-    to_weights = model.project(conditions) @ latents.T  # (conditions, members)
-    columns = [
-        (model.project(model.condition(one.expand(len(z), -1), achieved)) * latents).sum(1)
-        for one in e
-    ]
+    to_weights = model.project(model.condition(e[trained_on], achieved)) @ latents.T
     pairs = {
-        "d_to_w": (to_weights.cpu(), trained_on),
-        "w_to_d": (torch.stack(columns, 1).cpu(), tasks),  # (members, tasks)
+        "d_to_w": (to_weights.cpu(), trained_on),  # (conditions, members)
+        "w_to_d": (most_alike(model, latents, e)[0], tasks),  # (members, tasks)
         "w_to_d_by_running": (-runner.losses_on_all_tasks(networks, tasks), tasks),
     }
     late = torch.tensor((members["snapshot"] == members["snapshot"].max()).to_numpy())
@@ -57,6 +55,27 @@ def retrieval(
                 out[f"{name}_recall_at_{k}{suffix}"] = recall
                 out[f"{name}_recall_at_{k}{suffix}_chance"] = chance
     return out
+
+
+@torch.no_grad()
+def most_alike(model: SharedEncoder, latents: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
+    """How alike N networks and T datasets are at best, and at which result: ``(N, T)`` each.
+
+    The results of the networks are not known: of 17 over the trained range the best one counts.
+
+    Args:
+        model: the aligned space.
+        latents: projected latents ``(N, P)``.
+        e: dataset embeddings ``(T, E)``.
+
+    """
+    best = torch.full((len(latents), len(e)), -torch.inf)
+    at = torch.empty_like(best)
+    for r in torch.linspace(*model.bounds, RESULTS):
+        similarity = (latents @ model.project(model.condition(e, r.expand(len(e)))).T).cpu()
+        at[similarity > best] = r
+        best = best.maximum(similarity)
+    return best, at
 
 
 @torch.no_grad()

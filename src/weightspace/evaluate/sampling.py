@@ -16,6 +16,7 @@ on the train images of its task, never on test images.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -39,7 +40,15 @@ from weightspace.zoo.result import Result, labels_of
 from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.store import Zoo
 
-SAMPLED = ("shuffled_d", "shuffled_r", "d_only", "r_only", "guidance_only")
+SAMPLED = (
+    "shuffled_d",
+    "shuffled_r",
+    "one_other_class",
+    "other_d_guided_by_own",
+    "d_only",
+    "r_only",
+    "guidance_only",
+)
 NOISE = 0.1  # fraction of a tensor's standard deviation that the noised copies get
 
 
@@ -64,14 +73,17 @@ def controls(
     request = grid.condition(dataset)
     other = torch.from_numpy(np.repeat(_other_tasks(grid, dataset, order), len(grid.targets)))
     other_d = Condition.of_tasks(dataset, other, request.target)
+    one_other = replace(request, classes=_one_other(request.classes, other_d.classes))
     other_r = request.with_target(request.target[torch.from_numpy(order.permutation(len(request)))])
 
     def draw(condition: Condition, **use: bool) -> Tensor:
         return sampler.latents(condition, 1, rng, **use)
 
     blind = draw(request, use_dataset=False, use_result=False)
+    of_other = draw(other_d)
     draws = {
-        "shuffled_d": (draw(other_d), other_d),
+        "shuffled_d": (of_other, other_d),
+        "other_d_guided_by_own": (of_other, request),
         "shuffled_r": (draw(other_r), other_r),
         "guidance_only": (blind, request),
     }
@@ -79,6 +91,7 @@ def controls(
     z |= {
         "d_only": draw(request, use_result=False),
         "r_only": draw(request, use_dataset=False),
+        "one_other_class": draw(one_other),
     }
     for name in SAMPLED:
         yield name, sampler.networks(z[name])
@@ -88,6 +101,23 @@ def controls(
     yield "noised_copy", noised(spec, copies, NOISE, rng)
     yield "average", members.average(spec, grid.target)
     yield "head_only", head_only(spec, drawn)
+
+
+def _one_other(classes: Tensor, others: Tensor) -> Tensor:
+    """Classes ``(N, c)`` of which the first is replaced by one of another task that is not among them.
+
+    Args:
+        classes: of each task.
+        others: of another task each ``(N, c)``.
+
+    >>> _one_other(torch.tensor([[3, 5, 7]]), torch.tensor([[5, 8, 9]]))
+    tensor([[8, 5, 7]])
+
+    """
+    new = (others[:, :, None] != classes[:, None]).all(2)  # (N, c)
+    out = classes.clone()
+    out[:, 0] = others.gather(1, new.int().argmax(1)[:, None])[:, 0]
+    return out
 
 
 def _other_tasks(grid: Grid, dataset: Dataset, rng: np.random.Generator) -> np.ndarray:
@@ -177,8 +207,8 @@ def scratch(zoo: Zoo, split: str, grid: Grid, result: Result) -> dict[str, float
 
 def unguided(
     grid: Grid, runner: TaskRunner, drawn: Population, split: str, result: Result
-) -> dict[str, float]:
-    """Metrics of draws without guidance: the first one, and the best of n on train images.
+) -> tuple[dict[str, float], pd.DataFrame]:
+    """Metrics of draws without guidance: the first one, and the best of n on train images; their curve.
 
     Args:
         grid: the requests.
@@ -190,12 +220,13 @@ def unguided(
     """
     both = runner.outputs_on_parts(drawn, grid.tasks, (part_of(split), "train"))
     on_test, on_train = (grid.achieved(outputs, result) for outputs in both)
-    kinds = {"unguided_": on_test[:, 0], "unguided_best_of_n_": grid.best_of(on_train, on_test)}
-    return {
+    chosen = grid.best_of(on_train, on_test)
+    out = {
         prefix + name: value
-        for prefix, achieved in kinds.items()
+        for prefix, achieved in (("unguided_", on_test[:, 0]), ("unguided_best_of_n_", chosen))
         for name, value in request_metrics(grid, achieved, result).items()
     }
+    return out, calibration_curve(grid, on_test, chosen)
 
 
 def ceiling(grid: Grid, outputs: Tensor) -> float:
@@ -238,7 +269,7 @@ def evaluate_split(
     condition = grid.condition(runner.dataset)
     with progress(f"sampling {split}", 6) as bar:
         z = sampler.latents(condition, draws, rng)
-        out = unguided(grid, runner, sampler.networks(z), split, result)
+        out, curve = unguided(grid, runner, sampler.networks(z), split, result)
         bar.advance(note="drawn")
         z = z[:, : settings.guided_draws]
         drawn = sampler.networks(guide(evaluation, split, {"draws": (z, condition)})["draws"])
@@ -269,7 +300,7 @@ def evaluate_split(
     out["chance_accuracy"] = 1 / runner.classes
     out |= {"draws": draws, "guided_draws": z.shape[1]}
     out |= {"tasks": len(grid.tasks), "targets": len(grid.targets)}
-    return out, calibration_curve(grid, on_test, chosen)
+    return out, curve
 
 
 def control_metrics(

@@ -9,11 +9,10 @@ from weightspace.autoencoders.base import Autoencoder, encode_members
 from weightspace.data.dataset import Dataset
 from weightspace.data.images import GivenTask
 from weightspace.evaluate.readout import Readout
+from weightspace.evaluate.retrieval import most_alike
 from weightspace.shared_encoders.base import SharedEncoder
 from weightspace.weights.spec import Weights
 from weightspace.zoo.store import Zoo
-
-RESULTS = 17  # results tried where that of a network is not known
 
 
 @torch.no_grad()
@@ -60,8 +59,6 @@ def nearest_tasks(
 ) -> list[pd.DataFrame]:
     """Tasks that each of N networks was most likely trained on, best first.
 
-    The result of a network is not known: the best of 17 results over the trained range counts.
-
     Args:
         dataset: its tasks.
         autoencoder: weights -> latent.
@@ -75,22 +72,15 @@ def nearest_tasks(
 
     """
     latents = shared_encoder.project_latent(encode_members(autoencoder, weights))  # (N, P)
-    grid = torch.linspace(*shared_encoder.bounds, RESULTS)
     e = shared_encoder.embed(dataset.images["train"], dataset.classes)  # (T, E)
-    every = torch.stack(
-        [
-            latents @ shared_encoder.project(shared_encoder.condition(e, r.expand(len(e)))).T
-            for r in grid
-        ]
-    )  # (R, N, T)
-    similarity, at_result = every.cpu().max(0)
+    similarity, at_result = most_alike(shared_encoder, latents, e)
     out = []
-    for row, index in zip(similarity, at_result, strict=True):
+    for row, results in zip(similarity, at_result, strict=True):
         best = row.argsort(descending=True, stable=True)[:count].numpy()
         tasks = dataset.tasks.iloc[best]
         names = [",".join(dataset.class_names[c] for c in t) for t in tasks["classes"]]
         table = pd.DataFrame({"classes": names, "split": tasks["split"].to_numpy()})
         table["similarity"] = row.numpy()[best]
-        table[shared_encoder.settings.result] = grid.numpy()[index.numpy()[best]]
+        table[shared_encoder.settings.result] = results.numpy()[best]
         out.append(table)
     return out

@@ -267,9 +267,9 @@ def _finding(figures: Figures) -> str:
     chance = _percent(figures, "w_to_d_recall_at_1_chance")
     return (
         f"*Find*, among {figures['tasks']} tasks: D and R find a network of their task first for "
-        f"{there_late} (finished networks; {there} over all snapshots), a network, its result given, its "
-        f"task for {back_late} ({back}; running every network on every task {running_late} and "
-        f"{running}; chance {chance})."
+        f"{there_late} (finished networks; {there} over all snapshots); a network, its result not known, "
+        f"its task among all of every split for {back_late} ({back}; running every network on every task "
+        f"{running_late} and {running}; chance {chance})."
     )
 
 

@@ -48,7 +48,7 @@ CAPTIONS = {
     "accuracy_scatter.csv": "Each point is one held-out network, before and after the autoencoder.",
     "shared_encoder_loss.csv": "Members of train runs against members of val runs.",
     "latent_heatmap.csv": "Row and column of one task are at the same position; 1 on the diagonal is best.",
-    "calibration.csv": "Guided draws for held-out tasks; on the grey line requests are met.",
+    "calibration.csv": "Networks drawn in one pass for held-out tasks; on the grey line requests are met.",
 }
 AGAIN = "run make repro"
 TITLE = "weightspace: report"

@@ -109,14 +109,18 @@ def _calibration(axes: Axes, table: pd.DataFrame) -> None:
         color=INK,
         alpha=0.15,
         lw=0,
-        label="guided draws, 10-90 %",
+        label="draws in one pass, 10-90 %",
     )
-    axes.plot(table["target"], table["single"], "o-", color=INK, label="guided draws, mean")
+    axes.plot(table["target"], table["single"], "o-", color=INK, label="draws in one pass, mean")
     axes.plot(
-        table["target"], table["best_of_n"], "s-", color=ACCENT, label="chosen among n guided, mean"
+        table["target"],
+        table["best_of_n"],
+        "s-",
+        color=ACCENT,
+        label="chosen among n of them, mean",
     )
     axes.set(
-        title="Guided draws for unseen class sets",
+        title="Drawn in one pass for unseen class sets",
         xlabel="target",
         ylabel="achieved on test images",
     )

@@ -152,6 +152,8 @@ def _sampling_rows(figures: dict[str, Any]) -> list[dict[str, str]]:
             "R only, without gradients": "control_r_only_",
             "D shuffled, guided": "control_shuffled_d_",
             "R shuffled, guided": "control_shuffled_r_",
+            "one class of D replaced, without gradients": "control_one_other_class_",
+            "drawn for another D, guided by the own": "control_other_d_guided_by_own_",
             "unconditional draw, guided": "control_guidance_only_",
             "guided head, average backbone": "control_head_only_",
             "nearest training task's network": "control_nearest_task_",
