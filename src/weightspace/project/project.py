@@ -355,21 +355,22 @@ class Project:
         guidance = self.params.guidance.model_copy(update=steps)
         sampler = Sampler(self.autoencoder, self.shared_encoder, self.net, guidance)
         condition = Condition.of_images(task.images["train"], torch.tensor([request.target]))
-        chosen = []
+        shapes = {t.name: (len(samples), *t.shape) for t in self.net.spec.tensors}
+        weights = {name: torch.empty(shape) for name, shape in shapes.items()}  # see fill_blocks
         with progress("sample", len(samples)) as bar:
-            for i in samples:
+            for row, i in enumerate(samples):
                 rng = torch_stream(request.seed, "sample", i)
                 z = sampler.latents(condition, request.best_of, rng)
                 drawn = sampler.networks(sampler.guided(z, condition, rng))
-                chosen.append(self._nearest(drawn, task, request))
+                for name, w in self._nearest(drawn, task, request).items():
+                    weights[name][row] = w
                 bar.advance()
-        weights = {k: torch.cat([c[k] for c in chosen]) for k in self.net.spec.names}
         if not request.fine_tune_epochs:
             return weights
         return fine_tune(self.net, weights, task, request.fine_tune_epochs, request.seed)
 
     def _nearest(self, candidates: Population, task: GivenTask, request: Request) -> Weights:
-        """The candidate ``(1, *shape)`` whose result on train images is nearest to the target."""
+        """The candidate ``(*shape)`` whose result on train images is nearest to the target."""
         best, least = None, math.inf
         for block in blocks(candidates, block_size(self.net.spec, BLOCK)):
             if request.reestimate:
@@ -378,8 +379,7 @@ class Project:
             index = int(nearest_to(results.to_numpy(), request.target))
             distance = abs(results[index] - request.target)
             if best is None or distance < least:
-                one = take(block, slice(index, index + 1))
-                best, least = {k: w.detach().cpu().clone() for k, w in one.items()}, distance
+                best, least = take(block, index), distance
         assert best is not None
         return best
 
