@@ -40,7 +40,11 @@ def run(monkeypatch, capsys, tmp_path, project_root):
 
     def call(*words):
         arguments = [str(w) for w in words]
-        if "--help" not in arguments and words[0] not in ("info", "export", "--version"):
+        if not {"--help", "--root"} & {*arguments} and words[0] not in (
+            "info",
+            "export",
+            "--version",
+        ):
             arguments[1:1] = ["--root", str(project_root)]
         monkeypatch.setattr(sys, "argv", ["weightspace", *arguments])
         with pytest.raises(SystemExit) as caught:
@@ -551,6 +555,8 @@ BAD_COMMANDS = [
     "encode nan.pt --out z.safetensors",
     "encode code.pt --out z.safetensors",
     "encode --out z.safetensors",
+    "encode out out --out z.safetensors",
+    "encode out --out z.safetensors --out y.safetensors",
     "decode none.safetensors --out new",
     "decode out/network-00000.safetensors --out new",
     "decode my.npz --out new",
@@ -584,6 +590,7 @@ BAD_COMMANDS = [
     "compare out out --data my.npz --classes c,ä,,b",
     "retrieve --weights wrong.pt",
     "predict wrong.pt",
+    "predict out out/network-00000.safetensors",
     "predict empty",
     "predict",
     "export none.pt --out new",

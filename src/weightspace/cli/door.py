@@ -24,6 +24,10 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         """Check words, let typer parse them, check numbers."""
+        options = [word.partition("=")[0] for word in args]
+        for parameter in self.params:
+            if sum(word in parameter.opts for word in options) > 1 and not parameter.multiple:
+                raise problem("is given twice", where=parameter.opts[0])
         for where, word in _words(args):
             check_text(word, where)
         rest = super().parse_args(ctx, args)

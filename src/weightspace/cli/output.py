@@ -41,6 +41,15 @@ def plain(value: object) -> str:
     return escape(printable(str(value)))
 
 
+def checkpoints(paths: Iterable[Path]) -> list[Path]:
+    """Checkpoints at some paths; one that is given twice is refused."""
+    files = [file for path in paths for file in find(path)]
+    twice = [file for file in files if files.count(file) > 1]
+    if twice:
+        raise problem("is given twice", where=twice[0], do="name it once")
+    return files
+
+
 def labels(files: Sequence[Path]) -> list[str]:
     """Names of files, or their paths where names repeat.
 
@@ -109,12 +118,12 @@ def check_encode(paths: list[Path], out: Path) -> None:
     """Refuse, before anything is loaded, a file that `encode` must not write over."""
     if out.suffix != ".safetensors":
         raise problem("not a .safetensors file", where=out, do="name it with that ending")
-    check_file(out, is_latents, [file for path in paths for file in find(path)])
+    check_file(out, is_latents, checkpoints(paths))
 
 
 def encode_files(project: Project, paths: list[Path], out: Path) -> None:
     """Encode checkpoints and say where the latents are."""
-    files = [file for path in paths for file in find(path)]
+    files = checkpoints(paths)
     classes = [class_names(file) for file in files]
     latents = project.encode(project.networks(*files))
     project.save_latents(out, latents, [str(f) for f in files], classes)
@@ -251,7 +260,7 @@ def show_tasks(project: Project, path: Path, n: int) -> None:
 
 def show_predictions(project: Project, paths: list[Path]) -> None:
     """Show what weights tell, and how wrong such readings are on held-out networks."""
-    files = [file for path in paths for file in find(path)]
+    files = checkpoints(paths)
     predicted = project.predict(project.networks(*files))
     predicted.table.insert(0, "file", labels(files))
     show_table(predicted.table, "Read off the latents")

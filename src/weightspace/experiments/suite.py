@@ -115,8 +115,10 @@ def load_suite(path: Path) -> Suite:
             data = {**read_yaml(path.parent / data.pop("like")), **data}
         return Suite.model_validate(data)
     except ValidationError as error:
-        first = str(error).replace("\n", " ")
-        raise problem(f"not a table of experiments ({first})", where=path) from error
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        what = f"not a table of experiments: '{key}': {first['msg']}"
+        raise problem(what, where=path) from error
 
 
 def image_settings(definition: Path, images: Path) -> list[str]:
