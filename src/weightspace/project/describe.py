@@ -21,6 +21,7 @@ from weightspace.artifacts import (
     file_sha256,
     load_meta,
     read_meta,
+    sha256_of,
     verify_file,
 )
 from weightspace.data.dataset import Dataset
@@ -63,7 +64,8 @@ def describe(path: Path) -> Facts:
         for name, read in kinds.items():
             if (path / name).is_file():
                 return read(path)
-        if any((path / name).is_dir() for name in STAGES):
+        unfinished = path.name == "data" and (path.parent / "params.yaml").is_file()
+        if unfinished or any((path / name).is_dir() for name in STAGES):
             return _data(path)
         if any(path.glob("*.safetensors")):
             return _networks(path)
@@ -106,8 +108,11 @@ def _data(path: Path) -> Facts:
 def _zoo(path: Path) -> Facts:
     """Facts about a zoo, whose shards are verified: architecture, members, accuracies."""
     zoo = Zoo.open(path)
+    hashes = []
     for shard, table in zoo.members.groupby("shard"):
-        open_shard(path / shard_name(int(str(shard))), table, zoo.spec, verify=True)
+        file = path / shard_name(int(str(shard)))
+        open_shard(file, table, zoo.spec, verify=True)
+        hashes.append(str(load_meta(file, "zoo-shard")["sha256"]))
     m = zoo.members
     runs = m.groupby("split")["run"].nunique()
     return {
@@ -119,6 +124,7 @@ def _zoo(path: Path) -> Facts:
         "test accuracy": ", ".join(
             f"{q} % quantile {m['test_accuracy'].quantile(q / 100):.3f}" for q in (5, 50, 95)
         ),
+        "sha256 of its shards": sha256_of(text.encode() for text in hashes),
     }
 
 
