@@ -105,7 +105,7 @@ class TrainAndStop:
             out = self._train(some, tasks[waiting], targets[waiting], rate, epochs, part)
             achieved[waiting], steps[waiting] = out.unbind(2)
             waiting = waiting[(steps[waiting] >= epochs * self.trainer.per_epoch).any(1)]
-        return Outcome(achieved.ravel(), float(steps.mean()) * self.trainer.batch_size)
+        return Outcome(achieved.ravel(), steps.ravel() * self.trainer.batch_size)
 
     def _train(
         self,

@@ -8,7 +8,7 @@
 * :class:`ZooChoice`: the best of all train members, in all orders of their outputs.
 
 Every one is asked for the same results as draws, on some tasks of each split. Its one setting is
-chosen on some val tasks; a figure says where it lies at an edge of those tried.
+chosen for each target on some val tasks; a figure says how many lie at an edge of those tried.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from weightspace.rng import stream, torch_stream
 from weightspace.sampling.requests import Grid
 from weightspace.weights.spec import Networks, Weights, stack, take
 
-TUNING_TASKS = 4  # val tasks that settings are chosen on
+TUNING_TASKS = 8  # val tasks that settings are chosen on
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # of Adam in training
 PENALTIES = tuple(10.0**i for i in range(-7, 1))  # of ridge regression
 
@@ -86,18 +86,21 @@ def _measure(
     if baseline.top_only:
         best = evaluation.result.best(evaluation.sampler.shared_encoder.bounds)
         grids = {split: replace(grid, targets=np.array([best])) for split, grid in grids.items()}
-    setting, on_val = baseline.tune(grids["val"])
-    about = {}
+    chosen, about = baseline.tune(grids["val"]), {}
     if len(baseline.settings) > 1:
-        about[baseline.setting] = setting
-        about[f"{baseline.setting}_at_edge"] = float(baseline.at_edge(setting))
+        about[f"{baseline.setting}_low"] = float(chosen.min())
+        about[f"{baseline.setting}_high"] = float(chosen.max())
+        about[f"{baseline.setting}_at_edge"] = baseline.at_edge(chosen)
     out = {}
     for split, grid in grids.items():
-        outcome = on_val if split == "val" else baseline.method(grid, setting, part_of(split))
+        outcome = baseline(grid, chosen, part_of(split))
         metrics = request_metrics(grid, outcome.achieved, evaluation.result)
         if baseline.top_only:  # the rest compares targets
             metrics = {k: v for k, v in metrics.items() if "at_top" in k}
-        cost = {"image_gradients": outcome.image_gradients, "tasks": len(grid.tasks)}
+        cost = {
+            "image_gradients": float(np.mean(outcome.image_gradients)),
+            "tasks": len(grid.tasks),
+        }
         out[split] = metrics | about | cost
     return out
 

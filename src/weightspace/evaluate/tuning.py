@@ -1,9 +1,9 @@
-"""Baselines with one setting that is chosen on val tasks: what each is, and the choice."""
+"""Baselines with one setting, which is chosen for each target on val tasks: what each is, and the choice."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,12 +16,12 @@ class Outcome:
 
     Attributes:
         achieved: their results on the images that count ``(T * K,)``.
-        image_gradients: labelled image-gradients on its task that one of them took, mean.
+        image_gradients: labelled image-gradients on its task that each took ``(T * K,)``, or all took.
 
     """
 
     achieved: np.ndarray
-    image_gradients: float = 0.0
+    image_gradients: np.ndarray | float = 0.0
 
 
 Method = Callable[[Grid, float, str], Outcome]  # requests, setting, part of the images that counts
@@ -44,28 +44,48 @@ class Baseline:
     setting: str = "rate"
     top_only: bool = False
 
-    def tune(self, grid: Grid) -> tuple[float, Outcome]:
-        """The setting with the smallest mean squared error on val images, and what it gives there.
+    def tune(self, grid: Grid) -> np.ndarray:
+        """For each target the setting with the smallest mean squared error on val images ``(K,)``.
 
         Of several that are equal, the one in the middle.
         """
-        outcomes = [self.method(grid, s, "val") for s in self.settings]
-        errors = [_error(grid, outcome) for outcome in outcomes]
-        best = [i for i, error in enumerate(errors) if error == min(errors)]
-        middle = best[len(best) // 2]
-        return self.settings[middle], outcomes[middle]
+        if len(self.settings) == 1:
+            return np.repeat(self.settings, len(grid.targets))
+        errors = np.array([_errors(grid, self.method(grid, s, "val")) for s in self.settings])
+        best = [np.flatnonzero(of_target == of_target.min()) for of_target in errors.T]
+        return np.array([self.settings[index[len(index) // 2]] for index in best])
 
-    def at_edge(self, setting: float) -> bool:
-        """Whether a setting is the smallest or the largest of several: a better one may lie beyond.
+    def __call__(self, grid: Grid, chosen: np.ndarray, part: str) -> Outcome:
+        """What it gives for the requests of a grid.
+
+        Args:
+            grid: the requests.
+            chosen: setting of each target ``(K,)``.
+            part: images that the networks are measured on, "val" or "test".
+
+        """
+        achieved, gradients = np.empty((2, len(grid.tasks), len(grid.targets)))
+        for setting in np.unique(chosen):
+            columns = chosen == setting
+            some = replace(grid, targets=grid.targets[columns])
+            outcome = self.method(some, float(setting), part)
+            achieved[:, columns] = some.by_task(outcome.achieved)
+            taken = np.broadcast_to(outcome.image_gradients, len(some))
+            gradients[:, columns] = some.by_task(taken)
+        return Outcome(achieved.ravel(), gradients.ravel())
+
+    def at_edge(self, chosen: np.ndarray) -> float:
+        """Fraction of settings that are the smallest or the largest: better ones may lie beyond.
 
         >>> baseline = Baseline(lambda grid, s, part: Outcome(grid.target + s), [0.1, 0.2, 0.3])
-        >>> [baseline.at_edge(s) for s in baseline.settings]
-        [True, False, True]
+        >>> baseline.at_edge(np.array([0.1, 0.2, 0.2, 0.2]))
+        0.25
         """
-        return len(self.settings) > 1 and setting in (self.settings[0], self.settings[-1])
+        return float(np.isin(chosen, (self.settings[0], self.settings[-1])).mean())
 
 
-def _error(grid: Grid, outcome: Outcome) -> float:
-    """Mean squared distance from the targets; infinite where a network diverged."""
-    error = float(np.square(outcome.achieved - grid.target).mean())
-    return error if np.isfinite(error) else np.inf
+def _errors(grid: Grid, outcome: Outcome) -> np.ndarray:
+    """Mean squared distance from each target ``(K,)``; infinite where a network diverged."""
+    errors = grid.by_task(np.square(outcome.achieved - grid.target)).mean(0)
+    finite: np.ndarray = np.nan_to_num(errors, nan=np.inf)
+    return finite

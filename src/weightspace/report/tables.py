@@ -324,11 +324,12 @@ def baselines_table(figures: dict[str, Any], split: str) -> Table:
 
 
 def _setting(figures: dict[str, Any], key: str) -> str:
-    """Setting of a baseline, and whether a better one may lie beyond those tried."""
+    """Settings of a baseline, and for how many targets a better one may lie beyond those tried."""
     for name in ("rate", "penalty"):
-        if f"{key}_{name}" in figures:
-            edge = " (at the edge)" if figures[f"{key}_{name}_at_edge"] else ""
-            return f"{name} {figures[f'{key}_{name}']:g}{edge}"
+        if f"{key}_{name}_low" in figures:
+            low, high, edge = (figures[f"{key}_{name}_{k}"] for k in ("low", "high", "at_edge"))
+            to = f" to {high:g}" if high > low else ""
+            return f"{name} {low:g}{to}" + (f", {100 * edge:.0f} % at the edge" if edge else "")
     return ""
 
 
