@@ -40,11 +40,8 @@ def run(monkeypatch, capsys, tmp_path, project_root):
 
     def call(*words):
         arguments = [str(w) for w in words]
-        if not {"--help", "--root"} & {*arguments} and words[0] not in (
-            "info",
-            "export",
-            "--version",
-        ):
+        rootless = {"info", "export", "sweep", "--version", "--help", "--root"}
+        if not rootless & {*arguments}:
             arguments[1:1] = ["--root", str(project_root)]
         monkeypatch.setattr(sys, "argv", ["weightspace", *arguments])
         with pytest.raises(SystemExit) as caught:
@@ -564,6 +561,7 @@ BAD_COMMANDS = [
     "decode z_text.npz --out new",
     "decode z_nan.npz --out new",
     "decode z_code.npz --out new",
+    "sweep -S seed=0 -S seed=1",
     "decode z_scalar.npz --out new",
     "decode foreign.safetensors --out new",
     "decode z_other.safetensors --out new",

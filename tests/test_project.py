@@ -563,6 +563,15 @@ def test_comparison_of_opposite_networks(project, task):
     assert np.allclose(same["accuracy_a"], whole)
 
 
+def test_latents_that_give_no_network_are_refused(project, monkeypatch):
+    z = torch.zeros(1, project.autoencoder.latent)
+    project.decode(z)  # the control
+    nothing = {t.name: torch.full((1, *t.shape), torch.nan) for t in project.net.spec.tensors}
+    monkeypatch.setattr(api, "decode_latents", lambda *_: nothing)
+    with pytest.raises(WeightspaceError, match="NaN or infinity"):
+        project.decode(z)
+
+
 def test_latents_of_another_autoencoder_are_refused(project, tmp_path, monkeypatch):
     path = tmp_path / "z.safetensors"
     project.save_latents(path, torch.zeros(1, project.autoencoder.latent), ["a"])

@@ -29,11 +29,13 @@ def combinations(sets: list[str]) -> list[tuple[str, ...]]:
     >>> combinations(["seed=0,1", "zoo.epochs=[4,8]"])
     [('seed=0', 'zoo.epochs=[4,8]'), ('seed=1', 'zoo.epochs=[4,8]')]
     """
-    options = []
+    options: list[list[str]] = []
     for item in sets:
         key, equals, values = item.partition("=")
         if not equals or not key or not values:
             raise problem("not a setting", where=f"-S {item}", expected="key=value[,value...]")
+        if any(key == other[0].partition("=")[0] for other in options):
+            raise problem("is given twice", where=f"-S {key}", do=f"-S {key}=value,value")
         options.append([f"{key}={value}" for value in _split(values)])
     return list(itertools.product(*options))
 

@@ -225,7 +225,10 @@ class Project:
             )
         if not latents.isfinite().all():
             raise problem("latents hold NaN or infinity")
-        return to_device(decode_latents(self.autoencoder, latents.float()), torch.device("cpu"))
+        weights = to_device(decode_latents(self.autoencoder, latents.float()), torch.device("cpu"))
+        if not all(w.isfinite().all() for w in weights.values()):
+            raise problem("latents give networks with NaN or infinity", do="give smaller ones")
+        return weights
 
     def evaluate(self, weights: Weights, task: GivenTask) -> pd.DataFrame:
         """Measure networks on every part of a task.
