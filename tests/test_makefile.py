@@ -51,8 +51,8 @@ def test_names_of_targets_are_found_in_a_page():
 
 
 @pytest.mark.parametrize("target", sorted({*TARGETS} - {"clean", "docs", "lint", "test"}))
-def test_recipes_call_commands_that_exist_with_files_that_exist(target):
-    settings = ("SET=pca.components=8", "IMAGES=/photos", "RESUME=1", "RUNS=7", "WIDTH=4")
+def test_recipes_call_commands_that_exist_with_files_that_exist(target, tmp_path):
+    settings = ("SET=pca.components=8", f"IMAGES={tmp_path}", "RESUME=1", "RUNS=7", "WIDTH=4")
     command = ["make", "--dry-run", target, *settings]
     lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
     calls = [shlex.split(x) for x in lines if x.startswith("python -m weightspace ")]
