@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from weightspace.cli import app as cli
 from weightspace.data import fetch
 from weightspace.experiments import suite, sweep
+from weightspace.report.document import document
 
 ROOT = Path(__file__).resolve().parent.parent
 TREE = typer.main.get_command(cli.app)  # which the application builds anew at each call
@@ -142,6 +143,7 @@ def work(tmp_path_factory, project):
         (folder / "finished" / part).symlink_to(ROOT / part)
     for part in ("params.yaml", "dvc.yaml", "README.md"):
         shutil.copy(ROOT / part, folder / "finished")
+    document(folder / "finished", write=True, outputs=False)
     for file in fetch.IMAGE_SETS["fashion-mnist"].contents:
         (folder / "home").mkdir(exist_ok=True)
         (folder / "home" / file).write_bytes(b"")
