@@ -115,7 +115,7 @@ def test_figures_that_other_settings_do_not_give_are_one_line(root, change):
 def test_facts_without_controls_are_one_line(root):
     assert facts(root).count("\n") >= 3
     figures(root, "reconstruction", without_controls)
-    with pytest.raises(WeightspaceError, match="control_pca_only_agreement_mean"):
+    with pytest.raises(WeightspaceError, match="control_other_member_agreement_mean_late"):
         facts(root)
 
 

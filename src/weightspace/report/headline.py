@@ -255,7 +255,8 @@ def _encoding(figures: Figures, latent: int) -> str:
         f"*Encode and decode*: {latent} numbers rebuild a network that nothing was fitted to. In one "
         f"pass it predicts as its original does on {plain} of the test images (chance {chance}), "
         f"finished networks on {late} ({chance_late}); refined by gradient steps on the latent "
-        f"{refined} and {refined_late}. PCA alone: {_percent(figures, 'control_pca_only_agreement_mean')}."
+        f"{refined} and {refined_late}. The yardstick: another finished network of the task, of like "
+        f"result, does on {_percent(figures, 'control_other_member_agreement_mean_late')}."
     )
 
 
