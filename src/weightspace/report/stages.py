@@ -13,8 +13,8 @@ from weightspace.artifacts import read_json, write_bytes
 from weightspace.report import markdown
 from weightspace.report.plots import ACCENT, INK, SOFT
 
-WIDTH, HEIGHT = 232, 46  # of a box, pixels
-COLUMN, ROW, MARGIN = 306, 62, 16  # from box to box, and around all
+WIDTH, HEIGHT = 248, 46  # of a box, pixels
+COLUMN, ROW, MARGIN = 322, 62, 16  # from box to box, and around all
 SIDE = 26  # right of the second column, for arrows within it
 
 
