@@ -39,7 +39,7 @@ LEARNS = {
     "autoencoder.lr": 0.003,
     "autoencoders.functional.width": 64,
     "shared_encoder.epochs": 1,
-    "guidance.sampling_steps": 20,
+    "guidance.sampling_steps": 40,
     "guidance.rate": 0.1,
     "evaluate.targets": 2,
     "evaluate.draws": 2,

@@ -323,11 +323,15 @@ def test_starts_of_a_fine_tuning_stand_beside_what_they_cost(cost, name, said):
 
 
 @pytest.mark.parametrize(
-    ("edge", "shown"), [(1.0, "rate 0.003 (at the edge)"), (0.0, "rate 0.003")]
+    ("high", "edge", "shown"),
+    [(0.003, 1.0, "rate 0.003, 100 % at the edge"), (0.01, 0.0, "rate 0.003 to 0.01")],
 )
-def test_a_baseline_stands_beside_its_cost_its_tasks_and_the_edge_of_its_settings(edge, shown):
+def test_a_baseline_stands_beside_its_cost_its_tasks_and_the_edge_of_its_settings(
+    high, edge, shown
+):
     figures = {"r2_identity": 0.97, "mae": 0.03, "accuracy_at_top_mean": 0.98}
-    figures |= {"image_gradients": 1386.6, "rate": 0.003, "rate_at_edge": edge, "tasks": 40}
+    figures |= {"rate_low": 0.003, "rate_high": high, "rate_at_edge": edge}
+    figures |= {"image_gradients": 1386.6, "tasks": 40}
     figures = {f"train_and_stop_{key}": value for key, value in figures.items()}
     figures |= {"ridge_head_accuracy_at_top_mean": 0.99, "ridge_head_image_gradients": 0}
     figures |= {"best_of_zoo_accuracy_at_top": 0.5}  # its row would need a mean

@@ -44,7 +44,7 @@ if __name__ == "__main__":
 """
 STARTS = {
     "library": "import weightspace as ws; ws.load",
-    "command line": "sys.argv[1:] = ['predict', 'x']; runpy.run_module('weightspace', run_name='__main__')",
+    "command line": "sys.argv[1:] = ['predict', 'tests']; runpy.run_module('weightspace', run_name='__main__')",
     "installed command": "sys.argv[1:] = ['info', '.']; from weightspace.cli.app import main; main()",
     "stage": "runpy.run_path('stages/zoo.py', run_name='__main__')",
     "worker": None,  # the file of the job

@@ -38,7 +38,7 @@ def check_steps(last: int) -> tuple[int, ...]:
     """Steps after which a training is measured: close at first, where the result moves fast.
 
     >>> check_steps(8), len(check_steps(192)), check_steps(192)[:10]
-    ((1, 2, 3, 4, 5, 6, 7, 8), 24, (1, 2, 3, 4, 5, 6, 8, 10, 12, 14))
+    ((1, 2, 3, 4, 5, 6, 7, 8), 48, (1, 2, 4, 5, 6, 7, 9, 10, 11, 12))
     """
     steps = np.unique(np.geomspace(1, last, 2 * CHECKS).round().astype(int))
     some = np.linspace(0, len(steps) - 1, min(CHECKS, len(steps))).round().astype(int)
