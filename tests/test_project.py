@@ -576,8 +576,6 @@ def test_latents_of_another_autoencoder_are_refused(project, tmp_path, monkeypat
     path = tmp_path / "z.safetensors"
     project.save_latents(path, torch.zeros(1, project.autoencoder.latent), ["a"])
     assert project.load_latents(path)[1] == ["a"]
-    monkeypatch.setattr(
-        api.Project, "provenance", lambda self: {"sha256": {"autoencoder": "other"}}
-    )
+    monkeypatch.setattr(api.Project, "_autoencoder_sha256", "other")
     with pytest.raises(WeightspaceError, match="another autoencoder"):
         project.load_latents(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def plain(value: object) -> str:
 def checkpoints(paths: Iterable[Path]) -> list[Path]:
     """Checkpoints at some paths; one that is given twice is refused."""
     files = [file for path in paths for file in find(path)]
-    twice = [file for file in files if files.count(file) > 1]
+    twice = [file for file, count in Counter(files).items() if count > 1]
     if twice:
         raise problem("is given twice", where=twice[0], do="name it once")
     return files

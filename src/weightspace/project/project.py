@@ -14,7 +14,6 @@ network = ws.load_network("samples/network-00000.safetensors")  # a plain nn.Mod
 
 from __future__ import annotations
 
-import hashlib
 import math
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -127,8 +126,12 @@ class Project:
     @cached_property
     def readout(self) -> Readout:
         """Latents of the zoo, and what reads properties off them."""
-        data = self.root / "data"
-        return load_readout(data / READOUT_FILE, file_sha256(data / AUTOENCODER_FILE))
+        return load_readout(self.root / "data" / READOUT_FILE, self._autoencoder_sha256)
+
+    @property
+    def _autoencoder_sha256(self) -> str:
+        """Hash of the autoencoder's file, by which latents say whose they are."""
+        return file_sha256(self.root / "data" / AUTOENCODER_FILE)
 
     @property
     def result(self) -> Result:
@@ -497,7 +500,7 @@ class Project:
         meta = {
             "names": list(names),
             "classes": list(classes) or [None] * len(names),
-            "autoencoder": self.provenance()["sha256"]["autoencoder"],
+            "autoencoder": self._autoencoder_sha256[:16],
         }
         save_tensors(Path(path), LATENTS, {"z": latents}, meta)
 
@@ -525,7 +528,7 @@ class Project:
                 torch.from_numpy(z).float(), [str(i) for i in range(count)], [None] * count
             )
         tensors, meta = load_tensors(path, LATENTS)
-        if meta.get("autoencoder") != self.provenance()["sha256"]["autoencoder"]:
+        if meta.get("autoencoder") != self._autoencoder_sha256[:16]:
             raise problem(
                 "latents of another autoencoder", where=path, do="encode the networks again"
             )
@@ -584,7 +587,7 @@ class Project:
             "autoencoder": self.root / "data" / AUTOENCODER_FILE,
             "shared_encoder": self.root / "data" / SHARED_ENCODER_FILE,
         }
-        hashes = {k: hashlib.sha256(p.read_bytes()).hexdigest()[:16] for k, p in files.items()}
+        hashes = {k: file_sha256(p)[:16] for k, p in files.items()}
         return {
             "weightspace": __version__,
             "commit": _commit(self.root),
