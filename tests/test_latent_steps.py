@@ -202,3 +202,17 @@ def test_descent_is_adam_with_a_falling_rate():
     torch.testing.assert_close(one, torch.tensor([[2.9, -2.9]]))
     two = steps.descend(z, lambda x: x.square().sum(), 2)
     assert 2.8 < float(two[0, 0]) < 2.87
+
+
+def test_adam_gives_the_bits_of_torch():
+    rng = torch.Generator().manual_seed(1)
+    start, slopes = torch.randn(7, 5, generator=rng), torch.randn(9, 7, 5, generator=rng)
+    ours, theirs = (start.clone().requires_grad_() for _ in range(2))
+    adam, other = Adam(ours), torch.optim.Adam([theirs], betas=BETAS)
+    for step, slope in enumerate(slopes):
+        other.param_groups[0]["lr"] = rate = 0.03 * (1 - step / len(slopes))
+        theirs.grad = slope
+        other.step()
+        adam.step(slope, rate)
+        assert torch.equal(ours, theirs)
+    assert not torch.equal(ours, start)  # the control: they moved

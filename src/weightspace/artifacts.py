@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import itertools
 import json
 import math
@@ -29,7 +30,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import pandas as pd
 import torch
@@ -442,6 +443,38 @@ def sha256_of(pieces: Iterable[Piece]) -> str:
     return digest.hexdigest()
 
 
+class Archive(Protocol):
+    """A file that is read as the folder of a project."""
+
+    def read(self, name: str) -> bytes:
+        """Content of a file in it, by its name below the folder; one that is missing is one line."""
+
+    def tensors(self, name: str, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and metadata of a file in it, as :func:`load_tensors` gives them.
+
+        Args:
+            name: of the file below the folder.
+            kind: that it must have.
+
+        """
+
+
+_archives: dict[Path, Archive] = {}  # path of a file -> what reads it, in this process
+
+
+def mount(path: Path, archive: Archive) -> None:
+    """From now on read paths below a file, an absolute one, from what it holds."""
+    _archives[path] = archive
+
+
+def in_archive(path: Path) -> tuple[Archive, str] | None:
+    """The archive that a path leads into and the name in it; None for any other path."""
+    for folder in path.parents if _archives else ():
+        if folder in _archives:
+            return _archives[folder], path.relative_to(folder).as_posix()
+    return None
+
+
 def load_tensors(
     path: Path, kind: str, *, verify: bool = True
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -457,6 +490,8 @@ def load_tensors(
             after it was written.
 
     """
+    if inside := in_archive(path):
+        return inside[0].tensors(inside[1], kind)
     meta = load_meta(path, kind)
     if verify:
         verify_file(path, meta)
@@ -518,6 +553,8 @@ def once(path: Path, purpose: str, compute: Callable[[], T]) -> T:
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file, read piece by piece, once in this process while the file stays."""
+    if inside := in_archive(path):
+        return hashlib.sha256(inside[0].read(inside[1])).hexdigest()
 
     def compute() -> str:
         with path.open("rb") as file:
@@ -637,7 +674,9 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; a missing or damaged file is one clear line."""
     try:
-        data = parse_json(path.read_text(encoding="utf-8"))
+        inside = in_archive(path)
+        content = inside[0].read(inside[1]) if inside else path.read_bytes()
+        data = parse_json(content.decode())
     except FileNotFoundError as error:
         raise problem("file is missing", where=path, do="run `make repro`") from error
     except (OSError, ValueError) as error:
@@ -678,10 +717,12 @@ def write_parquet(path: Path, table: pd.DataFrame) -> None:
 
 def read_parquet(path: Path, columns: tuple[str, ...] = ()) -> pd.DataFrame:
     """Read a Parquet table and verify that the expected columns are there."""
-    if not path.is_file():
+    inside = in_archive(path)
+    if not inside and not path.is_file():
         raise problem("file is missing", where=path, expected="a Parquet table", do=again(path))
+    source = io.BytesIO(inside[0].read(inside[1])) if inside else path
     try:
-        table = pd.read_parquet(path, page_checksum_verification=True)
+        table = pd.read_parquet(source, page_checksum_verification=True)
     except Exception as error:  # the reader fails in many ways; each means a damaged file
         raise problem(
             f"not an undamaged Parquet table ({error})", where=path, do=again(path)

@@ -809,13 +809,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
     """
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader)
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise problem(
             "file is missing", where=path, do="run from the root of the project"
         ) from error
     except OSError as error:
         raise problem(f"cannot read ({error.strerror})", where=path, expected="a file") from error
+    except UnicodeDecodeError as error:
+        raise problem(f"not valid YAML ({error})", where=path) from error
+    return parse_yaml(text, path)
+
+
+def parse_yaml(text: str, path: Path) -> dict[str, Any]:
+    """The same of the text of such a file."""
+    try:
+        data = yaml.load(text, Loader)
     except WeightspaceError as error:
         raise problem(str(error), where=path, do="remove one of them") from error
     except Exception as error:  # PyYAML fails in many ways: dates, numbers and tags of no sense

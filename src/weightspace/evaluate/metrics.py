@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
 
@@ -115,6 +114,8 @@ def spearman_rows(target: np.ndarray, achieved: np.ndarray) -> np.ndarray:
     >>> spearman_rows(target, np.array([[1, 2, 9], [9, 2, 1], [5, 5, 5]])).round(6)
     array([ 1., -1.,  0.])
     """
+    from scipy.stats import rankdata  # slow to import, and commands that draw need none of it
+
     a, b = rankdata(target, axis=1), rankdata(achieved, axis=1)
     a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
     scale = np.sqrt(np.square(a).sum(1) * np.square(b).sum(1))
@@ -233,6 +234,8 @@ def auc(score: np.ndarray, positive: np.ndarray) -> float:
     0.875
 
     """
+    from scipy.stats import rankdata  # slow to import, and commands that draw need none of it
+
     n = int(positive.sum())
     pairs = n * (len(score) - n)
     return float((rankdata(score)[positive].sum() - n * (n + 1) / 2) / pairs) if pairs else np.nan

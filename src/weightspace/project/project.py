@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -46,7 +46,6 @@ from weightspace.data.dataset import Dataset
 from weightspace.data.images import GivenTask, ImageSet, check_choice, make_task, read_images
 from weightspace.data.sources.base import read_npz
 from weightspace.errors import WeightspaceError, problem
-from weightspace.evaluate.readout import Readout, load_readout
 from weightspace.nets.base import Net, net_for
 from weightspace.params import Params, load_params, validate_params
 from weightspace.progress import progress
@@ -75,6 +74,9 @@ from weightspace.zoo.imported import Imported
 from weightspace.zoo.result import Result
 from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.store import Zoo
+
+if TYPE_CHECKING:
+    from weightspace.evaluate.readout import Readout
 
 LATENTS = "latents"
 AT_ONCE = 100  # networks that are drawn before they are written
@@ -126,6 +128,8 @@ class Project:
     @cached_property
     def readout(self) -> Readout:
         """Latents of the zoo, and what reads properties off them."""
+        from weightspace.evaluate.readout import load_readout  # scikit-learn is slow to import
+
         return load_readout(self.root / "data" / READOUT_FILE, self._autoencoder_sha256)
 
     @property

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pandas as pd
 import torch
 
 from weightspace.autoencoders.base import Autoencoder, encode_members
 from weightspace.data.dataset import Dataset
 from weightspace.data.images import GivenTask
-from weightspace.evaluate.readout import Readout
 from weightspace.evaluate.retrieval import most_alike
 from weightspace.shared_encoders.base import SharedEncoder
 from weightspace.weights.spec import Weights
 from weightspace.zoo.store import Zoo
+
+if TYPE_CHECKING:
+    from weightspace.evaluate.readout import Readout
 
 
 @torch.no_grad()

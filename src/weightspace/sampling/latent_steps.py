@@ -31,7 +31,41 @@ BLOCK = (
     200  # latents moved at once, fewer where networks or what lies between their layers is large
 )
 
+EPSILON = 1e-8
+
 LatentLoss = Callable[[Tensor], Tensor]  # latents (N, L) -> scalar, a sum of one term per latent
+
+
+class Adam:
+    """Adam on one tensor, with a rate for each step; the same bits as ``torch.optim.Adam``.
+
+    Without the optimisers of torch, whose first use imports its compiler and takes a second.
+
+    Args:
+        x: moved in place.
+
+    Source: Kingma and Ba (2015), arXiv 1412.6980.
+
+    >>> x = torch.tensor([1.0, -1.0], requires_grad=True)
+    >>> Adam(x).step(torch.tensor([2.0, -3.0]), rate=0.25)
+    >>> x
+    tensor([ 0.7500, -0.7500], requires_grad=True)
+
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self.x, self.steps = x, 0
+        self.mean, self.square = torch.zeros_like(x), torch.zeros_like(x)
+
+    @torch.no_grad()
+    def step(self, gradient: Tensor, rate: float) -> None:
+        """Move against a gradient, by ``rate`` in each entry at first."""
+        self.steps += 1
+        self.mean.lerp_(gradient, 1 - BETAS[0])
+        self.square.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+        bias_of_mean, bias_of_square = (1 - beta**self.steps for beta in BETAS)
+        denominator = (self.square.sqrt() / bias_of_square**0.5).add_(EPSILON)
+        self.x.addcdiv_(self.mean, denominator, value=-rate / bias_of_mean)
 
 
 @dataclass(frozen=True)
@@ -120,10 +154,9 @@ class LatentSteps:
             return z
         rate, nearest_valid = self.settings.rate, self.autoencoder.nearest_valid
         z = z.detach().clone().requires_grad_()
-        optimizer = torch.optim.Adam([z], lr=rate, betas=BETAS)
+        adam = Adam(z)
         with torch.enable_grad():
             for step in range(steps):
-                optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
-                (z.grad,) = torch.autograd.grad(loss(nearest_valid(z)), z)
-                optimizer.step()
+                (gradient,) = torch.autograd.grad(loss(nearest_valid(z)), z)
+                adam.step(gradient, rate * (1 - step / steps))
         return nearest_valid(z.detach())

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from weightspace.weights.spec import Spec, Weights, blocks, take
@@ -95,6 +94,8 @@ def _match_block(
 
 def _assign(gain: Tensor) -> Tensor:
     """Best assignment ``(N, n)`` of gains ``(N, n, n)``."""
+    from scipy.optimize import linear_sum_assignment  # slow to import, and needed on demand
+
     orders = [torch.from_numpy(linear_sum_assignment(g, maximize=True)[1]) for g in gain.numpy()]
     return torch.stack(orders)
 
