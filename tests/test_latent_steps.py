@@ -9,7 +9,7 @@ from weightspace.learning.behavioural import behaviour
 from weightspace.learning.result_matching import result_error, soft_result
 from weightspace.nets.base import build_net
 from weightspace.params import GuidanceSettings, validate_params
-from weightspace.sampling.latent_steps import BLOCK, LatentSteps
+from weightspace.sampling.latent_steps import BETAS, BLOCK, Adam, LatentSteps
 from weightspace.weights import spec
 from weightspace.zoo.result import Result
 
