@@ -12,7 +12,7 @@ export NO_MKDOCS_2_WARNING = 1
 repro: $(READY)  ## run every stage whose inputs changed, then show the results
 	python -m weightspace plugins --write
 	python -m weightspace validate
-	dvc repro
+	python -m weightspace repro
 	python -m weightspace results
 
 test: $(READY)  ## lint, types, all tests

@@ -70,6 +70,16 @@ def document(
 
 
 @commands.command(rich_help_panel=PANEL)
+def repro(
+    jobs: Annotated[int, typer.Option(help="stages at once, at most", min=1, max=64)] = 2,
+) -> None:
+    """Run every stage whose inputs changed, as `dvc repro` does, but two at once where that is possible."""
+    from weightspace.experiments.parallel import repro as run
+
+    run(Path(), jobs)
+
+
+@commands.command(rich_help_panel=PANEL)
 def sweep(
     set_: Annotated[list[str], typer.Option("--set-param", "-S", help="key=value[,value...]")],
     metric: Annotated[

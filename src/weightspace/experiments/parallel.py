@@ -1,0 +1,135 @@
+"""`dvc repro` with stages side by side, where none of them needs another.
+
+DVC runs one stage after the other. Its locks are of paths and held only while it looks at files, so that
+several `dvc repro --single-item` may run at once; they write the same `dvc.lock`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+
+from weightspace.artifacts import read_json
+from weightspace.errors import problem
+from weightspace.experiments.dvc import INSTALL, call
+from weightspace.report.stages import Stage, load_stages
+
+WAIT = "--wait-for-lock"
+# Threads of one stage that wait must leave the cores to the other's.
+QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1"}
+NOISE = ("Use `dvc push`", "To track the changes", "Generating lock", "Updating lock")
+_printing = threading.Lock()
+
+
+def repro(root: Path, jobs: int) -> None:
+    """Run every stage whose inputs changed, and what follows from it.
+
+    Args:
+        root: folder of dvc.yaml.
+        jobs: stages at once, at most.
+
+    Raises:
+        WeightspaceError: no pipeline, DVC is missing, or a stage failed; those after it did not run.
+
+    """
+    stages = load_stages(root)
+    waiting = to_run(stages, changed(root))
+    if not waiting:
+        print("Data and pipelines are up to date.")
+        return
+    running: dict[Future[int], str] = {}
+    failed: list[str] = []
+    with ThreadPoolExecutor(jobs) as pool:
+        while waiting or running:
+            for name in [] if failed else ready(stages, waiting, set(running.values()), root):
+                if len(running) < jobs:
+                    running[pool.submit(run_stage, name, root)] = name
+                    waiting.remove(name)
+            if not running:
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                name = running.pop(future)
+                failed += [name] if future.result() else []
+    if failed:
+        raise problem(
+            f"stage {', '.join(failed)} failed",
+            where="repro",
+            do="read the lines above; what is finished is kept, run it again to continue",
+        )
+
+
+def changed(root: Path) -> set[str]:
+    """Stages whose code, settings, inputs or outputs are not those of dvc.lock."""
+    result = call("dvc", "--cd", str(root), WAIT, "status", "--json")
+    start = result.stdout.find("{")
+    if result.returncode or start < 0:
+        raise problem(
+            f"dvc status failed ({result.stdout.strip()})",
+            where="repro",
+            do="run `dvc status` to see why",
+        )
+    return set(json.loads(result.stdout[start:]))
+
+
+def to_run(stages: list[Stage], changed_ones: set[str]) -> set[str]:
+    """Stages that changed, and all that come after them.
+
+    >>> first, second = Stage("a", "", ("data/a",), ()), Stage("b", "", (), ("a",))
+    >>> sorted(to_run([first, second], {"a"}))
+    ['a', 'b']
+
+    """
+    out = {stage.name for stage in stages} & changed_ones
+    for stage in stages:  # in the order of dvc.yaml, where a stage comes after those it needs
+        if out & set(stage.needs):
+            out.add(stage.name)
+    return out
+
+
+def ready(stages: list[Stage], waiting: set[str], running: set[str], root: Path) -> list[str]:
+    """Stages that can start, those first on which most others wait, then those that took longest.
+
+    Args:
+        stages: of the pipeline.
+        waiting: names of those still to run.
+        running: names of those that run.
+        root: has the cost of the run before.
+
+    """
+    open_ones = waiting | running
+    able = [s for s in stages if s.name in waiting and not open_ones & set(s.needs)]
+    after = {s.name: len(to_run(stages, {s.name})) for s in able}
+    return [s.name for s in sorted(able, key=lambda s: (-after[s.name], -seconds(root, s.name)))]
+
+
+def seconds(root: Path, name: str) -> float:
+    """What a stage took when it ran last; 0 if that is not known."""
+    path = root / "metrics" / "cost" / f"{name}.json"
+    return float(read_json(path).get("seconds", 0)) if path.is_file() else 0.0
+
+
+def run_stage(name: str, root: Path) -> int:
+    """Run one stage if it changed, its lines under its name; the exit code."""
+    command = ["dvc", "--cd", str(root), WAIT, "repro", "--single-item", name]
+    try:
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | QUIET,
+        )
+    except FileNotFoundError as error:
+        raise problem("no command 'dvc'", where="repro", do=INSTALL["dvc"]) from error
+    with process:
+        for line in process.stdout or ():
+            if line.strip() and not line.startswith(NOISE):
+                text = f"{name}: {line.removeprefix(name + ': ').rstrip()}"
+                with _printing:
+                    print(text, file=sys.stderr, flush=True)
+    return process.returncode
