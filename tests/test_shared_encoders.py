@@ -11,6 +11,8 @@ from weightspace.autoencoders import AUTOENCODERS
 from weightspace.autoencoders.base import load_autoencoder
 from weightspace.errors import WeightspaceError
 from weightspace.evaluate.metrics import recall_at
+from weightspace.learning.mlp import ResidualMlp
+from weightspace.learning.result_matching import soft_result
 from weightspace.registry import resolve
 from weightspace.sampling.sampler import Condition, Sampler
 from weightspace.shared_encoders import SHARED_ENCODERS
@@ -332,10 +334,67 @@ def test_what_the_critic_learns_from_is_what_drawn_networks_achieve(world, data,
     assert not torch.allclose(draws.measured, of_class.roll(1, 1))  # the control: other classes
 
 
+def test_slopes_say_where_the_result_of_a_drawn_network_rises(world, data, autoencoder):
+    """A small movement along them raises the results on train images; one against them lowers these."""
+    tiny = world()
+    count = tiny.dataset.images["train"].shape[1]
+    options = tiny.params.shared_encoders.flow.model_copy(update={"critic_images": count})
+    model, _ = resolve(SHARED_ENCODERS, "flow", "model").fit(
+        data, tiny.params.shared_encoder, options, 3
+    )
+    draws = Draws(model, data, "train", 60)
+    draws.add(2, torch.Generator().manual_seed(0))
+    assert draws.slopes.shape == draws.x.shape
+
+    def soft(x):
+        with torch.no_grad():
+            images = tiny.dataset.images["train"][draws.classes].flatten(1, 2)
+            outputs = autoencoder.outputs(tiny.net, model.latents(x), images)
+        return soft_result(outputs, model.result)[1].mean(1)
+
+    step = 0.02 * torch.nn.functional.normalize(draws.slopes, dim=1)
+    rises = soft(draws.x + step) - soft(draws.x - step)
+    assert rises.mean() > 0
+    assert (rises > 0).float().mean() > 0.8
+    across = soft(draws.x + step.roll(1, 0)) - soft(
+        draws.x - step.roll(1, 0)
+    )  # the control: others'
+    assert rises.mean() > 2 * across.mean().abs()
+
+
+def test_slopes_teach_a_critic_what_few_results_do_not():
+    """Fitted on results and slopes of few draws it is nearer to new results than on results alone."""
+    rng = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 12, generator=rng) / 12**0.5
+
+    def truth(x):
+        value = ((x @ a) ** 2 - (x @ b)).sigmoid()
+        return value, torch.autograd.grad(value.sum(), x)[0]
+
+    def fitted_error(weight):
+        rng = torch.Generator().manual_seed(1)
+        critic = Critic(ResidualMlp(12, 32, 1, 1, rng), Result("accuracy"))
+        optimizer = torch.optim.Adam(critic.parameters(), 3e-3)
+        x = torch.randn(60, 12, generator=rng).requires_grad_()
+        none = torch.zeros(60, 0)
+        y, slopes = truth(x)
+        for _ in range(200):
+            loss = critic.losses(x, none, y.detach()[:, None], slopes, weight)["loss"]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        new = torch.randn(500, 12, generator=rng).requires_grad_()
+        error = critic(new, torch.zeros(500, 0))[:, 0] - truth(new)[0]
+        return float(error.detach().square().mean())
+
+    assert fitted_error(1.0) < 0.5 * fitted_error(0.0)
+
+
 def test_moved_draws_are_where_the_critic_expects_the_target(world, data, rng):
     """Its steps bring what a fitted critic expects to the target; none leave a draw as it is."""
     tiny = world()
     update = {"critic_draws": 400, "critic_epochs": 20, "critic_reach": 1.0, "critic_steps": 6}
+    update |= {"critic_slopes": 0.0}  # networks of a few steps: their results have hardly a slope
     options = tiny.params.shared_encoders.flow.model_copy(update=update | {"precision": "float32"})
     model, _ = resolve(SHARED_ENCODERS, "flow", "model").fit(
         data, tiny.params.shared_encoder, options, 3

@@ -478,6 +478,9 @@ class FlowSettings(Settings):
     critic_images: Count = Field(
         description="random train images of each class that they are measured on, or all there are"
     )
+    critic_slopes: NonNegative = Field(
+        description="weight of the slopes of their results by the latents; 0: results alone"
+    )
     critic_epochs: Count = Field(description="passes over the draws in each round")
     precision: Literal["float32", "bf16"] = Field(
         description="of the linear layers; a CPU without bf16 products takes float32"

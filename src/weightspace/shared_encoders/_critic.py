@@ -1,11 +1,14 @@
 """Critic: the result that a latent's network will have on a dataset, without decoding or running it.
 
 It is fitted on draws for train tasks, decoded and measured on their train images; from the second
-round on they have been moved by the critic itself, so that it knows where its steps lead. To a draw it
-costs no image and no label of the task beyond D.
+round on they have been moved by the critic itself, so that it knows where its steps lead. It learns
+their results, and the slopes of the results by the latents, through decoder and network: as many
+numbers as a latent has, where the result is one. To a draw it costs no image and no label of the task
+beyond D.
 
 Sources: steps by the gradient of a learned predictor, Dhariwal and Nichol (2021), arXiv 2105.05233,
-section 4; a predictor measured again where it led, Ross et al. (2011), DAgger, arXiv 1011.0686.
+section 4; a predictor measured again where it led, Ross et al. (2011), DAgger, arXiv 1011.0686;
+fitting slopes, Czarnecki et al. (2017), Sobolev Training, arXiv 1706.04859.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from torch import Tensor, nn
 
 from weightspace.zoo.result import Result
 
+FLAT, TINY = 0.04, 1e-12  # of the mean squared slope, added where a slope is small; against 0 / 0
 SMALLEST_ERROR = 1e-3  # also where all draws come out alike, and the critic is never wrong
 
 
@@ -43,23 +47,41 @@ class Critic(nn.Module):
             e: dataset embeddings ``(N, E)``.
 
         """
-        out = self._outputs(x, e)
-        results: Tensor = out.sigmoid() if self.result.higher_is_better else F.softplus(out)
-        return results
+        return self._results(self._outputs(x, e))
 
-    def loss(self, x: Tensor, e: Tensor, measured: Tensor) -> Tensor:
-        """Cross entropy of measured accuracies, or squared error of measured losses: a scalar.
+    def losses(
+        self, x: Tensor, e: Tensor, measured: Tensor, slopes: Tensor, weight: float
+    ) -> dict[str, Tensor]:
+        """Named losses, scalars; ``loss`` is what is minimised, ``error`` the squared one of the means.
+
+        The loss of the results is the cross entropy of accuracies, or the squared error of losses; that
+        of the slopes their distance as a fraction of the measured slope's length. Without a gradient
+        (on val) it is the results' alone.
 
         Args:
             x: latents in standard units ``(N, L)``.
             e: dataset embeddings ``(N, E)``.
             measured: results per class ``(N, c)``.
+            slopes: of the means of the results, by x ``(N, L)``.
+            weight: of the slopes' loss.
 
         """
+        follow = weight > 0 and torch.is_grad_enabled()
+        x = x.detach().requires_grad_(follow)
+        out = self._outputs(x, e)
+        expected = self._results(out)
         if self.result.higher_is_better:
-            return F.binary_cross_entropy_with_logits(self._outputs(x, e), measured)
-        error: Tensor = (self(x, e) - measured).square().mean()
-        return error
+            loss = F.binary_cross_entropy_with_logits(out, measured)
+        else:
+            loss = (expected - measured).square().mean()
+        error = (expected.mean(1) - measured.mean(1)).square().mean().detach()
+        if not follow:
+            return {"loss": loss, "error": error}
+        (slope,) = torch.autograd.grad(expected.mean(1).sum(), x, create_graph=True)
+        length = slopes.square().sum(1)
+        distance = (slope - slopes).square().sum(1) / (length + FLAT * length.mean() + TINY)
+        of_slopes = distance.clamp_min(TINY).sqrt().mean()
+        return {"loss": loss + weight * of_slopes, "error": error, "slopes": of_slopes.detach()}
 
     def step(self, x: Tensor, e: Tensor, target: Tensor, reach: float) -> Tensor:
         """Movement ``(N, L)`` after which the critic expects the target.
@@ -84,6 +106,10 @@ class Critic(nn.Module):
         movement = ((target - expected.detach()) / damped)[:, None] * slope
         out: Tensor = movement / (movement.norm(dim=1, keepdim=True) / length).clamp_min(1)
         return out
+
+    def _results(self, out: Tensor) -> Tensor:
+        results: Tensor = out.sigmoid() if self.result.higher_is_better else F.softplus(out)
+        return results
 
     def _outputs(self, x: Tensor, e: Tensor) -> Tensor:
         out: Tensor = self.net(torch.cat([x, e], 1))

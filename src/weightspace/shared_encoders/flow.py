@@ -26,6 +26,7 @@ from torch import Tensor
 from weightspace.learning.contrastive import nt_xent
 from weightspace.learning.loop import fit as run_fit
 from weightspace.learning.mlp import ResidualMlp, mlp
+from weightspace.learning.result_matching import soft_result
 from weightspace.params import FlowSettings, SharedEncoderSettings
 from weightspace.rng import normal, torch_stream
 from weightspace.runtime import precision as autocast
@@ -247,6 +248,7 @@ class Draws:
         self.x = torch.empty(0, sizes.latent, device=device)  # latents in standard units
         self.classes = torch.empty(0, sizes.classes, dtype=torch.long)
         self.measured = torch.empty(0, sizes.classes, device=device)  # results of each class
+        self.slopes = torch.empty(0, sizes.latent, device=device)  # of their means, by x
 
     def __len__(self) -> int:
         return len(self.x)
@@ -271,22 +273,25 @@ class Draws:
         for k in range(1, most + 1):
             rows = (steps == k).to(z.device)
             z[rows] = model.moved(z[rows], e[rows], target.to(z)[rows], k)
+        x = model.standard(z)
         images = model.options.critic_images * runner.classes
         size = block_size(runner.net.spec, BLOCK, images * runner.net.activations)
         measured = fill_blocks(
-            self.measured.new_empty(self.count, classes.shape[1]),
+            x.new_empty(self.count, classes.shape[1] + x.shape[1]),
             size,
-            lambda rows: self._measure(z[rows], classes[rows], rng),
+            lambda rows: torch.cat(self._measure(x[rows], classes[rows], rng), 1),
         )
-        self.x = torch.cat([self.x, model.standard(z)])
+        results, slopes = measured.split([classes.shape[1], x.shape[1]], 1)
+        self.x = torch.cat([self.x, x])
         self.classes = torch.cat([self.classes, classes])
-        self.measured = torch.cat([self.measured, measured])
+        self.measured = torch.cat([self.measured, results])
+        self.slopes = torch.cat([self.slopes, slopes])
 
-    def _measure(self, z: Tensor, classes: Tensor, rng: torch.Generator) -> Tensor:
-        """Results per class ``(N, c)`` of decoded latents on random train images of their tasks.
+    def _measure(self, x: Tensor, classes: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Results per class ``(N, c)`` on random train images, and the slope ``(N, L)`` of their mean.
 
         Args:
-            z: latents ``(N, L)``.
+            x: latents in standard units ``(N, L)``, which are decoded.
             classes: of the task of each ``(N, c)``.
             rng: chooses the images.
 
@@ -296,8 +301,13 @@ class Draws:
         index = torch.rand(*classes.shape, count, generator=rng).argsort(2)[:, :, :images]
         of_class = classes[:, :, None].expand_as(index)
         queries = dataset.images_of("train", of_class, index).flatten(1, 2)
-        outputs = self.data.runner.net.run(self.data.autoencoder.decode(z), queries)
-        return self.model.result.by_class(outputs)
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            z = self.model.latents(x)
+            outputs = self.data.autoencoder.outputs(self.data.runner.net, z, queries)
+            results, soft = soft_result(outputs, self.model.result)
+            (slope,) = torch.autograd.grad(soft.mean(1).sum(), x)
+        return results.detach(), slope
 
 
 def fit_critic(model: FlowModel, loss: FlowLoss, seed: int) -> None:
@@ -325,8 +335,7 @@ def fit_critic(model: FlowModel, loss: FlowLoss, seed: int) -> None:
         if split == "train":
             x = x + JITTER * normal(x.shape, rng, x.device)
         with model.precision():
-            error = (critic(x, e).mean(1) - measured.mean(1)).square().mean().detach()
-            return {"loss": critic.loss(x, e, measured), "error": error}
+            return critic.losses(x, e, measured, pool.slopes[rows], options.critic_slopes)
 
     for number in range(options.critic_rounds):
         for split, pool in draws.items():
