@@ -14,11 +14,18 @@ import torch
 import yaml
 
 from cases import world_params
-from weightspace.artifacts import AUTOENCODER_FILE, READOUT_FILE, file_sha256, write_bytes
+from weightspace.artifacts import (
+    AUTOENCODER_FILE,
+    HYPERNETWORK_FILE,
+    READOUT_FILE,
+    file_sha256,
+    write_bytes,
+)
 from weightspace.autoencoders import AUTOENCODERS
 from weightspace.autoencoders.base import AutoencoderData
 from weightspace.data.dataset import Dataset, make_dataset
 from weightspace.data.tasks import SPLITS
+from weightspace.evaluate import hypernetwork
 from weightspace.evaluate.readings import latents
 from weightspace.evaluate.readout import Readout
 from weightspace.nets.base import Net, net_for
@@ -187,6 +194,8 @@ def finish(tiny, root, **shared_encoder):
     encoder = file_sha256(root / "data" / AUTOENCODER_FILE)
     Readout.fit(z, members, encoder, params.seed).save(root / "data" / READOUT_FILE)
     model.save(root / "data" / "shared_encoder" / "shared_encoder.safetensors")
+    compared = hypernetwork.fit(tiny.runner, params, torch.tensor(model.bounds))
+    hypernetwork.save(compared, root / "data" / HYPERNETWORK_FILE)
     return root
 
 

@@ -7,6 +7,9 @@ import pytest
 import torch
 
 import evaluate_baselines as stage
+import hypernetwork as fit_stage
+from weightspace.artifacts import DATASET_FOLDER, HYPERNETWORK_FILE, ZOO_FOLDER
+from weightspace.errors import WeightspaceError
 from weightspace.evaluate import baselines as b
 from weightspace.evaluate import hypernetwork as h
 from weightspace.evaluate.evaluation import Evaluation
@@ -30,10 +33,22 @@ def evaluation(project_root):
 
 def fitted(evaluation, runner=None, seed=0, **changes):
     """A hypernetwork for the tiny pipeline, or for other images of its tasks."""
-    settings = evaluation.params.baselines.hypernetwork.model_copy(update=changes)
     return h.fit(
-        runner or evaluation.runner, evaluation.sampler.shared_encoder, settings, seed
+        runner or evaluation.runner, settings(evaluation, seed, **changes), bounds(evaluation)
     ).eval()
+
+
+def settings(evaluation, seed=0, **changes):
+    """Settings of the tiny pipeline with another seed and fit of the hypernetwork."""
+    params = evaluation.params
+    fit = params.baselines.hypernetwork.model_copy(update=changes)
+    baselines = params.baselines.model_copy(update={"hypernetwork": fit})
+    return params.model_copy(update={"seed": seed, "baselines": baselines})
+
+
+def bounds(evaluation):
+    """Trained range of R."""
+    return torch.tensor(evaluation.sampler.shared_encoder.bounds)
 
 
 def error(evaluation, model, split):
@@ -89,7 +104,7 @@ def test_a_seed_gives_one_fit(evaluation):
 def test_networks_are_those_whose_outputs_are_fitted(evaluation, world, world_name, rng):
     tiny = world(world_name)
     runner = TaskRunner(tiny.net, tiny.dataset)
-    model = h.Hypernetwork(runner, evaluation.sampler.shared_encoder, rng)
+    model = h.Hypernetwork(runner, evaluation.params, bounds(evaluation), rng)
     tasks = torch.arange(4)
     condition = Condition.of_tasks(tiny.dataset, tasks, torch.linspace(0.4, 0.9, 4))
     images, _ = tiny.dataset.task_batch(tasks.repeat_interleave(2), "train")
@@ -107,24 +122,46 @@ def test_networks_are_those_whose_outputs_are_fitted(evaluation, world, world_na
         torch.testing.assert_close(some[name], w, rtol=1e-2, atol=1e-2)
 
 
+def fitted_stage(evaluation, folder, monkeypatch, **changes):
+    """The artefact that the stage leaves in a folder, if any."""
+    monkeypatch.setattr(fit_stage, "DATA", folder)
+    for name in (DATASET_FOLDER, ZOO_FOLDER):
+        (folder / name).symlink_to(evaluation.data / name)
+    fit_stage.main(settings(evaluation, **changes))
+    return folder / HYPERNETWORK_FILE
+
+
+def test_the_stage_leaves_the_fit(evaluation, tmp_path, monkeypatch):
+    path = fitted_stage(evaluation, tmp_path, monkeypatch)
+    assert same(h.load(evaluation.runner, evaluation.params, path), fitted(evaluation))
+    lower = path.read_bytes()
+    path.write_bytes(lower[:-1] + bytes([lower[-1] ^ 1]))
+    with pytest.raises(WeightspaceError, match="sha256"):
+        h.load(evaluation.runner, evaluation.params, path)
+
+
 def test_figures_of_a_tiny_pipeline(evaluation):
     metrics = b.evaluate_baselines(evaluation)
     assert set(metrics) == {"val", "test_sets"}
     assert {f"hypernetwork_{k}" for k in FIGURES} <= metrics["test_sets"].keys()
-    settings = evaluation.params.baselines.hypernetwork
-    images = settings.images_per_class * evaluation.runner.classes
-    count = settings.steps * settings.conditions * images
+    fit = evaluation.params.baselines.hypernetwork
+    images = fit.images_per_class * evaluation.runner.classes
+    count = fit.steps * fit.conditions * images
     assert metrics["val"]["hypernetwork_fitting_image_gradients"] == count
     assert metrics["val"]["hypernetwork_image_gradients"] == 0
 
 
-def test_networks_of_many_weights_have_no_hypernetwork(evaluation, monkeypatch):
-    size = evaluation.runner.net.spec.numel * evaluation.sampler.shared_encoder.settings.width
-    monkeypatch.setattr(b, "BLOCK_NUMBERS", size)
-    assert b.fits_memory(evaluation)  # the control
-    monkeypatch.setattr(b, "BLOCK_NUMBERS", size - 1)
-    monkeypatch.setattr(b, "evaluate_trained", lambda _: {"val": {"a": 1.0}, "test_sets": {}})
-    assert b.evaluate_baselines(evaluation) == {"val": {"a": 1.0}, "test_sets": {}}
+def test_networks_of_many_weights_have_no_hypernetwork(evaluation, tmp_path, monkeypatch):
+    size = evaluation.runner.net.spec.numel * evaluation.params.shared_encoder.width
+    monkeypatch.setattr(h, "BLOCK_NUMBERS", size)
+    assert h.fits_memory(evaluation.runner, evaluation.params)  # the control
+    monkeypatch.setattr(h, "BLOCK_NUMBERS", size - 1)
+    path = fitted_stage(evaluation, tmp_path, monkeypatch)
+    assert path.parent.is_dir()
+    assert not path.exists()
+    monkeypatch.setattr(b, "evaluate_trained", lambda *_: {"val": {"a": 1.0}, "test_sets": {}})
+    without = replace(evaluation, data=tmp_path)
+    assert b.evaluate_baselines(without) == {"val": {"a": 1.0}, "test_sets": {}}
 
 
 def test_the_stage_does_nothing_without_controls(evaluation, tmp_path, monkeypatch):

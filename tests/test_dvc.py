@@ -179,6 +179,7 @@ RERUNS = [
         {
             "check",
             "shared_encoder",
+            "hypernetwork",
             "evaluate_sampling",
             "evaluate_distribution",
             "evaluate_baselines",
@@ -191,6 +192,7 @@ RERUNS = [
         {"evaluate.controls": False},
         {
             "check",
+            "hypernetwork",
             *(f"evaluate_{k}" for k in ("sampling", "distribution", "baselines", "properties")),
         },
     ),
@@ -260,7 +262,7 @@ def test_editing_a_member_reruns_only_its_users(workspace):
     workspace.write(unused, workspace.read(unused) + "# edited\n")
     assert planned(workspace) == set()
     workspace.write(used, workspace.read(used) + "# edited\n")
-    users = {"shared_encoder", "evaluate_baselines"}
+    users = {"shared_encoder", "hypernetwork", "evaluate_baselines"}
     users |= {f"evaluate_{k}" for k in ("sampling", "distribution", "novelty", "finetuning")}
     assert planned(workspace) == users  # the control
 

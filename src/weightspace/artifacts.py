@@ -52,6 +52,7 @@ AUTOENCODER_CARD, SHARED_ENCODER_CARD = (
     path.with_name("card.json") for path in (AUTOENCODER_FILE, SHARED_ENCODER_FILE)
 )
 READOUT_FILE = Path("readout") / "readout.safetensors"
+HYPERNETWORK_FILE = Path("hypernetwork") / "hypernetwork.safetensors"
 
 META_KEY = "weightspace"
 # Types of tensors and their names in a safetensors file, in the order in which it holds them

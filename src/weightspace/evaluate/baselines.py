@@ -7,20 +7,23 @@ tasks and chosen on val.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
+from weightspace.artifacts import HYPERNETWORK_FILE
 from weightspace.data.tasks import HELD_OUT, part_of
 from weightspace.evaluate.distribution import Reader, some_members, two_sample
 from weightspace.evaluate.diversity import diversity
 from weightspace.evaluate.evaluation import Evaluation
-from weightspace.evaluate.hypernetwork import Hypernetwork, fit
+from weightspace.evaluate.hypernetwork import Hypernetwork, load
 from weightspace.evaluate.sampling import request_metrics
 from weightspace.evaluate.trained import evaluate_trained
 from weightspace.progress import progress
 from weightspace.rng import torch_stream
 from weightspace.sampling.requests import Grid
 from weightspace.sampling.sampler import Condition
-from weightspace.weights.spec import BLOCK_NUMBERS, Population
+from weightspace.weights.spec import Population
 
 DRAWS = 2  # networks of a request, whose agreement is measured
 
@@ -29,7 +32,8 @@ def evaluate_baselines(evaluation: Evaluation) -> dict[str, dict[str, float]]:
     """Metrics of each held-out split that has tasks: figures of every baseline."""
     splits = [split for split in HELD_OUT if len(evaluation.tasks(split))]
     out: dict[str, dict[str, float]] = {split: {} for split in splits}
-    made = fit_hypernetwork(evaluation) if splits and fits_memory(evaluation) else None
+    path = (evaluation.data or Path()) / HYPERNETWORK_FILE
+    made = load(evaluation.runner, evaluation.params, path) if path.is_file() else None
     with progress("baselines", len(splits)) as bar:
         for split, metrics in out.items():
             if made is not None:
@@ -79,18 +83,6 @@ def measured(
         alike = diversity(evaluation, grid, predicted, split)
         out |= {k: v for k, v in alike.items() if k.endswith("_draws")}
     return out
-
-
-def fits_memory(evaluation: Evaluation) -> bool:
-    """Whether the hypernetwork's last layer has a bearable size: the width times all weights of a network."""
-    width = evaluation.sampler.shared_encoder.settings.width
-    return width * evaluation.runner.net.spec.numel <= BLOCK_NUMBERS
-
-
-def fit_hypernetwork(evaluation: Evaluation) -> Hypernetwork:
-    """The hypernetwork for the tasks of a finished pipeline, of which it sees no network."""
-    params, like = evaluation.params, evaluation.sampler.shared_encoder
-    return fit(evaluation.runner, like, params.baselines.hypernetwork, params.seed)
 
 
 def of_hypernetwork(evaluation: Evaluation, made: Hypernetwork, split: str) -> dict[str, float]:

@@ -11,22 +11,26 @@ Source: Ha, Dai, Le (2016), HyperNetworks, arXiv 1609.09106.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
+from weightspace.artifacts import load_tensors, rebuilding, save_tensors
 from weightspace.dataset_encoders import DATASET_ENCODERS
 from weightspace.dataset_encoders.base import DatasetEncoder
 from weightspace.learning.loop import fit as run_fit
 from weightspace.learning.mlp import ResidualMlp
 from weightspace.learning.result_matching import result_error
-from weightspace.params import FitSettings, HypernetworkSettings
+from weightspace.params import FitSettings, HypernetworkSettings, Params
 from weightspace.registry import resolve
 from weightspace.rng import normal, torch_stream
 from weightspace.runtime import precision
 from weightspace.sampling.sampler import Condition
 from weightspace.shared_encoders.base import SharedEncoder, result_features
 from weightspace.weights.lazy import Made
-from weightspace.weights.spec import Weights
+from weightspace.weights.spec import BLOCK_NUMBERS, Weights
+from weightspace.zoo.result import Result
 from weightspace.zoo.runner import TaskRunner
 
 NOISE = 32  # numbers in which one draw differs from another
@@ -42,7 +46,8 @@ class Hypernetwork(nn.Module):
 
     Args:
         runner: the architecture, and the tasks.
-        like: shared encoder from which it takes sizes, settings and the trained range of R, nothing fitted.
+        params: what a shared encoder of these settings would have, it has: dataset encoder, width, depth.
+        bounds: trained range of R ``(2,)``.
         rng: source of the initial weights.
 
     """
@@ -51,15 +56,16 @@ class Hypernetwork(nn.Module):
     scale: Tensor
     references: Tensor
 
-    def __init__(self, runner: TaskRunner, like: SharedEncoder, rng: torch.Generator) -> None:
+    def __init__(
+        self, runner: TaskRunner, params: Params, bounds: Tensor, rng: torch.Generator
+    ) -> None:
         super().__init__()
-        settings, net = like.settings, runner.net
-        self.net, self.result, self.fourier = net, like.result, settings.fourier
-        family = resolve(
-            DATASET_ENCODERS, settings.dataset_encoder, "shared_encoder.dataset_encoder"
-        )
+        settings, net = params.shared_encoder, runner.net
+        self.net, self.result, self.fourier = net, Result(settings.result), settings.fourier
+        name = settings.dataset_encoder
+        family = resolve(DATASET_ENCODERS, name, "shared_encoder.dataset_encoder")
         self.dataset_encoder: DatasetEncoder = family.build(
-            runner.dataset.shape, like.sizes.dataset_encoder, rng
+            runner.dataset.shape, params.dataset_encoders.of(name), rng
         )
         features = runner.classes * self.dataset_encoder.features + 1 + 2 * self.fourier + NOISE
         self.mlp = ResidualMlp(features, settings.width, settings.depth, net.spec.numel, rng)
@@ -68,7 +74,7 @@ class Hypernetwork(nn.Module):
         sizes = {k: w.square().mean().sqrt().clamp_min(LEAST) for k, w in start.items()}
         scale = {k: size.expand(start[k].shape) for k, size in sizes.items()}
         self.register_buffer("scale", net.spec.flatten(scale)[0])
-        self.register_buffer("bounds", torch.tensor(like.bounds))
+        self.register_buffer("bounds", bounds.clone())
         classes = train_classes(runner)
         images = runner.dataset.images["train"][classes].transpose(0, 1).flatten(0, 1)
         self.register_buffer("references", images[:REFERENCES].clone())
@@ -182,21 +188,23 @@ class HypernetworkLoss:
         return images
 
 
-def fit(
-    runner: TaskRunner, like: SharedEncoder, settings: HypernetworkSettings, seed: int
-) -> Hypernetwork:
+def fits_memory(runner: TaskRunner, params: Params) -> bool:
+    """Whether its last layer has a bearable size: the width times all weights of a network."""
+    return params.shared_encoder.width * runner.net.spec.numel <= BLOCK_NUMBERS
+
+
+def fit(runner: TaskRunner, params: Params, bounds: Tensor) -> Hypernetwork:
     """Fit on train tasks; the state of the lowest error on val tasks.
 
     Args:
         runner: the architecture, and the tasks.
-        like: shared encoder from which it takes sizes, settings and the trained range of R.
-        settings: section ``baselines.hypernetwork`` of params.yaml.
-        seed: root seed.
+        params: all settings; section ``baselines.hypernetwork`` is its own.
+        bounds: trained range of R ``(2,)``.
 
     """
-    rng = torch_stream(seed, "hypernetwork", "init")
-    model = Hypernetwork(runner, like, rng).to(runner.device)
-    loss = HypernetworkLoss(model, runner, settings)
+    settings, seed = params.baselines.hypernetwork, params.seed
+    model = Hypernetwork(runner, params, bounds, torch_stream(seed, "hypernetwork", "init"))
+    loss = HypernetworkLoss(model.to(runner.device), runner, settings)
     looks, size = -(-settings.steps // LOOK), settings.conditions
     counts = {"train": min(LOOK, settings.steps) * size, "val": VAL * size}
     options = FitSettings(
@@ -204,3 +212,17 @@ def fit(
     )
     run_fit("hypernetwork", model, loss, counts, options, seed)
     return model
+
+
+def save(model: Hypernetwork, path: Path) -> None:
+    """Write one safetensors file with all that was fitted; settings are those of the project."""
+    save_tensors(path, "hypernetwork", model.state_dict(), {})
+
+
+def load(runner: TaskRunner, params: Params, path: Path) -> Hypernetwork:
+    """Read what :func:`save` wrote in a project of the same settings."""
+    tensors, _ = load_tensors(path, "hypernetwork")
+    with rebuilding(path):
+        model = Hypernetwork(runner, params, tensors["bounds"], torch.Generator())
+        model.load_state_dict(tensors)
+    return model.to(runner.device).eval()

@@ -313,8 +313,13 @@ def started(
     model = build(Sizes.of(data), settings, options, rng).to(data.runner.device)
     classes = data.runner.dataset.classes[data.train.tasks].unique()
     model.dataset_encoder.prepare(data.runner.dataset.images["train"][classes])
-    model.trained_range.copy_(data.train.result.quantile(torch.tensor(TRAINED_RANGE)))
+    model.trained_range.copy_(range_of(data.train.result))
     return model
+
+
+def range_of(result: Tensor) -> Tensor:
+    """Trained range ``(2,)`` of the results of train members ``(N,)``: from the 1 to the 99 % quantile."""
+    return result.float().quantile(torch.tensor(TRAINED_RANGE))
 
 
 def draw_masks(count: int, dropout: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
