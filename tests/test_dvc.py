@@ -121,6 +121,7 @@ def test_every_stage_gives_the_same_bytes_again(finished_clone, copied):
     copied.run("git", "clean", "-fdXq", "data")
     shutil.rmtree(copied.root / "metrics")
     copied.stages("check", "dataset", "zoo", "outputs", "pca", "autoencoder", "shared_encoder")
+    copied.stages("hypernetwork")
     copied.stages("evaluate_*")
     copied.stages("summary")
     assert copied.hashes("data") == finished_clone.hashes("data")
