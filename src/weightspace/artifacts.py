@@ -8,13 +8,17 @@ Rules, all for the sake of identical bytes and safe caches:
 * tensors are safetensors with **one** metadata key of canonical JSON (with several keys the order,
   and so the bytes, differ between runs);
 * every tensor file says its ``kind``, so that a foreign file is refused by name, and the SHA-256
-  of all else in it, metadata and values, which is verified when it is opened;
+  of all else in it, metadata and values, which is verified when it is opened; files of earlier
+  versions without it are read, with a warning;
+* names, types and shapes of its tensors are compared with what a reader expects before it takes
+  any memory for them;
 * tables have the checksum of each page that Parquet knows.
 """
 
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import io
 import itertools
@@ -37,7 +41,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from weightspace.errors import WeightspaceError, problem, shown
+from weightspace.errors import WeightspaceError, printable, problem, shown
 from weightspace.metadata import check_meta, parse_json
 
 # What the stages leave below the data folder. No other module names these files.
@@ -69,6 +73,7 @@ DTYPES = {
     torch.bool: "BOOL",
 }
 T = TypeVar("T")
+M = TypeVar("M", bound=torch.nn.Module)
 Piece = bytes | memoryview  # of a file
 SETTLED = 2.0  # seconds after which a file's time tells every further change; 2 s is that of FAT
 GIVEN_BYTES = 1 << 30  # that a checkpoint given by a person may unpack to
@@ -503,20 +508,42 @@ def load_tensors(
 def verify_file(path: Path, meta: Mapping[str, Any]) -> None:
     """Compare metadata and values of a tensor file with its hash, once in this process.
 
+    A file without one, of an earlier version, is not refused: a line on standard error says so.
+
     Raises:
-        WeightspaceError: it has none, or another one.
+        WeightspaceError: it has another one.
 
     """
+    if "sha256" not in meta:
+        _warn_of_no_hash(path.absolute())
+        return
     computed = once(path, "content", lambda: _sha256_of_file(path, meta))
-    if meta.get("sha256") != computed:
-        changed = "sha256" in meta
+    if meta["sha256"] != computed:
         raise problem(
-            "changed after it was written" if changed else "written by an earlier version",
+            "changed after it was written",
             where=path,
-            got=f"sha256 {computed[:16]}" if changed else "no sha256",
-            expected=str(meta["sha256"])[:16] if changed else "that of its content",
+            got=f"sha256 {computed[:16]}",
+            expected=str(meta["sha256"])[:16],
             do=again(path),
         )
+
+
+@functools.cache  # a line for each file
+def _warn_of_no_hash(path: Path) -> None:
+    print(
+        f"warning: {printable(shown(path))}: written by an earlier version without a hash, "
+        "so nothing vouches for its bytes",
+        file=sys.stderr,
+    )
+
+
+def stated_sha256(meta: Mapping[str, Any]) -> str:
+    """The hash that metadata states, for people.
+
+    >>> stated_sha256({"kind": "pca"})
+    'no hash'
+    """
+    return str(meta.get("sha256", "no hash"))
 
 
 def _sha256_of_file(path: Path, meta: Mapping[str, Any]) -> str:
@@ -574,13 +601,111 @@ def rebuilding(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (KeyError, TypeError, ValueError, RuntimeError, MemoryError) as error:
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+        MemoryError,
+        AttributeError,
+        ArithmeticError,
+    ) as error:
         raise problem(
             "written by another version",
             where=path,
             got=f"{type(error).__name__}: {error}",
             do=f"{again(path)}, or install the version that wrote it",
         ) from error
+
+
+Form = tuple[
+    torch.dtype, tuple[int | str, ...]
+]  # of a tensor; a letter is a size of the file's choice
+
+
+def check_tensors(
+    path: Path, tensors: Mapping[str, Tensor], forms: Mapping[str, Form], *, finite: bool = True
+) -> None:
+    """Refuse tensors of other names, types or shapes than expected, and NaN or infinity.
+
+    Args:
+        path: their file.
+        tensors: name -> tensor.
+        forms: name -> type and shape; the same letter is the same size, at least 1, in all of them.
+        finite: refuse NaN and infinity.
+
+    Raises:
+        WeightspaceError: the first that differs, by name.
+
+    >>> check_tensors(Path("x"), {"a": torch.ones(2, 2)}, {"a": (torch.float32, ("N", "N"))})
+    >>> check_tensors(Path("x"), {"a": torch.ones(2, 3)}, {"a": (torch.float32, ("N", "N"))})
+    Traceback (most recent call last):
+        ...
+    weightspace.errors.WeightspaceError: x: tensor 'a'; found F32 (2, 3), expected F32 (N=2, N=2)...
+
+    """
+    if names := sorted(tensors.keys() ^ forms.keys()):
+        states = ("is missing" if name in forms else "is unknown" for name in names)
+        raise problem(f"tensor '{names[0]}' {next(states)}", where=path, do=again(path))
+    sizes: dict[str, int] = {}
+    for name, (dtype, shape) in forms.items():
+        tensor = tensors[name]
+        for size, letter in zip(tensor.shape, shape, strict=False):
+            if isinstance(letter, str) and size:
+                sizes.setdefault(letter, size)
+        expected = tuple(sizes.get(size, 0) if isinstance(size, str) else size for size in shape)
+        unknown = [size for size in shape if isinstance(size, str) and size not in sizes]
+        if (tensor.dtype, tuple(tensor.shape)) != (dtype, expected) or unknown:
+            raise problem(
+                f"tensor '{name}'",
+                where=path,
+                got=_form(tensor.dtype, tensor.shape),
+                expected=_form(dtype, [_size(size, sizes) for size in shape]),
+                do=again(path),
+            )
+        if finite and not is_finite(tensor):
+            raise problem(f"tensor '{name}' has NaN or infinity", where=path, do=again(path))
+
+
+def _size(size: int | str, sizes: Mapping[str, int]) -> str:
+    return f"{size}={sizes[size]}" if isinstance(size, str) and size in sizes else str(size)
+
+
+def _form(dtype: torch.dtype, shape: Iterable[object]) -> str:
+    return f"{DTYPES.get(dtype, dtype)} ({', '.join(map(str, shape))})"
+
+
+def is_finite(x: Tensor) -> bool:
+    """Whether no value is NaN or infinity; takes room only where their sum is no number."""
+    return bool(x.sum().isfinite()) or bool(x.isfinite().all())
+
+
+def forms_of(tensors: Mapping[str, Tensor]) -> dict[str, Form]:
+    """Types and shapes of tensors, for :func:`check_tensors`."""
+    return {name: (x.dtype, tuple(x.shape)) for name, x in tensors.items()}
+
+
+def fill_module(path: Path, tensors: Mapping[str, Tensor], build: Callable[[], M]) -> M:
+    """A module as its file says, filled with the tensors of the file.
+
+    It is built without memory first: metadata may claim any size, and a file may hold few numbers.
+
+    Args:
+        path: the file.
+        tensors: of the file.
+        build: makes an empty module by the file's metadata.
+
+    Raises:
+        WeightspaceError: the module has other tensors, or it cannot be built.
+
+    """
+    with rebuilding(path):
+        with torch.device("meta"):
+            forms = forms_of(build().state_dict())
+        check_tensors(path, tensors, forms)
+        module = build()
+        module.load_state_dict(dict(tensors))
+    return module
 
 
 def load_meta(path: Path, kind: str) -> dict[str, Any]:

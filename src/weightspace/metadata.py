@@ -24,6 +24,7 @@ from weightspace.errors import CONTROL, problem
 from weightspace.params import MOST_COUNT, MOST_SIZE, brief
 
 META_CHARACTERS = 1 << 24  # of the metadata of a file
+MOST_ENTRIES = 1 << 40  # of an axis of a tensor: what is larger is no size
 MOST_LEVELS = 32  # of tables in tables
 
 
@@ -81,7 +82,7 @@ class SpecTensor(Meta):
     """A tensor of an architecture."""
 
     name: Text
-    shape: list[Annotated[int, Field(ge=0)]]
+    shape: Annotated[list[Annotated[int, Field(ge=1, le=MOST_ENTRIES)]], Field(max_length=8)]
     role: Literal["parameter", "buffer", "variance"]
     axes: list[SpecAxis | None]
 
@@ -139,6 +140,13 @@ class PcaMeta(Meta):
     counts: dict[str, Index]
     align: bool
 
+    @model_validator(mode="after")
+    def _of_spec(self) -> Self:
+        names = {t.name for t in self.spec.tensors}
+        if not names == set(self.modes) == set(self.counts):
+            raise ValueError("modes or counts of other tensors than those of the spec")
+        return self
+
 
 class AutoencoderMeta(Meta):
     """Of any autoencoder; the rest is what its member needs."""
@@ -146,12 +154,23 @@ class AutoencoderMeta(Meta):
     autoencoder: Text
     latent: Side
     settings: Table
+    net: NetMeta | None = None
+    pca: PcaMeta | None = None
+    spec: SpecMeta | None = None
+
+
+class SizesMeta(Meta):
+    """Of what a shared encoder reads and gives."""
+
+    dataset_shape: Annotated[list[Side], Field(min_length=3, max_length=3)]
+    classes: Side
+    latent: Side
 
 
 class SharedEncoderMeta(Meta):
     """Of any shared encoder."""
 
-    sizes: Table
+    sizes: SizesMeta
     settings: Table
     options: Table
     dataset_encoder: Table

@@ -34,6 +34,7 @@ BRIEF.maxlevel, BRIEF.maxstring, BRIEF.maxlong = 2, 80, 80
 
 MOST_COUNT = 10_000_000  # of anything that is counted: runs, epochs, steps, images, draws
 MOST_SIZE = 1 << 16  # of one axis of a tensor: units, channels, pixels, components
+MOST_LAYERS = 1000  # one after the other
 MOST_SEED = (1 << 63) - 1  # what a column of a table can hold
 
 
@@ -358,7 +359,7 @@ class FunctionalSettings(BehaviouralSettings):
         description="outputs on probe inputs, PCA coefficients, or both"
     )
     width: Size = Field(description="features inside encoder and decoder")
-    depth: int = Field(ge=0, le=MOST_SIZE, description="residual blocks of each")
+    depth: int = Field(ge=0, le=MOST_LAYERS, description="residual blocks of each")
     learn_probes: bool = Field(description="fit the probes too; every step then runs all originals")
     latent_noise: NonNegative = Field(description="noise on z while fitting")
     reference: Literal["untrained", "trained"] = Field(
@@ -425,7 +426,7 @@ class TokensSettings(BehaviouralSettings):
     features: Size = Field(description="numbers that a token is encoded to")
     linear: bool = Field(description="a linear path in addition to each transformer")
     width: Size = Field(description="features inside the transformers")
-    depth: int = Field(ge=0, le=MOST_SIZE, description="blocks of each transformer")
+    depth: int = Field(ge=0, le=MOST_LAYERS, description="blocks of each transformer")
     heads: Size = Field(description="attention heads; a divisor of width")
     window: Size = Field(description="tokens that attend to each other")
     contrast_weight: NonNegative = Field(description="weight of NT-Xent of permuted views")
@@ -453,7 +454,9 @@ class SharedEncoderSettings(FitSettings):
     dataset_encoder: str = Field(description="a file in src/weightspace/dataset_encoders")
     result: Literal["accuracy", "loss"] = Field(description="the result R, measured on val images")
     width: Size = Field(description="units of each hidden layer")
-    depth: Size = Field(description="hidden layers (point) or residual blocks (flow)")
+    depth: int = Field(
+        ge=1, le=MOST_LAYERS, description="hidden layers (point) or residual blocks (flow)"
+    )
     fourier: Size = Field(description="frequencies of the result embedding")
     temperature: Positive = Field(description="temperature of NT-Xent")
     dropout: Fraction = Field(description="fraction of training rows without D, and without R")

@@ -17,8 +17,8 @@ from weightspace.artifacts import (
     AUTOENCODER_FILE,
     PCA_FILE,
     ZOO_FOLDER,
+    fill_module,
     load_tensors,
-    rebuilding,
     save_tensors,
 )
 from weightspace.autoencoders import AUTOENCODERS
@@ -249,11 +249,8 @@ def load_autoencoder(path: Path) -> Autoencoder:
 
     """
     tensors, meta = load_tensors(path, "autoencoder")
-    with rebuilding(path):
-        autoencoder: Autoencoder = resolve(
-            AUTOENCODERS, meta["autoencoder"], "autoencoder.model"
-        ).from_meta(meta)
-        autoencoder.load_state_dict(tensors)
+    family = resolve(AUTOENCODERS, meta["autoencoder"], "autoencoder.model")
+    autoencoder: Autoencoder = fill_module(path, tensors, lambda: family.from_meta(meta))
     for module in autoencoder.modules():
         if isinstance(module, TensorPca):
             module.find(path.absolute().parent.parent / PCA_FILE, path)

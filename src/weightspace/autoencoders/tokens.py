@@ -115,8 +115,10 @@ class Layout(nn.Module):
             piece.append(torch.linspace(0, 1, pieces).repeat(count))
             self.channels, self.pieces = max(self.channels, count), max(self.pieces, pieces)
         whole = torch.cat(index)
-        real = (whole < spec.numel).flatten().nonzero()[:, 0]
-        parts = {"index": whole, "entry": real[whole.flatten()[real].argsort()]}
+        parts = {
+            "index": whole,
+            "entry": whole.flatten().argsort()[: spec.numel],
+        }  # padding is last
         parts |= {"layer": torch.cat(layer), "channel": torch.cat(channel)}
         parts |= {"piece": torch.cat(piece)}
         for name, part in parts.items():

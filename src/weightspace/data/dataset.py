@@ -14,13 +14,16 @@ from torch import Tensor
 from weightspace.artifacts import (
     IMAGES_FILE,
     TASKS_FILE,
+    again,
+    check_tensors,
     load_tensors,
     read_parquet,
     save_tensors,
+    structured,
     write_parquet,
 )
 from weightspace.data.sources import SOURCES
-from weightspace.data.tasks import draw_tasks
+from weightspace.data.tasks import SPLITS, draw_tasks
 from weightspace.errors import problem
 from weightspace.metadata import check_names
 from weightspace.params import DatasetSettings, SourcesSettings
@@ -119,9 +122,40 @@ class Dataset:
         """Read what :meth:`save` wrote."""
         path = folder / IMAGES_FILE.name
         images, meta = load_tensors(path, "dataset")
-        tasks = read_parquet(folder / TASKS_FILE.name, TASK_COLUMNS)
         names, unseen = meta["class_names"], meta["unseen"]
+        forms = {part: (torch.float32, (len(names), part, "C", "H", "W")) for part in PARTS}
+        check_tensors(path, images, forms)
+        tasks = read_tasks(folder / TASKS_FILE.name, len(names))
         return cls(images, names, tasks, unseen, meta["mean"], meta["std"])
+
+
+def read_tasks(path: Path, classes: int) -> pd.DataFrame:
+    """Table of tasks; each is a choice of the classes, as many in each.
+
+    Args:
+        path: its file.
+        classes: K.
+
+    Raises:
+        WeightspaceError: other columns, no tasks, or not such a choice.
+
+    """
+    tasks = read_parquet(path, TASK_COLUMNS)
+    with structured(path):
+        chosen = np.sort(np.stack(tasks["classes"].to_list()), 1)  # (T, classes per task)
+        numbers = np.stack([tasks["task"], tasks["class_set"]])
+    good = (
+        {chosen.dtype.kind, numbers.dtype.kind} == {"i"}
+        and chosen[:, 0].min() >= 0
+        and chosen[:, -1].max() < classes
+        and (np.diff(chosen, axis=1) > 0).all()
+        and (numbers[0] == np.arange(len(tasks))).all()
+        and tasks["split"].isin(SPLITS).all()
+    )
+    if not good:
+        expected = f"task 0, 1, ... of different classes from 0 to {classes - 1}, a split of each"
+        raise problem("not a table of tasks", where=path, expected=expected, do=again(path))
+    return tasks
 
 
 def class_labels(classes: int, images: int) -> Tensor:

@@ -64,7 +64,8 @@ class Clip(Standardised):
     high: Tensor
 
     def __init__(self, settings: ClipSettings) -> None:
-        model, reads = load_model(settings)
+        with torch.device("cpu"):  # its weights are no part of a file
+            model, reads = load_model(settings)
         super().__init__(2 * model.visual.output_dim)
         self._model = (model,)  # in a tuple: not among the tensors that are saved
         size = reads["size"]

@@ -36,7 +36,9 @@ def convolutions(shape: tuple[int, int, int], rng: torch.Generator) -> tuple[nn.
     layers: list[nn.Module] = []
     (channels, height, width), features = shape, CHANNELS
     while max(height, width) > SMALL // 2:
-        layer = nn.utils.skip_init(nn.Conv2d, channels, features, 3, stride=2, padding=1)
+        layer = nn.utils.skip_init(
+            nn.Conv2d, channels, features, 3, stride=2, padding=1, device=torch.get_default_device()
+        )
         bound = 1 / math.sqrt(9 * channels)
         for value in layer.parameters():
             nn.init.uniform_(value, -bound, bound, generator=rng)

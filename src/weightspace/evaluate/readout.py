@@ -17,7 +17,14 @@ import torch
 from sklearn.pipeline import Pipeline
 from torch import Tensor
 
-from weightspace.artifacts import finite, load_tensors, rebuilding, save_tensors
+from weightspace.artifacts import (
+    Form,
+    check_tensors,
+    finite,
+    load_tensors,
+    rebuilding,
+    save_tensors,
+)
 from weightspace.errors import problem
 from weightspace.evaluate.properties import (
     CLASSIFICATION,
@@ -30,6 +37,7 @@ from weightspace.evaluate.properties import (
 
 KIND, AGAIN = "readout", "run `dvc repro evaluate_properties`"
 Arrays = dict[str, np.ndarray]
+LATENTS: dict[str, Form] = {"member": (torch.int64, ("N",)), "z": (torch.float32, ("N", "L"))}
 
 
 @dataclass(frozen=True)
@@ -137,16 +145,52 @@ def load_readout(path: Path, autoencoder: str) -> Readout:
     """
     tensors, meta = load_tensors(path, KIND)
     with rebuilding(path):
-        models: dict[str, Arrays] = {name: {} for name in meta["properties"]}
-        numbers, latents = (tensors.pop(name).numpy() for name in ("member", "z"))
+        models: dict[str, dict[str, Any]] = {name: {} for name in meta["properties"]}
+        rest = {"member": tensors.pop("member"), "z": tensors.pop("z")}
+        check_tensors(path, rest, LATENTS)
+        numbers, latents = (value.numpy() for value in rest.values())
         for key, value in tensors.items():
             name, _, part = key.partition(".")
-            models[name][part] = value.numpy()
+            models[name][part] = value.double() if value.dtype == torch.float32 else value
         classes, errors = dict(meta["classes"]), list(meta["errors"])
+        for name, model in models.items():
+            check_model(path, model, latents.shape[1], len(classes.get(name, "1")))
+            models[name] = {part: value.numpy() for part, value in model.items()}
         readout = Readout(models, classes, errors, numbers, latents, str(meta["autoencoder"]))
     if readout.autoencoder != autoencoder:
         raise problem("fitted on latents of another autoencoder", where=path, do=AGAIN)
     return readout
+
+
+def check_model(path: Path, model: Mapping[str, Tensor], features: int, values: int) -> None:
+    """Refuse a predictor that :func:`evaluate` could not follow to an end.
+
+    Args:
+        path: its file.
+        model: arrays as tensors, see :func:`arrays_of`.
+        features: L, columns that it reads.
+        values: that the property can take; 1 for a number.
+
+    """
+    outputs = 1 if values == 2 else values
+    if "coefficients" in model:
+        of_column, of_output = (torch.float64, (features,)), (torch.float64, (outputs,))
+        forms: dict[str, Form] = {"mean": of_column, "scale": of_column, "intercept": of_output}
+        check_tensors(path, model, forms | {"coefficients": (torch.float64, (outputs, features))})
+        return
+    node: Form = (torch.int64, ("nodes",))
+    forms = dict.fromkeys(("feature", "left", "right"), node)
+    forms |= dict.fromkeys(("threshold", "value"), (torch.float64, ("nodes",)))
+    forms |= {"root": (torch.int64, ("rounds", outputs)), "intercept": (torch.float64, (outputs,))}
+    check_tensors(path, model, forms)
+    count = len(model["feature"])
+    itself = torch.arange(count)
+    left, right, root = model["left"], model["right"], model["root"]
+    leaf = (left == itself) & (right == itself)
+    inner = (left > itself) & (right > itself) & (left < count) & (right < count)
+    roots, columns = (root >= 0) & (root < count), model["feature"]
+    if not ((leaf | inner).all() and roots.all() and ((columns >= 0) & (columns < features)).all()):
+        raise problem("trees that do not end in leaves", where=path, do=AGAIN)
 
 
 def arrays_of(model: Any) -> Arrays:

@@ -22,7 +22,7 @@ def mlp(sizes: list[int], rng: torch.Generator) -> nn.Sequential:
     """
     layers: list[nn.Module] = []
     for a, b in pairwise(sizes):
-        linear = nn.utils.skip_init(nn.Linear, a, b)
+        linear = nn.utils.skip_init(nn.Linear, a, b, device=torch.get_default_device())
         bound = 1 / math.sqrt(a)
         for value in linear.parameters():
             nn.init.uniform_(value, -bound, bound, generator=rng)

@@ -22,6 +22,7 @@ from weightspace.artifacts import (
     load_meta,
     read_meta,
     sha256_of,
+    stated_sha256,
     verify_file,
 )
 from weightspace.data.dataset import Dataset
@@ -112,7 +113,7 @@ def _zoo(path: Path) -> Facts:
     for shard, table in zoo.members.groupby("shard"):
         file = path / shard_name(int(str(shard)))
         open_shard(file, table, zoo.spec, verify=True)
-        hashes.append(str(load_meta(file, "zoo-shard")["sha256"]))
+        hashes.append(stated_sha256(load_meta(file, "zoo-shard")))
     m = zoo.members
     runs = m.groupby("split")["run"].nunique()
     return {
@@ -124,7 +125,9 @@ def _zoo(path: Path) -> Facts:
         "test accuracy": ", ".join(
             f"{q} % quantile {m['test_accuracy'].quantile(q / 100):.3f}" for q in (5, 50, 95)
         ),
-        "sha256 of its shards": sha256_of(text.encode() for text in hashes),
+        "sha256 of its shards": "no hash"
+        if "no hash" in hashes
+        else sha256_of(h.encode() for h in hashes),
     }
 
 
@@ -139,7 +142,7 @@ def _dataset(path: Path) -> Facts:
         "images per class": ", ".join(f"{p} {x.shape[1]}" for p, x in dataset.images.items()),
         "tasks": ", ".join(f"{split} {n}" for split, n in splits.items()),
         "classes of a task": dataset.classes.shape[1],
-        "sha256": load_meta(path / IMAGES_FILE.name, "dataset")["sha256"],
+        "sha256": stated_sha256(load_meta(path / IMAGES_FILE.name, "dataset")),
     }
 
 
@@ -181,7 +184,7 @@ def _artefact(path: Path, meta: dict[str, Any]) -> Facts:
     """Kind and metadata of an artefact; long tables are left out."""
     verify_file(path, meta)
     flat = _flatten({k: v for k, v in meta.items() if k not in ("kind", "pca", "spec", "settings")})
-    return {"kind": meta.get("kind"), **flat, **_tensors(path)}
+    return {"kind": meta.get("kind"), "sha256": stated_sha256(meta), **flat, **_tensors(path)}
 
 
 def _flatten(data: dict[str, Any], prefix: str = "") -> Facts:

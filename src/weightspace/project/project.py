@@ -36,6 +36,7 @@ from weightspace.artifacts import (
     SHARED_ENCODER_FILE,
     ZOO_FOLDER,
     check_file,
+    check_tensors,
     file_sha256,
     load_tensors,
     read_meta,
@@ -537,7 +538,8 @@ class Project:
                 "latents of another autoencoder", where=path, do="encode the networks again"
             )
         names, classes = meta.get("names", ()), meta.get("classes", ())
-        if "z" not in tensors or not len(names) == len(classes) == len(tensors["z"]):
+        check_tensors(path, tensors, {"z": (torch.float32, (len(names), self.autoencoder.latent))})
+        if len(classes) != len(names):
             raise problem("file is damaged", where=path, do="encode the networks again")
         return Latents(tensors["z"], names, classes)
 

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from weightspace.artifacts import load_tensors, rebuilding, save_tensors
+from weightspace.artifacts import fill_module, load_tensors, rebuilding, save_tensors
 from weightspace.autoencoders.base import Autoencoder, encode_orders
 from weightspace.dataset_encoders import DATASET_ENCODERS
 from weightspace.dataset_encoders.base import DatasetEncoder
@@ -218,8 +218,9 @@ def load_shared_encoder(path: Path) -> SharedEncoder:
         shape = tuple(meta["sizes"]["dataset_shape"])
         sizes = Sizes(**meta["sizes"] | {"dataset_shape": shape, "dataset_encoder": encoder})
         family = resolve(SHARED_ENCODERS, settings.model, "shared_encoder.model")
-        model: SharedEncoder = family.build(sizes, settings, options, torch.Generator())
-        model.load_state_dict(tensors)
+    model: SharedEncoder = fill_module(
+        path, tensors, lambda: family.build(sizes, settings, options, torch.Generator())
+    )
     return model.eval()
 
 

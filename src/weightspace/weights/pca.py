@@ -22,7 +22,9 @@ from torch import Tensor, nn
 
 from weightspace.artifacts import (
     again,
+    check_tensors,
     content_sha256,
+    forms_of,
     held,
     load_part,
     load_tensors,
@@ -87,7 +89,7 @@ class TensorPca(nn.Module):
             shapes |= {f"variance{i}": (k,), f"total{i}": ()}
         for name, shape in shapes.items():
             few = name.startswith(("variance", "total"))  # the basis itself takes no room yet
-            empty = torch.zeros(shape, device="cpu" if few else "meta")
+            empty = torch.zeros(shape) if few else torch.zeros(shape, device="meta")
             self.register_buffer(name, empty, persistent=False)
 
     @property
@@ -148,7 +150,7 @@ class TensorPca(nn.Module):
         for i, count in enumerate(self.sizes):
             if count:
                 rms = self._part("variance", i).mean().sqrt()
-                parts.append((rms if rms > 0 else torch.ones_like(rms)).expand(count))
+                parts.append(torch.where(rms > 0, rms, torch.ones_like(rms)).expand(count))
         return torch.cat(parts)
 
     def variances(self) -> Tensor:
@@ -191,16 +193,7 @@ class TensorPca(nn.Module):
         return dict(self.named_buffers())
 
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take these tensors as the basis, without a copy.
-
-        Raises:
-            ValueError: a tensor is missing, unknown or misshapen.
-
-        """
-        shapes = {name: tuple(x.shape) for name, x in self.named_buffers()}
-        given = {name: tuple(x.shape) for name, x in tensors.items()}
-        if wrong := sorted(n for n, _ in shapes.items() ^ given.items()):
-            raise ValueError(f"tensors missing, unknown or misshapen: {wrong[:4]}")
+        """Take these tensors as the basis, without a copy."""
         for name, tensor in tensors.items():
             setattr(self, name, tensor)
 
@@ -235,9 +228,10 @@ class TensorPca(nn.Module):
     def load(cls, path: Path) -> TensorPca:
         """Read what :meth:`save` wrote: the file is mapped to memory, read where it is used."""
         tensors, meta = load_tensors(path, "pca")
-        with rebuilding(path):
+        with rebuilding(path), torch.device("meta"):
             pca = cls.from_meta(meta)
-            pca.fill(tensors)
+        check_tensors(path, tensors, forms_of(pca.tensors))
+        pca.fill(tensors)
         return pca
 
     def find(self, path: Path, where: Path) -> None:
@@ -252,14 +246,15 @@ class TensorPca(nn.Module):
 
         """
         other = TensorPca.load(path)
-        if other.sha256 != self.sha256:
+        if self.known_sha256 and other.sha256 != self.known_sha256:
             raise problem(
                 f"was fitted with another PCA than that of {shown(path)}",
                 where=where,
                 got=f"sha256 {other.sha256[:16]}",
-                expected=self.sha256[:16],
+                expected=self.known_sha256[:16],
                 do=again(where),
             )
+        check_tensors(path, other.tensors, forms_of(self.tensors))
         self.fill(other.tensors)
 
 

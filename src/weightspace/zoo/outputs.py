@@ -10,7 +10,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from weightspace.artifacts import OUTPUTS_FILES, again, load_tensors, rebuilding, save_tensors
+from weightspace.artifacts import (
+    OUTPUTS_FILES,
+    Form,
+    again,
+    check_tensors,
+    load_tensors,
+    save_tensors,
+)
 from weightspace.data.dataset import Dataset
 from weightspace.errors import problem
 from weightspace.progress import progress
@@ -20,6 +27,13 @@ from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.store import Zoo
 
 FITTED = tuple(OUTPUTS_FILES)  # splits whose members a fit may read
+FORMS: dict[str, Form] = {
+    "members": (torch.int64, ("N",)),
+    "tasks": (torch.int64, ("N",)),
+    "on_task": (torch.float32, ("N", "images", "classes")),
+    "on_probes": (torch.float32, ("N", "K", "classes")),
+    "probes": (torch.float32, ("K", "C", "H", "W")),
+}
 
 
 @dataclass(frozen=True)
@@ -59,8 +73,8 @@ class Originals:
 
         """
         tensors, _ = load_tensors(path, "outputs")
-        with rebuilding(path):
-            originals = cls(**tensors)
+        check_tensors(path, tensors, FORMS, finite=False)
+        originals = cls(**tensors)
         if originals.members.tolist() != members["member"].to_list():
             raise problem(
                 "outputs of other members than those of the zoo",

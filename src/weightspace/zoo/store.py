@@ -14,8 +14,11 @@ from torch import Tensor
 
 from weightspace.artifacts import (
     MEMBERS_FILE,
+    Form,
     Piece,
     again,
+    check_tensors,
+    is_finite,
     load_part,
     load_tensors,
     once,
@@ -32,6 +35,33 @@ COLUMNS = ("member", "run", "snapshot", "task", "split", "diverged", "shard", "r
 def shard_name(shard: int) -> str:
     """File name of a shard's weights."""
     return f"weights-{shard:05d}.safetensors"
+
+
+def read_members(path: Path) -> pd.DataFrame:
+    """Table of the members of a zoo, each of which is a row of a shard.
+
+    Args:
+        path: its file.
+
+    Raises:
+        WeightspaceError: other columns, no members, or two of one row.
+
+    """
+    members = read_parquet(path, COLUMNS)
+    numbers = ["member", "run", "snapshot", "task", "shard", "row"]
+    whole = all(members[name].dtype.kind == "i" for name in numbers)
+    if not (
+        whole
+        and len(members)
+        and members[numbers].to_numpy().min() >= 0
+        and (members["member"] == np.arange(len(members))).all()
+        and not members.duplicated(["shard", "row"]).any()
+        and (members["row"] < members.groupby("shard")["row"].transform("size")).all()
+        and members["diverged"].dtype.kind == "b"
+    ):
+        expected = "member 0, 1, ... and for each another row of a shard"
+        raise problem("not a table of members", where=path, expected=expected, do=again(path))
+    return members
 
 
 def save_shard(path: Path, weights: Weights, spec: Spec, shard: int) -> None:
@@ -80,7 +110,11 @@ def open_shard(
             got=stored.fingerprint,
             expected=spec.fingerprint,
         )
-    count = stored.check(weights, path)
+    forms: dict[str, Form] = {
+        t.name: (torch.float32, ("members", *t.shape)) for t in stored.tensors
+    }
+    check_tensors(path, weights, forms, finite=False)
+    count = len(weights[stored.names[0]])
     if count < len(table):
         raise problem(
             "shard has fewer members than its table", where=path, got=count, expected=len(table)
@@ -138,11 +172,6 @@ def _copy_rows(out: Tensor, index: np.ndarray, source: Tensor, rows: np.ndarray)
         out[torch.from_numpy(index)] = source[torch.from_numpy(rows)]
 
 
-def _finite(x: Tensor) -> bool:
-    """False where a value is not finite; rarely also where the sum is too large."""
-    return bool(x.sum().isfinite())
-
-
 @dataclass(frozen=True)
 class Zoo:
     """A zoo on disk.
@@ -162,7 +191,7 @@ class Zoo:
     def open(cls, folder: Path | str) -> Zoo:
         """Open a zoo; shards are read when their members are asked for."""
         folder = Path(folder)
-        members = read_parquet(folder / MEMBERS_FILE.name, COLUMNS)
+        members = read_members(folder / MEMBERS_FILE.name)
         first = int(members["shard"].iloc[0])
         _, spec = open_shard(folder / shard_name(first), members[members["shard"] == first])
         return cls(folder, members, spec)
@@ -190,7 +219,8 @@ class Zoo:
             path = self.folder / shard_name(shard)
             index = np.flatnonzero(shards == shard)
             _copy_rows(out, index, load_part(path, name, rows), stored_rows[index])
-            if not _finite(out[index[0] : index[-1] + 1]) and not out[index].isfinite().all():
+            block = out[index[0] : index[-1] + 1]
+            if not block.sum().isfinite() and not is_finite(out[index]):
                 raise problem(
                     f"tensor '{name}' has NaN or infinity",
                     where=path,
