@@ -22,10 +22,12 @@ def mlp(sizes: list[int], rng: torch.Generator) -> nn.Sequential:
     """
     layers: list[nn.Module] = []
     for a, b in pairwise(sizes):
-        linear = nn.utils.skip_init(nn.Linear, a, b, device=torch.get_default_device())
+        linear = nn.Linear(a, b, device="meta")  # takes no time for an initialisation of torch's
         bound = 1 / math.sqrt(a)
-        for value in linear.parameters():
+        for name, shape in (("weight", (b, a)), ("bias", (b,))):
+            value = torch.empty(shape)
             nn.init.uniform_(value, -bound, bound, generator=rng)
+            setattr(linear, name, nn.Parameter(value))
         layers += [linear, nn.GELU()]
     return nn.Sequential(*layers[:-1])
 
