@@ -152,7 +152,7 @@ def test_figures_of_a_tiny_pipeline(evaluation):
 
 
 def test_networks_of_many_weights_have_no_hypernetwork(evaluation, tmp_path, monkeypatch):
-    size = evaluation.runner.net.spec.numel * evaluation.params.shared_encoder.width
+    size = evaluation.runner.net.spec.numel * evaluation.params.baselines.hypernetwork.width
     monkeypatch.setattr(h, "BLOCK_NUMBERS", size)
     assert h.fits_memory(evaluation.runner, evaluation.params)  # the control
     monkeypatch.setattr(h, "BLOCK_NUMBERS", size - 1)

@@ -57,6 +57,7 @@ TINY = {
     "evaluate.bootstrap": 10,
     "evaluate.novelty_networks": 4,
     "evaluate.two_sample_networks": 40,
+    "baselines.hypernetwork.width": 16,
     "baselines.hypernetwork.steps": 4,
     "baselines.hypernetwork.conditions": 4,
     "baselines.hypernetwork.images_per_class": 4,

@@ -604,6 +604,7 @@ class EvaluateSettings(Settings):
 class HypernetworkSettings(Settings):
     """A hypernetwork, trained on nothing but hitting R on train images of train tasks: no population."""
 
+    width: Size = Field(description="units of each hidden layer")
     steps: Count = Field(description="steps of AdamW; from 100 on in hundreds")
     lr: Positive = Field(description="peak learning rate, cosine to zero")
     conditions: int = Field(

@@ -1,7 +1,7 @@
 """Hypernetwork: (D, R, noise) -> weights, trained end to end on hitting R; no population takes part.
 
 D is the embeddings of its ordered classes, by the sampler's family of dataset encoders, fitted anew. A
-residual MLP, as wide and deep as the sampler's, moves a learned network, which starts untrained, in all
+residual MLP, as deep as the sampler's, moves a learned network, which starts untrained, in all
 its weights. Each step draws tasks of the train class sets, targets of the trained range and train images,
 and moves the results of the networks towards the targets. The state of the lowest error on val tasks is
 taken.
@@ -46,7 +46,7 @@ class Hypernetwork(nn.Module):
 
     Args:
         runner: the architecture, and the tasks.
-        params: what a shared encoder of these settings would have, it has: dataset encoder, width, depth.
+        params: what a shared encoder of these settings would have, it has: dataset encoder, depth.
         bounds: trained range of R ``(2,)``.
         rng: source of the initial weights.
 
@@ -68,7 +68,8 @@ class Hypernetwork(nn.Module):
             runner.dataset.shape, params.dataset_encoders.of(name), rng
         )
         features = runner.classes * self.dataset_encoder.features + 1 + 2 * self.fourier + NOISE
-        self.mlp = ResidualMlp(features, settings.width, settings.depth, net.spec.numel, rng)
+        width = params.baselines.hypernetwork.width
+        self.mlp = ResidualMlp(features, width, settings.depth, net.spec.numel, rng)
         start = net.spec.unconstrain({k: w[None] for k, w in net.init(rng).items()})
         self.start = nn.Parameter(net.spec.flatten(start)[0])
         sizes = {k: w.square().mean().sqrt().clamp_min(LEAST) for k, w in start.items()}
@@ -190,7 +191,7 @@ class HypernetworkLoss:
 
 def fits_memory(runner: TaskRunner, params: Params) -> bool:
     """Whether its last layer has a bearable size: the width times all weights of a network."""
-    return params.shared_encoder.width * runner.net.spec.numel <= BLOCK_NUMBERS
+    return params.baselines.hypernetwork.width * runner.net.spec.numel <= BLOCK_NUMBERS
 
 
 def fit(runner: TaskRunner, params: Params, bounds: Tensor) -> Hypernetwork:
