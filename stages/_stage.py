@@ -5,6 +5,7 @@ experiment in DVC's queue runs in a copy of the repository and must run the code
 """
 
 import json
+import multiprocessing
 import os
 import resource
 import signal
@@ -16,16 +17,23 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
+ENDINGS = {signal.SIGINT: b"interrupted", signal.SIGTERM: b"terminated"}
 
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    """Ctrl-C is one line and exit code 130, during the imports too."""
-    print("error: interrupted; run it again, and a zoo continues from its shards", file=sys.stderr)
-    raise SystemExit(130)
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    """Ctrl-C, or a request to end, is one line and exit code 130 or 143, during the imports too."""
+    for other in ENDINGS:  # nothing disturbs the end
+        signal.signal(other, signal.SIG_IGN)
+    how = ENDINGS[signal.Signals(number)]
+    os.write(2, b"error: %s; run it again, and a zoo continues from its shards\n" % how)
+    raise SystemExit(128 + number)
 
 
 ROOT = Path(__file__).resolve().parent.parent
-if Path(sys.argv[0]).resolve().parent == ROOT / "stages":  # and not in a test that imports this
-    signal.signal(signal.SIGINT, _interrupt)
+is_script = Path(sys.argv[0]).resolve().parent == ROOT / "stages"  # and no test that imports this
+if is_script and multiprocessing.current_process().name == "MainProcess":  # which ends workers
+    for ending in ENDINGS:
+        signal.signal(ending, _end)
 sys.path.insert(0, str(ROOT / "src"))
 
 from weightspace.errors import WeightspaceError  # noqa: E402

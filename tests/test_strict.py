@@ -400,7 +400,8 @@ if __name__ == "__main__":
 """
 
 
-def test_ctrl_c_of_a_stage_is_one_line_and_exit_130(tmp_path):
+@pytest.mark.parametrize(("number", "word"), [("SIGINT", "interrupted"), ("SIGTERM", "terminated")])
+def test_ctrl_c_and_a_request_to_end_of_a_stage_are_one_line(number, word, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(STAGE.format(stages=str(ROOT / "stages")))
     env = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_WAIT_POLICY": "PASSIVE"}
@@ -410,12 +411,12 @@ def test_ctrl_c_of_a_stage_is_one_line_and_exit_130(tmp_path):
     ) as process:  # fmt: skip
         assert process.stdout.readline() == "ready\n"  # a worker is busy
         start = time.monotonic()
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: workers hear it, too
+        os.killpg(process.pid, getattr(signal, number))  # as a terminal does: workers hear it, too
         _, text = process.communicate()
-    assert process.returncode == 130
+    assert process.returncode == 128 + getattr(signal, number)
     assert time.monotonic() - start < 30  # not the minute that its jobs take
     (line,) = text.splitlines()
-    assert line.startswith("error: interrupted")
+    assert line.startswith(f"error: {word}")
 
 
 # figures and plot data

@@ -641,12 +641,13 @@ def check_tensors(
     >>> check_tensors(Path("x"), {"a": torch.ones(2, 3)}, {"a": (torch.float32, ("N", "N"))})
     Traceback (most recent call last):
         ...
-    weightspace.errors.WeightspaceError: x: tensor 'a'; found F32 (2, 3), expected F32 (N=2, N=2)...
+    weightspace.errors.WeightspaceError: x: tensor 'a' of another type or shape; found F32 (2, 3), expected F32 (N=2, N=2)...
 
     """
+    do = f"{again(path)}, or install the version that wrote it"
     if names := sorted(tensors.keys() ^ forms.keys()):
-        states = ("is missing" if name in forms else "is unknown" for name in names)
-        raise problem(f"tensor '{names[0]}' {next(states)}", where=path, do=again(path))
+        state = "is missing" if names[0] in forms else "is unknown"
+        raise problem(f"tensor '{names[0]}' {state}", where=path, do=do)
     sizes: dict[str, int] = {}
     for name, (dtype, shape) in forms.items():
         tensor = tensors[name]
@@ -657,11 +658,11 @@ def check_tensors(
         unknown = [size for size in shape if isinstance(size, str) and size not in sizes]
         if (tensor.dtype, tuple(tensor.shape)) != (dtype, expected) or unknown:
             raise problem(
-                f"tensor '{name}'",
+                f"tensor '{name}' of another type or shape",
                 where=path,
                 got=_form(tensor.dtype, tensor.shape),
                 expected=_form(dtype, [_size(size, sizes) for size in shape]),
-                do=again(path),
+                do=do,
             )
         if finite and not is_finite(tensor):
             raise problem(f"tensor '{name}' has NaN or infinity", where=path, do=again(path))

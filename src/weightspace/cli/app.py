@@ -5,8 +5,13 @@ Heavy imports happen inside the commands, so that ``--help`` is quick.
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-from typing import Annotated, cast
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Annotated, NoReturn, cast
 
 import typer
 
@@ -19,6 +24,7 @@ from weightspace.errors import WeightspaceError, printable
 UsageError = cast("type[Exception]", typer.BadParameter.__base__)
 DEBUG = "--debug"
 INTERRUPTED = 130  # what typer returns after Ctrl-C
+ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 app = typer.Typer(
     name="weightspace",
@@ -52,7 +58,8 @@ def _options(
 def main() -> None:
     """Run the command line; an expected error is one line on stderr and exit code 2."""
     try:
-        code = app(standalone_mode=False)
+        with _terminable():
+            code = app(standalone_mode=False)
         if code != INTERRUPTED:
             raise SystemExit(code)
         message = "interrupted"
@@ -64,6 +71,28 @@ def main() -> None:
         message, code = explain(error)
     print(f"error: {printable(message)}", file=sys.stderr)
     raise SystemExit(code)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """A request to end, or a closed terminal, ends what is under way as Ctrl-C does: nothing is left of it."""
+    heard = [
+        number for number in ENDING if signal.getsignal(number) == signal.SIG_DFL
+    ]  # not nohup's
+    for number in heard:
+        signal.signal(number, _terminate)
+    try:
+        yield
+    finally:
+        for number in heard:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
+    for other in ENDING:  # nothing disturbs the end
+        signal.signal(other, signal.SIG_IGN)
+    os.write(2, b"error: terminated\n")  # what was written through sys.stderr may be unfinished
+    raise SystemExit(128 + number)
 
 
 def explain(error: Exception) -> tuple[str, int]:
