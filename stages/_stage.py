@@ -36,6 +36,7 @@ if is_script and multiprocessing.current_process().name == "MainProcess":  # whi
         signal.signal(ending, _end)
 sys.path.insert(0, str(ROOT / "src"))
 
+from weightspace.artifacts import write_bytes  # noqa: E402
 from weightspace.errors import WeightspaceError  # noqa: E402
 from weightspace.experiments.markers import selected, verify_markers, write_markers  # noqa: E402
 from weightspace.params import Params, load_params  # noqa: E402
@@ -64,9 +65,8 @@ def run(name: str, stage: Callable[[Params], None]) -> None:
         raise SystemExit(2) from None
     seconds, peak = round(time.monotonic() - start, 1), round(memory.peak / 2**20)
     cost = {"seconds": seconds, "peak_mib": peak, **environment(params)}
-    folder = METRICS / "cost"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(cost, indent=2) + "\n")
+    text = json.dumps(cost, indent=2) + "\n"
+    write_bytes(METRICS / "cost" / f"{name}.json", text.encode())
 
 
 class Memory(threading.Thread):

@@ -18,6 +18,7 @@ from test_strict import OPENED, read_or_refused, refused
 from weightspace import artifacts
 from weightspace.artifacts import (
     AUTOENCODER_FILE,
+    HYPERNETWORK_FILE,
     IMAGES_FILE,
     MEMBERS_FILE,
     META_KEY,
@@ -35,20 +36,30 @@ from weightspace.artifacts import (
 from weightspace.autoencoders import AUTOENCODERS
 from weightspace.autoencoders.base import load_autoencoder
 from weightspace.data.dataset import Dataset
+from weightspace.evaluate import hypernetwork
 from weightspace.evaluate.readout import arrays_of, evaluate, load_readout
+from weightspace.params import load_params
 from weightspace.project.describe import describe
 from weightspace.project.project import load
 from weightspace.registry import resolve
 from weightspace.shared_encoders import SHARED_ENCODERS
 from weightspace.shared_encoders.base import Sizes, load_shared_encoder
 from weightspace.zoo.outputs import Originals
+from weightspace.zoo.runner import load_runner
 from weightspace.zoo.store import Zoo, shard_name
 
 SHARD_FILE = ZOO_FOLDER / shard_name(0)
 READERS = OPENED | {
     SHARD_FILE: lambda path: Zoo.open(path.parent),
     OUTPUTS_FILES["train"]: lambda path: load_originals(path.parents[1]),
+    HYPERNETWORK_FILE: lambda path: load_hypernetwork(path.parents[1]),
 }
+
+
+def load_hypernetwork(data):
+    """The network that draws are compared with."""
+    params = load_params(data.parent / "params.yaml")
+    return hypernetwork.load(load_runner(data, params), params, data / HYPERNETWORK_FILE)
 
 
 def load_originals(data):

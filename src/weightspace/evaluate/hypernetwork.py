@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from weightspace.artifacts import load_tensors, rebuilding, save_tensors
+from weightspace.artifacts import check_tensors, forms_of, load_tensors, rebuilding, save_tensors
 from weightspace.dataset_encoders import DATASET_ENCODERS
 from weightspace.dataset_encoders.base import DatasetEncoder
 from weightspace.learning.loop import fit as run_fit
@@ -224,6 +224,7 @@ def load(runner: TaskRunner, params: Params, path: Path) -> Hypernetwork:
     """Read what :func:`save` wrote in a project of the same settings."""
     tensors, _ = load_tensors(path, "hypernetwork")
     with rebuilding(path):
-        model = Hypernetwork(runner, params, tensors["bounds"], torch.Generator())
+        model = Hypernetwork(runner, params, torch.zeros(2), torch.Generator())
+        check_tensors(path, tensors, forms_of(model.state_dict()))
         model.load_state_dict(tensors)
     return model.to(runner.device).eval()

@@ -10,6 +10,7 @@ import numpy as np
 from weightspace.artifacts import (
     AUTOENCODER_FILE,
     DATASET_FOLDER,
+    HYPERNETWORK_FILE,
     IMAGES_FILE,
     MEMBERS_FILE,
     OUTPUTS_FILES,
@@ -45,6 +46,7 @@ STAGES = [
         AUTOENCODER_FILE,
         SHARED_ENCODER_FILE,
         READOUT_FILE,
+        HYPERNETWORK_FILE,
     )
 ]
 

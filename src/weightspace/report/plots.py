@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, StrMethodFormatter
 
-from weightspace.artifacts import structured
+from weightspace.artifacts import structured, write_bytes
 from weightspace.errors import problem
 
 mpl.use("Agg")
@@ -34,9 +34,10 @@ def draw_all(root: Path) -> None:
         with structured(plots / name):
             _draw(part, name, table)
     out = root / "docs" / "pictures" / "results.png"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=110, metadata={"Software": None})
+    file = io.BytesIO()
+    figure.savefig(file, dpi=110, metadata={"Software": None})
     plt.close(figure)
+    write_bytes(out, file.getvalue())
 
 
 def draw_plot(path: Path) -> bytes:
