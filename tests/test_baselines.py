@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -149,6 +150,10 @@ def test_figures_of_a_tiny_pipeline(evaluation):
     count = fit.steps * fit.conditions * images
     assert metrics["val"]["hypernetwork_fitting_image_gradients"] == count
     assert metrics["val"]["hypernetwork_image_gradients"] == 0
+    for name in ("hypernetwork", "train_and_stop", "best_of_zoo"):
+        figures = metrics["test_sets"]
+        low, value, high = (figures[f"{name}_r2_identity{k}"] for k in ("_low", "", "_high"))
+        assert low <= value <= high
 
 
 def test_networks_of_many_weights_have_no_hypernetwork(evaluation, tmp_path, monkeypatch):
@@ -175,3 +180,14 @@ def test_the_stage_does_nothing_without_controls(evaluation, tmp_path, monkeypat
     assert json.loads((tmp_path / "baselines.json").read_text()) == {}
     with pytest.raises(AssertionError, match="read"):  # the control
         stage.main(evaluation.params)
+
+
+def test_quantiles_of_results_are_requests(evaluation):
+    tasks = evaluation.tasks("test_sets")
+    grid, even = evaluation.grid_at_quantiles(tasks), evaluation.grid(tasks)
+    assert len(grid.targets) == len(even.targets) == 3
+    results = evaluation.result.of_members(evaluation.zoo.select("train"))
+    low, high = evaluation.sampler.shared_encoder.bounds
+    assert grid.targets[1] == pytest.approx(np.median(results).clip(low, high))
+    assert (np.diff(grid.targets) >= 0).all()
+    assert grid.targets[0] > even.targets[0]  # the control: evenly over the range

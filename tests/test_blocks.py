@@ -87,19 +87,18 @@ def test_guidance_is_the_same_in_processes_and_in_this_one(steps, evaluation, mo
     tasks = np.repeat(e.tasks("test_sets")[:3], 2)
     request = Condition.of_tasks(e.runner.dataset, torch.from_numpy(tasks), torch.full((6,), 0.9))
     z = e.sampler.latents(request, 2, torch.Generator().manual_seed(0))
-    draws = {"a": (z, request), "b": (z, request.with_target(request.target - 0.4))}
-    found = guidance.guide(e, "test_sets", draws)
-    assert len(executed) == (6 if steps else 0)
-    here = guidance.guide(replace(e, data=None), "test_sets", draws)
-    for name, (z, _) in draws.items():
-        torch.testing.assert_close(found[name], here[name])
-        assert torch.equal(found[name], z) == (steps == 0)  # the control: they were moved
-    assert torch.equal(found["a"], found["b"]) == (steps == 0)
-    one = guidance.guide(e, "test_sets", {"b": draws["b"]})["b"]
-    torch.testing.assert_close(one, found["b"])  # whatever else is guided
+    moved = guidance.guide(e, "test_sets", request, z)
+    assert len(executed) == (3 if steps else 0)
+    here = guidance.guide(replace(e, data=None), "test_sets", request, z)
+    torch.testing.assert_close(moved, here)
+    assert torch.equal(moved, z) == (steps == 0)  # the control: they were moved
+    lower = request.with_target(request.target - 0.4)
+    assert torch.equal(guidance.guide(e, "test_sets", lower, z), moved) == (steps == 0)
+    one = guidance.guide(e, "test_sets", request, z[:, 1:])
+    torch.testing.assert_close(one, moved[:, 1:])  # whatever else is guided
     executed.clear()
     monkeypatch.setattr(type(e.sampler.autoencoder), "images_besides", 10**6)
-    guidance.guide(e, "test_sets", draws)
+    guidance.guide(e, "test_sets", request, z)
     assert not executed  # memory, not weights alone, says how many latents are moved at once
 
 
@@ -110,9 +109,9 @@ def _retrieval(e):
     return retrieval(e.sampler, e.runner, members, stored, z)
 
 
-def _reconstruct(e, pca):
+def _reconstruct(e, _):
     members = e.zoo.select("test_sets")
-    reconstruct = Reconstructor(e.sampler.autoencoder, pca, e.runner, e.params)
+    reconstruct = Reconstructor(e.sampler.autoencoder, e.runner, e.params)
     return reconstruct(members, e.zoo.networks(members))
 
 

@@ -17,6 +17,7 @@ from weightspace.evaluate.evaluation import Evaluation
 from weightspace.params import load_params
 from weightspace.rng import stream, torch_stream
 from weightspace.sampling.requests import Grid
+from weightspace.weights.permutations import shuffled
 from weightspace.weights.spec import reorder_outputs, take
 from weightspace.zoo.result import Result, accuracies, losses
 
@@ -336,6 +337,33 @@ def test_the_gain_of_draws_is_a_fraction_of_that_of_members(evaluation):
     assert found["ensemble_gain_draws_low"] < 0.03 < found["ensemble_gain_draws_high"]
     nothing = d._gains(np.empty((0, 4)), evaluation.params)
     assert all(math.isnan(v) for v in nothing.values())
+
+
+# the line between two
+
+
+def test_matching_takes_the_barrier_between_equal_networks_away(world, rng):
+    tiny = world()
+    members = tiny.zoo.select("train", last_only=True)
+    networks, tasks = tiny.zoo.weights(members), members["task"].to_numpy()
+    spec = tiny.net.spec
+
+    def barrier(other):
+        return d._drops(tiny.runner, (networks, other), tasks, "train").mean(0).tolist()
+
+    assert barrier(networks) == [0, 0]
+    as_it_is, matched = barrier(shuffled(spec, networks, rng))
+    assert matched == 0 < as_it_is  # the same function in another order of the hidden units
+
+
+def test_barriers_are_of_members_and_of_draws_for_the_same_tasks(doubled, evaluation):
+    found = d.barriers(doubled, "test_sets")
+    keys = {f"barrier{how}_{who}" for how in ("", "_matched") for who in ("draws", "members")}
+    assert set(found) == keys
+    assert all(-1 <= value <= 1 for value in found.values())
+    alone = d.barriers(evaluation, "test_sets")  # no task has two runs
+    assert set(alone) == keys
+    assert all(math.isnan(value) for value in alone.values())
 
 
 # the stage

@@ -58,7 +58,7 @@ def _reconstruct(world, shift=0, split="test_sets"):
     autoencoder = Identity(tiny.zoo.spec, shift)
     members = tiny.zoo.select(split)
     weights = tiny.zoo.weights(members)
-    reconstruct = reconstruction.Reconstructor(autoencoder, tiny.pca, tiny.runner, PARAMS)
+    reconstruct = reconstruction.Reconstructor(autoencoder, tiny.runner, PARAMS)
     return reconstruct(members, weights)
 
 
@@ -166,7 +166,7 @@ def test_intervals_resample_class_sets_and_not_their_members(rng):
         task, class_set = (index if other else rows for other in (other_tasks, other_sets))
         table = pd.DataFrame({"task": task, "class_set": class_set, "snapshot": 0, "epoch": 1.0})
         table = table.assign(run=index, val_accuracy=0.5)
-        r = reconstruction.Reconstruction(table, *[x[rows] for x in (a, b, a, b, b, b)])
+        r = reconstruction.Reconstruction(table, *[x[rows] for x in (a, b, a, b, b)])
         return reconstruction.reconstruction_metrics(r, SETTINGS, 0)
 
     one, members, orders = intervals(1), intervals(5), intervals(5, other_tasks=True)
@@ -257,8 +257,13 @@ def test_figures_of_perfect_reversed_and_constant_results():
             "spearman_within_task": 1,
             "accuracy_at_top": 0.9,
             "accuracy_at_top_mean": 0.9,
+            "mae_third_1": 0,
+            "mae_third_2": 0,
+            "mae_third_3": 0,
         }
     )
+    lower = _figures([0.1, 0.6, 0.9] * 2)
+    assert [lower[f"mae_third_{i}"] for i in (1, 2, 3)] == pytest.approx([0.3, 0, 0])
     backwards = _figures([0.9, 0.6, 0.4] * 2)
     assert backwards["r2_identity"] < 0
     assert backwards["spearman_within_task"] == pytest.approx(-1)

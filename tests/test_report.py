@@ -330,6 +330,7 @@ def test_a_baseline_stands_beside_its_cost_its_tasks_and_the_edge_of_its_setting
     high, edge, shown
 ):
     figures = {"r2_identity": 0.97, "mae": 0.03, "accuracy_at_top_mean": 0.98}
+    figures |= {"r2_identity_low": 0.96, "r2_identity_high": 0.98}
     figures |= {"rate_low": 0.003, "rate_high": high, "rate_at_edge": edge}
     figures |= {"image_gradients": 1386.6, "tasks": 40}
     figures = {f"train_and_stop_{key}": value for key, value in figures.items()}
@@ -337,7 +338,7 @@ def test_a_baseline_stands_beside_its_cost_its_tasks_and_the_edge_of_its_setting
     figures |= {"best_of_zoo_accuracy_at_top": 0.5}  # its row would need a mean
     given = rows_of(results.baselines_table(figures, "test_sets"))
     assert [row[1:] for row in given] == [
-        ["0.970", "0.030", "0.980", "-", "-", "-", "1,387", shown, "40"],
+        ["0.970 (0.960 to 0.980)", "0.030", "0.980", "-", "-", "-", "1,387", shown, "40"],
         ["-", "-", "0.990", "-", "-", "-", "0", "", "all"],
     ]
 

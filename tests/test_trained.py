@@ -9,7 +9,7 @@ import torch
 
 import cases
 from weightspace.autoencoders import AUTOENCODERS
-from weightspace.evaluate import trained, weight_steps, zoo_choice
+from weightspace.evaluate import evidence, trained, weight_steps, zoo_choice
 from weightspace.evaluate.evaluation import Evaluation
 from weightspace.evaluate.finetuning import Trainer
 from weightspace.evaluate.stopping import TrainAndStop
@@ -118,7 +118,8 @@ def test_baselines_read_train_images_only(evaluation, grid, name):
     def results(*noise):
         runner = _with_noise(evaluation.runner, *noise)
         changed = Evaluation(evaluation.zoo, evaluation.sampler, runner, evaluation.params)
-        method = trained.baselines(changed)[name].method
+        known = trained.baselines(changed) | evidence.step_baselines(changed)
+        method = known[name].method
         return method(grid, 1e-2, "train").achieved.tolist()
 
     assert results() == results("val", "test")
@@ -136,8 +137,10 @@ def test_each_target_has_its_own_setting_and_edges_are_told():
             return Outcome(g.target + abs(s - best), 10.0 * s + g.target)
 
         baseline = Baseline(method, settings)
-        of_target = baseline.tune(grid)
+        of_target, tried = baseline.tune(grid)
         outcome = baseline(grid, of_target, "test")
+        assert tried.achieved.tolist() == outcome.achieved.tolist()
+        assert tried.image_gradients.tolist() == outcome.image_gradients.tolist()
         both = np.tile(of_target, 2)
         expected = grid.target + abs(both - np.tile([low, high], 2))
         assert outcome.achieved == pytest.approx(expected)
@@ -148,9 +151,9 @@ def test_each_target_has_its_own_setting_and_edges_are_told():
     assert chosen(2, 9, (1, 2, 3)) == ([2, 3], 0.5)
     assert chosen(0, 9, (1, 2, 3)) == ([1, 3], 1.0)
     equal = Baseline(lambda g, s, _: Outcome(g.target * (s == 9)), (1, 2, 3, 9, 9, 9))
-    assert equal.tune(grid).tolist() == [9, 9]
+    assert equal.tune(grid)[0].tolist() == [9, 9]
     diverged = Baseline(lambda g, s, _: Outcome(g.target * (np.nan if s == 1 else 0)), (1, 2, 3))
-    assert 1 not in diverged.tune(grid)
+    assert 1 not in diverged.tune(grid)[0]
 
 
 def test_subspaces_go_through_the_reference_in_orthogonal_directions(world):
@@ -230,12 +233,13 @@ def test_tasks_are_drawn_evenly_from_the_class_sets(evaluation):
 
 def test_figures_of_a_tiny_pipeline(evaluation, monkeypatch):
     monkeypatch.setattr(trained, "TUNING_TASKS", 2)
-    metrics = trained.evaluate_trained(evaluation)
+    known = trained.baselines(evaluation) | evidence.step_baselines(evaluation)
+    metrics = trained.evaluate_trained(evaluation, known)
     assert set(metrics) == {"val", "test_sets"}
     for split, figures in metrics.items():
         assert all(np.isfinite(value) for value in figures.values())
         names = {k.removesuffix("_image_gradients") for k in figures if "gradients" in k}
-        assert names == set(trained.baselines(evaluation))
+        assert names == set(known)
         assert {figures[f"{n}_tasks"] for n in names} == {2 if split == "val" else 3}
         full = {n for n in names if f"{n}_r2_identity" in figures}
         assert names - full == {"ridge_head"}
@@ -244,6 +248,18 @@ def test_figures_of_a_tiny_pipeline(evaluation, monkeypatch):
         assert {costs[n] for n in names if n.startswith("steps")} == {budget}
         assert costs["best_of_zoo"] == costs["ridge_head"] == 0
         assert 0 < costs["train_and_stop"] <= 24 * 48
-    rates = {n: metrics["val"].get(f"{n}_rate_low") for n in trained.baselines(evaluation)}
+    rates = {n: metrics["val"].get(f"{n}_rate_low") for n in known}
     assert {n for n, rate in rates.items() if rate is None} == {"best_of_zoo", "ridge_head"}
     assert metrics["val"]["train_and_stop_mae"] < metrics["val"]["steps_random_mae"]
+
+
+def test_more_steps_bring_results_nearer_to_the_targets(evaluation, monkeypatch):
+    monkeypatch.setattr(evidence, "TASKS", {"val": 2, "test": 2})
+    rows = evidence.against_steps(evaluation, "test_sets", numbers=(0, 30))
+    assert [(r["start"], r["steps"]) for r in rows] == [
+        (start, steps) for start in ("draw", "d_only", "r_only") for steps in (0, 30)
+    ]
+    for without, with_steps in zip(rows[::2], rows[1::2], strict=True):
+        assert with_steps["mae"] < without["mae"]
+        assert without["image_gradients"] == 0
+        assert with_steps["image_gradients"] == 30 * 5 * 3

@@ -7,6 +7,7 @@ __all__ = [
     "distribution",
     "diversity",
     "evaluation",
+    "evidence",
     "finetuning",
     "generation",
     "guidance",

@@ -13,13 +13,13 @@ import torch
 
 from weightspace.artifacts import HYPERNETWORK_FILE
 from weightspace.data.tasks import HELD_OUT, part_of
+from weightspace.evaluate import metrics as m
 from weightspace.evaluate.distribution import Reader, some_members, two_sample
 from weightspace.evaluate.diversity import diversity
 from weightspace.evaluate.evaluation import Evaluation
 from weightspace.evaluate.hypernetwork import Hypernetwork, load
 from weightspace.evaluate.sampling import request_metrics
-from weightspace.evaluate.trained import evaluate_trained
-from weightspace.progress import progress
+from weightspace.evaluate.trained import baselines, evaluate_trained
 from weightspace.rng import torch_stream
 from weightspace.sampling.requests import Grid
 from weightspace.sampling.sampler import Condition
@@ -34,23 +34,13 @@ def evaluate_baselines(evaluation: Evaluation) -> dict[str, dict[str, float]]:
     out: dict[str, dict[str, float]] = {split: {} for split in splits}
     path = (evaluation.data or Path()) / HYPERNETWORK_FILE
     made = load(evaluation.runner, evaluation.params, path) if path.is_file() else None
-    with progress("baselines", len(splits)) as bar:
+    if made is not None:
         for split, metrics in out.items():
-            if made is not None:
-                metrics |= prefixed("hypernetwork", of_hypernetwork(evaluation, made, split))
-            bar.advance(note=f"hypernetwork {split}")
-    for split, metrics in evaluate_trained(evaluation).items():
+            metrics |= m.prefixed("hypernetwork", of_hypernetwork(evaluation, made, split))
+    known = baselines(evaluation) if splits else {}
+    for split, metrics in evaluate_trained(evaluation, known).items():
         out[split] |= metrics
     return out
-
-
-def prefixed(name: str, metrics: dict[str, float]) -> dict[str, float]:
-    """Metrics of a baseline under its name.
-
-    >>> prefixed("hypernetwork", {"mae": 0.02})
-    {'hypernetwork_mae': 0.02}
-    """
-    return {f"{name}_{key}": value for key, value in metrics.items()}
 
 
 def measured(
@@ -101,6 +91,14 @@ def of_hypernetwork(evaluation: Evaluation, made: Hypernetwork, split: str) -> d
     grid = evaluation.grid(evaluation.tasks(split))
     networks = made.networks(grid.condition(dataset), DRAWS, rng)
     out = measured(evaluation, grid, networks, split)
+    fitted = params.baselines.hypernetwork
+    images = evaluation.runner.classes * min(
+        fitted.images_per_class, dataset.images["train"].shape[1]
+    )
+    gradients = fitted.steps * fitted.conditions * images
+    out |= {"image_gradients": 0, "fitting_image_gradients": gradients}
+    if split == "val":  # serves choices, which two-sample tests do not
+        return out
     members = some_members(evaluation, split)
     trained = evaluation.zoo.networks(members)
     read = Reader.of(evaluation, trained, part_of(split))
@@ -108,10 +106,4 @@ def of_hypernetwork(evaluation: Evaluation, made: Hypernetwork, split: str) -> d
     tasks = torch.tensor(members["task"].to_numpy())
     drawn = made.networks(Condition.of_tasks(dataset, tasks, target), 1, rng)
     real, other = read(trained, members), read(drawn, members)
-    out |= two_sample(real, other, "", params.evaluate.bootstrap, params.seed)
-    fitted = params.baselines.hypernetwork
-    images = evaluation.runner.classes * min(
-        fitted.images_per_class, dataset.images["train"].shape[1]
-    )
-    gradients = fitted.steps * fitted.conditions * images
-    return out | {"image_gradients": 0, "fitting_image_gradients": gradients}
+    return out | two_sample(real, other, "", params.evaluate.bootstrap, params.seed)

@@ -44,7 +44,10 @@ from weightspace.weights.spec import (
     Population,
     Weights,
     block_size,
+    block_slices,
+    fill_blocks,
     fill_together,
+    stack,
     take,
     to_device,
 )
@@ -60,6 +63,7 @@ FEATURES = ("outputs", "weights", "matched")
 FOLDS = 5
 COLUMNS = 64  # of the projection
 NOISE = 0.3  # of the sampler that is too wide, in standard deviations of a tensor
+POINTS = (0.25, 0.5, 0.75)  # of the line between two networks
 DRAWS = 4  # of a request, whose agreement is measured
 BOUND = 1e9  # of a feature, for infinity and NaN: a classifier reads its square, too
 
@@ -294,7 +298,7 @@ def two_sample_tests(evaluation: Evaluation, split: str) -> Iterator[dict[str, f
     yield two_sample(first, second, "null_", resamples, seed)
     z = encode_members(sampler.autoencoder, networks)
     yield test("reconstruction_", Decoded(sampler.autoencoder, z))
-    if params.evaluate.controls:
+    if params.evaluate.controls and split != "val":  # val serves choices
         half = halves(members, stream(seed, "distribution", "halves", split))
         one, rest = (real.rows(half == k) for k in (0, 1))
         yield two_sample(one, rest, "control_exact_", resamples, seed)
@@ -314,6 +318,84 @@ def draws_alike(evaluation: Evaluation, split: str) -> dict[str, float]:
     repeated = np.repeat(tasks, len(grid.targets) * DRAWS)
     predicted = predictions(evaluation.runner, sampler.networks(z), repeated, part_of(split))
     return diversity(evaluation, grid, predicted.unflatten(0, (-1, DRAWS)), split)
+
+
+def barriers(evaluation: Evaluation, split: str) -> dict[str, float]:
+    """Loss of accuracy on the line between two networks: ``barrier_draws``, ``barrier_members``.
+
+    The members are two finished ones of a task with like results, the draws two for this task and the
+    result of the first. ``barrier_matched_``: after the hidden units of the second were matched to the first.
+    The deepest of three points counts, below the line between the accuracies of the ends; mean over
+    pairs, ``evaluate.novelty_networks`` at most. NaN where no task has two finished members.
+
+    Source: Entezari et al. (2022), The Role of Permutation Invariance in Linear Mode Connectivity,
+    arXiv 2110.06296, equation 1.
+
+    Args:
+        evaluation: what draws, and the members.
+        split: "val" or a test split.
+
+    """
+    sampler, zoo, params = evaluation.sampler, evaluation.zoo, evaluation.params
+    members = zoo.select(split, last_only=True)
+    result = evaluation.result.of_members(members)
+    pairs = m.pairs_alike(members["task"].to_numpy(), members["run"].to_numpy(), result)
+    pairs = pairs[: params.evaluate.novelty_networks]
+    tasks = members["task"].to_numpy()[pairs[:, 0]]
+    ends: dict[str, list[Population]] = {"members": [zoo.networks(members.iloc[rows]) for rows in pairs.T]}
+    if len(pairs):
+        target = torch.from_numpy(result[pairs[:, 0]]).float()
+        condition = Condition.of_tasks(evaluation.runner.dataset, torch.from_numpy(tasks), target)
+        rng = torch_stream(params.seed, "distribution", "barriers", split)
+        z = sampler.latents(condition, 2, rng)
+        ends["draws"] = [sampler.networks(z[:, i : i + 1]) for i in range(2)]
+    out = {
+        f"barrier{how}_{who}": np.nan for who in ("draws", "members") for how in ("", "_matched")
+    }
+    for who, (first, second) in ends.items() if len(pairs) else ():
+        drops = _drops(evaluation.runner, (first, second), tasks, part_of(split)).mean(0)
+        out |= {f"barrier_{who}": float(drops[0]), f"barrier_matched_{who}": float(drops[1])}
+    return out
+
+
+def _drops(
+    runner: TaskRunner, ends: tuple[Population, Population], tasks: np.ndarray, part: str
+) -> Tensor:
+    """Loss of accuracy between networks as they are, and after matching ``(P, 2)``.
+
+    Args:
+        runner: runs them.
+        ends: P networks each.
+        tasks: task of each pair ``(P,)``.
+        part: "val" or "test", the images.
+
+    """
+    spec = runner.net.spec
+
+    def compute(rows: slice) -> Tensor:
+        first, second = (to_device(take(end, rows), torch.device("cpu")) for end in ends)
+        aligned = stack(
+            [
+                take(align(spec, take(first, row), take(second, row)), 0)
+                for row in block_slices(len(tasks[rows]), 1)
+            ]
+        )
+
+        def accuracy(networks: Weights) -> Tensor:
+            return accuracies(runner.outputs(networks, tasks[rows], part))
+
+        one, other = accuracy(first), accuracy(second)
+        drops = []
+        for end in (second, aligned):
+            lines = [(1 - t) * one + t * other for t in POINTS]
+            between = [
+                accuracy({k: torch.lerp(w, end[k], t) for k, w in first.items()}) for t in POINTS
+            ]
+            drops.append((torch.stack(lines) - torch.stack(between)).amax(0))
+        return torch.stack(drops, 1)
+
+    room = torch.empty(len(tasks), 2, dtype=torch.float64)
+    return fill_blocks(room, block_size(spec, BLOCK), compute)
 
 
 def in_order_of_classes(outputs: Tensor, classes: Tensor) -> Tensor:
@@ -415,5 +497,6 @@ def evaluate_distribution(evaluation: Evaluation) -> dict[str, dict[str, float]]
             metrics |= draws_alike(evaluation, split)
             bar.advance(note="agreement")
             metrics |= ensembles(evaluation, split)
-            bar.advance(note="ensembles")
+            metrics |= barriers(evaluation, split) if split != "val" else {}
+            bar.advance(note="ensembles, barriers")
     return out

@@ -69,6 +69,13 @@ class Evaluation:
         bounds = self.sampler.shared_encoder.bounds
         return Grid(tasks, np.linspace(*bounds, self.params.evaluate.targets))
 
+    def grid_at_quantiles(self, tasks: np.ndarray) -> Grid:
+        """As :meth:`grid`, at quantiles of the results of all train members: most lie near the best one."""
+        results = self.result.of_members(self.zoo.select("train"))
+        count = self.params.evaluate.targets
+        targets = np.quantile(results, (np.arange(count) + 0.5) / count)
+        return Grid(tasks, targets.clip(*self.sampler.shared_encoder.bounds))
+
     def best_condition(self, tasks: np.ndarray) -> Condition:
         """For each of T tasks the request for the best trained result."""
         best = self.result.best(self.sampler.shared_encoder.bounds)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -92,37 +92,30 @@ class GuideJob:
         return self.names, sampler.guided(z, condition, rng).cpu().numpy()
 
 
-def guide(
-    evaluation: Evaluation, split: str, draws: Mapping[str, tuple[Tensor, Condition]]
-) -> dict[str, Tensor]:
-    """Guided latents ``(N, draws, L)`` of each set of draws.
+def guide(evaluation: Evaluation, split: str, condition: Condition, z: Tensor) -> Tensor:
+    """Guided latents ``(N, draws, L)``.
 
     Args:
         evaluation: what guides.
         split: of the tasks.
-        draws: name -> latents as drawn ``(N, draws, L)`` and their requests, task after task.
+        condition: N requests, task after task.
+        z: latents as drawn ``(N, draws, L)``.
 
     """
     jobs = [
         GuideJob(
             evaluation.data or Path(),
             evaluation.params,
-            (split, name, number),
+            (split, "draws", number),
             z[rows].cpu().numpy(),
             condition.classes[rows].cpu().numpy(),
             condition.target[rows].cpu().numpy(),
             evaluation.runner.device.type,
         )
-        for name, (z, condition) in draws.items()
         for number, rows in enumerate(_groups(condition))
     ]
     done: dict[tuple[str | int, ...], np.ndarray] = dict(_done(evaluation, jobs))
-    return {
-        name: torch.from_numpy(
-            np.concatenate([done[job.names] for job in jobs if job.names[1] == name])
-        )
-        for name in draws
-    }
+    return torch.from_numpy(np.concatenate([done[job.names] for job in jobs]))
 
 
 def _done(evaluation: Evaluation, jobs: list[GuideJob]) -> Iterator[Any]:

@@ -241,6 +241,15 @@ def auc(score: np.ndarray, positive: np.ndarray) -> float:
     return float((rankdata(score)[positive].sum() - n * (n + 1) / 2) / pairs) if pairs else np.nan
 
 
+def prefixed(name: str, metrics: dict[str, float]) -> dict[str, float]:
+    """Metrics under the name of what they are of.
+
+    >>> prefixed("hypernetwork", {"mae": 0.02})
+    {'hypernetwork_mae': 0.02}
+    """
+    return {f"{name}_{key}": value for key, value in metrics.items()}
+
+
 def with_interval(
     name: str,
     statistic: Callable[[np.ndarray], float],

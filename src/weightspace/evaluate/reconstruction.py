@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from weightspace.artifacts import AUTOENCODER_FILE, DATASET_FOLDER, PCA_FILE, ZOO_FOLDER
+from weightspace.artifacts import AUTOENCODER_FILE, DATASET_FOLDER, ZOO_FOLDER
 from weightspace.autoencoders.base import Autoencoder, decode_latents, encode_members, load_trained
 from weightspace.data.tasks import HELD_OUT, part_of
 from weightspace.evaluate import metrics as m
@@ -24,7 +24,6 @@ from weightspace.progress import progress
 from weightspace.rng import stream, torch_stream
 from weightspace.runtime import device
 from weightspace.sampling.latent_steps import LatentSteps
-from weightspace.weights.pca import TensorPca
 from weightspace.weights.spec import (
     BLOCK,
     Population,
@@ -54,7 +53,6 @@ class Reconstruction:
         original_random: outputs on random inputs.
         rebuilt_random: the same of their decoded latents, after the steps of refinement.
         encoder_only: outputs of the latents that the encoder gives in one pass.
-        pca_only: outputs after the PCA alone.
 
     """
 
@@ -64,7 +62,6 @@ class Reconstruction:
     original_random: Tensor
     rebuilt_random: Tensor
     encoder_only: Tensor
-    pca_only: Tensor
 
     @property
     def outputs(self) -> tuple[Tensor, ...]:
@@ -78,14 +75,12 @@ class Reconstructor:
 
     Attributes:
         autoencoder: weights <-> latent.
-        pca: the first compression, measured alone too.
         runner: the tasks.
         params: all settings.
 
     """
 
     autoencoder: Autoencoder
-    pca: TensorPca
     runner: TaskRunner
     params: Params
 
@@ -103,7 +98,7 @@ class Reconstructor:
         tasks, split = members["task"].to_numpy(), members["split"].iloc[0]
         rng = torch_stream(self.params.seed, "evaluate", "refine", split, number)
         runner, inputs = self.runner, self.params.evaluate.random_inputs
-        real = [runner.room(len(tasks), part_of(split)) for _ in range(4)]
+        real = [runner.room(len(tasks), part_of(split)) for _ in range(3)]
         noise = [torch.empty(len(tasks), inputs, runner.classes) for _ in range(2)]
         rooms = [*real[:2], *noise, *real[2:]]
         fill_together(
@@ -135,10 +130,9 @@ class Reconstructor:
 
         z = encode_members(self.autoencoder, weights)
         original = real(weights), noise(weights)
-        alone = real(self.pca.inverse(self.pca(weights)))
         encoded = real(decode_latents(self.autoencoder, z))
         rebuilt = decode_latents(self.autoencoder, self.refined(tasks, weights, z, rng))
-        return [original[0], real(rebuilt), original[1], noise(rebuilt), encoded, alone]
+        return [original[0], real(rebuilt), original[1], noise(rebuilt), encoded]
 
     def refined(
         self, tasks: np.ndarray, weights: Weights, z: Tensor, rng: torch.Generator
@@ -195,8 +189,7 @@ class PartJob:
 
     def inputs(self) -> dict[str, Path]:
         """All artefacts but the zoo."""
-        files = (PCA_FILE, AUTOENCODER_FILE)
-        return files_in(self.data / DATASET_FOLDER, *((self.data / f).parent for f in files))
+        return files_in(self.data / DATASET_FOLDER, (self.data / AUTOENCODER_FILE).parent)
 
     def packed(self) -> PartJob:
         """The same job with its members' weights."""
@@ -216,8 +209,7 @@ class PartJob:
     def execute(self) -> tuple[tuple[str, int], list[np.ndarray]]:
         """Split and index, and the outputs ``(m, B, c)`` in the order of a Reconstruction's."""
         runner, autoencoder = load_trained(self.data, self.params)
-        pca = TensorPca.load(self.data / PCA_FILE).to(runner.device)
-        reconstruct = Reconstructor(autoencoder, pca, runner, self.params)
+        reconstruct = Reconstructor(autoencoder, runner, self.params)
         part = reconstruct(self.members, self._networks(), self.number)
         return (self.split, self.number), [x.numpy() for x in part.outputs]
 
@@ -259,7 +251,7 @@ def reconstruction_metrics(
     """All metrics of one split.
 
     Suffix ``_random``: on random inputs; ``_late``: members of the last snapshot only. Prefix
-    ``encoder_only_``: without refinement; ``control_pca_only_``: without autoencoder;
+    ``encoder_only_``: without refinement;
     ``control_other_member_``: another network in place of the reconstruction.
 
     Args:
@@ -278,8 +270,6 @@ def reconstruction_metrics(
     first |= _likeness(r.original[last], r.encoder_only[last], "_late")
     shown = ("_mean", "_r2", "error_overlap")
     out |= {f"encoder_only_{k}": v for k, v in first.items() if any(part in k for part in shown)}
-    alone = _likeness(r.original, r.pca_only, "")
-    out |= {f"control_pca_only_{k}": v for k, v in alone.items() if k.endswith("_mean")}
     out |= _other_member(r.members[finished], r.original[last])
     out["members"] = len(r.members)
     out["tasks"] = int(r.members["task"].nunique())

@@ -7,7 +7,7 @@ Where is what computed?
   :func:`weightspace.evaluate.guidance.guide`;
 * the result of a draw on test images: :meth:`weightspace.zoo.runner.TaskRunner.outputs_by_task`;
 * R2 of results against targets: :func:`request_metrics`, by :func:`weightspace.evaluate.metrics.r2_identity`;
-* the same of the controls: :func:`controls`; everything of one split: :func:`evaluate_split`.
+* the same of the controls: :func:`control_latents`, :func:`controls`; everything of one split: :func:`evaluate_split`.
 
 Targets lie evenly over the trained range of R. A draw may be guided by, and chosen by, its result
 on the train images of its task, never on test images.
@@ -15,7 +15,7 @@ on the train images of its task, never on test images.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -40,30 +40,16 @@ from weightspace.zoo.result import Result, labels_of
 from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.store import Zoo
 
-SAMPLED = (
-    "shuffled_d",
-    "shuffled_r",
-    "one_other_class",
-    "other_d_guided_by_own",
-    "d_only",
-    "r_only",
-    "guidance_only",
-)
+GUIDED = ("other_d_guided_by_own", "guidance_only")  # controls that gradient steps move
 NOISE = 0.1  # fraction of a tensor's standard deviation that the noised copies get
 
 
-def controls(
-    evaluation: Evaluation, grid: Grid, drawn: Population, split: str
-) -> Iterator[tuple[str, Networks]]:
-    """Name and networks of each control, one per request ``(T * K)``, one control after the other.
-
-    Where a control withholds or shuffles D or R, it does so for the draw and for the guidance.
+def control_latents(evaluation: Evaluation, grid: Grid) -> dict[str, Tensor]:
+    """Latents ``(T * K, 1, L)`` of each control that is drawn, one per request, before any gradient step.
 
     Args:
-        evaluation: what draws, and the train members.
+        evaluation: what draws.
         grid: T x K requests.
-        drawn: one guided draw of each request, for its output layer.
-        split: split of the tasks.
 
     """
     sampler, dataset = evaluation.sampler, evaluation.runner.dataset
@@ -81,21 +67,35 @@ def controls(
 
     blind = draw(request, use_dataset=False, use_result=False)
     of_other = draw(other_d)
-    draws = {
-        "shuffled_d": (of_other, other_d),
-        "other_d_guided_by_own": (of_other, request),
-        "shuffled_r": (draw(other_r), other_r),
-        "guidance_only": (blind, request),
-    }
-    z = guide(evaluation, split, draws)
-    z |= {
+    return {
+        "shuffled_d": of_other,
+        "other_d_guided_by_own": of_other,
+        "shuffled_r": draw(other_r),
+        "guidance_only": blind,
         "d_only": draw(request, use_result=False),
         "r_only": draw(request, use_dataset=False),
         "one_other_class": draw(one_other),
     }
-    for name in SAMPLED:
-        yield name, sampler.networks(z[name])
+
+
+def controls(
+    evaluation: Evaluation, grid: Grid, latents: Mapping[str, Tensor], drawn: Population
+) -> Iterator[tuple[str, Networks]]:
+    """Name and networks of each control, one per request ``(T * K)``, one control after the other.
+
+    Args:
+        evaluation: what decodes, and the train members.
+        grid: T x K requests.
+        latents: of :func:`control_latents`, those of ``GUIDED`` after their steps.
+        drawn: one guided draw of each request, for its output layer.
+
+    """
+    sampler = evaluation.sampler
+    for name, z in latents.items():
+        yield name, sampler.networks(z)
+    rng = torch_stream(evaluation.params.seed, "evaluate", "control noise")
     members, spec = evaluation.train_members, sampler.autoencoder.spec
+    request = grid.condition(evaluation.runner.dataset)
     copies = members.nearest_task(sampler.embed(request), grid.target)
     yield "nearest_task", copies
     yield "noised_copy", noised(spec, copies, NOISE, rng)
@@ -171,6 +171,9 @@ def request_metrics(
         f"{result.name}_at_top": lambda i: float(np.median(got[i, top])),
         f"{result.name}_at_top_mean": lambda i: float(got[i, top].mean()),
     }
+    if len(grid.targets) == 1:  # the rest compares targets
+        statistics = {name: of for name, of in statistics.items() if "at_top" in name}
+    thirds = np.array_split(np.arange(len(grid.targets)), 3)  # targets rise
     everything = np.arange(len(target))
     units = everything if class_sets is None else class_sets
     out = {}
@@ -178,7 +181,27 @@ def request_metrics(
         rng = stream(seed, "evaluate", "bootstrap", name)
         out[name] = statistic(everything)
         out |= m.with_interval(name, statistic, units, resamples, rng)
+    if len(grid.targets) >= len(thirds):
+        error = np.abs(target - got)
+        out |= {f"mae_third_{i}": float(error[:, k].mean()) for i, k in enumerate(thirds, 1)}
     return out
+
+
+def at_quantiles(evaluation: Evaluation, tasks: np.ndarray, split: str) -> dict[str, float]:
+    """Metrics of draws in one pass that are asked for results as frequent as those of train members.
+
+    Args:
+        evaluation: what draws and measures.
+        tasks: T tasks of the split.
+        split: split of the tasks.
+
+    """
+    grid = evaluation.grid_at_quantiles(tasks)
+    rng = torch_stream(evaluation.params.seed, "evaluate", "quantiles", split)
+    sampler, runner, result = evaluation.sampler, evaluation.runner, evaluation.result
+    z = sampler.latents(grid.condition(runner.dataset), 1, rng)
+    outputs = runner.outputs_by_task(sampler.networks(z), tasks, part_of(split))
+    return request_metrics(grid, grid.achieved(outputs, result)[:, 0], result)
 
 
 def scratch(zoo: Zoo, split: str, grid: Grid, result: Result) -> dict[str, float]:
@@ -271,8 +294,13 @@ def evaluate_split(
         z = sampler.latents(condition, draws, rng)
         out, curve = unguided(grid, runner, sampler.networks(z), split, result)
         bar.advance(note="drawn")
+        # val serves choices, which controls do not
+        others = control_latents(evaluation, grid) if settings.controls and split != "val" else {}
         z = z[:, : settings.guided_draws]
-        drawn = sampler.networks(guide(evaluation, split, {"draws": (z, condition)})["draws"])
+        count = z.shape[1]
+        z = torch.cat([z, *(others[name] for name in GUIDED if others)], 1)
+        z = guide(evaluation, split, condition, z)
+        drawn = sampler.networks(z[:, :count])
         bar.advance(note="guided")
         both = runner.outputs_on_parts(drawn, grid.tasks, (part_of(split), "train"))
         on_test, on_train = (grid.achieved(y, result) for y in both)
@@ -285,9 +313,12 @@ def evaluate_split(
             )
             out |= {prefix + name: value for name, value in of_kind.items()}
         bar.advance(note="intervals")
-        if settings.controls:
-            first = Selected(drawn, torch.arange(0, len(drawn), z.shape[1]))
-            out |= control_metrics(evaluation, grid, first, split)
+        if others:
+            out |= m.prefixed("quantiles", at_quantiles(evaluation, tasks, split))
+            others |= dict(zip(GUIDED, z[:, count:].split(1, 1), strict=True))
+            first = Selected(drawn, torch.arange(0, len(drawn), count))
+            made = controls(evaluation, grid, others, first)
+            out |= control_metrics(evaluation, grid, made, split)
         bar.advance(note="controls")
         predicted = outputs.argmax(-1).unflatten(0, (len(grid), -1))
         alike = diversity(evaluation, grid, predicted, split)
@@ -298,29 +329,28 @@ def evaluate_split(
         out["r2_identity_ceiling"] = ceiling(grid, outputs)
     out["image_gradients"] = sampler.image_gradients(condition)  # of a guided draw
     out["chance_accuracy"] = 1 / runner.classes
-    out |= {"draws": draws, "guided_draws": z.shape[1]}
+    out |= {"draws": draws, "guided_draws": count}
     out |= {"tasks": len(grid.tasks), "targets": len(grid.targets)}
     return out, curve
 
 
 def control_metrics(
-    evaluation: Evaluation, grid: Grid, drawn: Population, split: str
+    evaluation: Evaluation, grid: Grid, made: Iterable[tuple[str, Networks]], split: str
 ) -> dict[str, float]:
     """Metrics ``control_<control>_<metric>`` of every control.
 
     Args:
-        evaluation: what draws and measures.
+        evaluation: what measures.
         grid: T x K requests.
-        drawn: one guided draw of each request.
+        made: of :func:`controls`.
         split: split of the tasks.
 
     """
     result, out = evaluation.result, dict[str, float]()
-    for name, networks in controls(evaluation, grid, drawn, split):
+    for name, networks in made:
         outputs = evaluation.runner.outputs_by_task(networks, grid.tasks, part_of(split))
         achieved = grid.achieved(outputs, result)[:, 0]
-        metrics = request_metrics(grid, achieved, result)
-        out |= {f"control_{name}_{key}": value for key, value in metrics.items()}
+        out |= m.prefixed(f"control_{name}", request_metrics(grid, achieved, result))
     return out
 
 

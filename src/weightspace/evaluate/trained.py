@@ -2,13 +2,12 @@
 
 * :class:`TrainAndStop`: train until the result is the requested one, from scratch or from the network
   of the nearest train task;
-* :class:`WeightSteps`: the steps of a guided draw, on weights, in a subspace of them, or on latents
-  that were drawn without D or R;
 * :class:`RidgeHead`: the nearest task's network with an output layer in closed form;
 * :class:`ZooChoice`: the best of all train members, in all orders of their outputs.
 
 Every one is asked for the same results as draws, on some tasks of each split. Its one setting is
-chosen for each target on some val tasks; a figure says how many lie at an edge of those tried.
+chosen for each target on some val tasks; a figure says how many lie at an edge of those tried. Baselines
+that cost more are in :mod:`weightspace.evaluate.evidence`.
 """
 
 from __future__ import annotations
@@ -21,37 +20,43 @@ import numpy as np
 import pandas as pd
 
 from weightspace.data.tasks import TEST_SPLITS, part_of
-from weightspace.evaluate import weight_steps
+from weightspace.evaluate import metrics as m
 from weightspace.evaluate.evaluation import Evaluation
 from weightspace.evaluate.finetuning import Trainer
 from weightspace.evaluate.sampling import request_metrics
 from weightspace.evaluate.stopping import TrainAndStop
 from weightspace.evaluate.tuning import Baseline
-from weightspace.evaluate.weight_steps import WeightSteps
 from weightspace.evaluate.zoo_choice import RidgeHead, ZooChoice
 from weightspace.progress import progress
 from weightspace.rng import stream, torch_stream
 from weightspace.sampling.requests import Grid
-from weightspace.weights.spec import Networks, Weights, stack, take
+from weightspace.weights.spec import Networks, Weights, stack
 
 TUNING_TASKS = 8  # val tasks that settings are chosen on
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # of Adam in training
 PENALTIES = tuple(10.0**i for i in range(-7, 1))  # of ridge regression
 
 
-def evaluate_trained(evaluation: Evaluation) -> dict[str, dict[str, float]]:
-    """Metrics ``<baseline>_<metric>`` of val, on the tasks of the choice, and of each test split."""
+def evaluate_trained(
+    evaluation: Evaluation, known: Mapping[str, Baseline]
+) -> dict[str, dict[str, float]]:
+    """Metrics ``<baseline>_<metric>`` of val, on the tasks of the choice, and of each test split.
+
+    Args:
+        evaluation: requests, and the population.
+        known: baselines by their names.
+
+    """
     most = {"val": TUNING_TASKS} | dict.fromkeys(
         TEST_SPLITS, evaluation.params.evaluate.finetune_tasks
     )
     tasks = {split: some_tasks(evaluation, split, n) for split, n in most.items()}
     grids = {split: evaluation.grid(t) for split, t in tasks.items() if len(t)}
     out: dict[str, dict[str, float]] = {split: {} for split in grids}
-    known = baselines(evaluation) if grids else {}
     with progress("baselines", len(known)) as bar:
-        for name, baseline in known.items():
+        for name, baseline in known.items() if grids else ():
             for split, metrics in _measure(evaluation, baseline, grids).items():
-                out[split] |= {f"{name}_{key}": value for key, value in metrics.items()}
+                out[split] |= m.prefixed(name, metrics)
             bar.advance(note=name)
     return out
 
@@ -86,17 +91,23 @@ def _measure(
     if baseline.top_only:
         best = evaluation.result.best(evaluation.sampler.shared_encoder.bounds)
         grids = {split: replace(grid, targets=np.array([best])) for split, grid in grids.items()}
-    chosen, about = baseline.tune(grids["val"]), {}
+    (chosen, on_val), about = baseline.tune(grids["val"]), {}
     if len(baseline.settings) > 1:
         about[f"{baseline.setting}_low"] = float(chosen.min())
         about[f"{baseline.setting}_high"] = float(chosen.max())
         about[f"{baseline.setting}_at_edge"] = baseline.at_edge(chosen)
-    out = {}
+    out, params = {}, evaluation.params
     for split, grid in grids.items():
-        outcome = baseline(grid, chosen, part_of(split))
-        metrics = request_metrics(grid, outcome.achieved, evaluation.result)
-        if baseline.top_only:  # the rest compares targets
-            metrics = {k: v for k, v in metrics.items() if "at_top" in k}
+        val = split == "val"
+        outcome = on_val if val else baseline(grid, chosen, part_of(split))
+        metrics = request_metrics(
+            grid,
+            outcome.achieved,
+            evaluation.result,
+            0 if val else params.evaluate.bootstrap,
+            params.seed,
+            evaluation.class_sets(grid.tasks),
+        )
         cost = {
             "image_gradients": float(np.mean(outcome.image_gradients)),
             "tasks": len(grid.tasks),
@@ -107,34 +118,42 @@ def _measure(
 
 def baselines(evaluation: Evaluation) -> dict[str, Baseline]:
     """Every baseline by its name in the metrics."""
-    seed, runner, net = evaluation.params.seed, evaluation.runner, evaluation.sampler.net
-    members, result = evaluation.train_members, evaluation.result
-    trainer = Trainer(runner, evaluation.params.zoo.batch_size, seed)
-    raw = weight_steps.all_weights(evaluation)
-
-    def fresh(grid: Grid, of_task: int) -> Weights:
-        names = (torch_stream(seed, "baselines", "init", int(task)) for task in grid.tasks)
-        return stack([net.init(rng) for rng in names for _ in range(of_task)])
-
-    def nearest(grid: Grid) -> Networks:
-        condition = grid.condition(runner.dataset)
-        return members.nearest_task(evaluation.sampler.embed(condition), grid.target)
-
-    starts = {
-        "random": lambda grid: raw.encode(fresh(grid, len(grid.targets))),
-        "nearest_task": lambda grid: raw.encode(take(nearest(grid), slice(None))),
-    }
-    known = {
-        "train_and_stop": Baseline(TrainAndStop(trainer, result, partial(fresh, of_task=1)), RATES),
+    runner, result = evaluation.runner, evaluation.result
+    trainer = Trainer(runner, evaluation.params.zoo.batch_size, evaluation.params.seed)
+    scratch, nearest = (partial(start, evaluation) for start in (fresh, nearest_task))
+    return {
+        "train_and_stop": Baseline(TrainAndStop(trainer, result, scratch), RATES),
         "train_and_stop_nearest_task": Baseline(TrainAndStop(trainer, result, nearest), RATES),
-        "best_of_zoo": Baseline(ZooChoice(runner, result, members.networks), (0.0,)),
+        "best_of_zoo": Baseline(
+            ZooChoice(runner, result, evaluation.train_members.networks), (0.0,)
+        ),
         "ridge_head": Baseline(
             RidgeHead(runner, result, nearest), PENALTIES, setting="penalty", top_only=True
         ),
     }
-    for name, start in starts.items():
-        known[f"steps_{name}"] = Baseline(WeightSteps(evaluation, raw, start), weight_steps.RATES)
-    others = weight_steps.from_reference(evaluation) | weight_steps.from_latents(evaluation)
-    for name, (decoder, start, rates) in others.items():
-        known[f"steps_{name}"] = Baseline(WeightSteps(evaluation, decoder, start), rates)
-    return known
+
+
+def fresh(evaluation: Evaluation, grid: Grid) -> Weights:
+    """An untrained network ``(T, *shape)`` for each task of a grid.
+
+    Args:
+        evaluation: has the architecture.
+        grid: T x K requests.
+
+    """
+    seed, net = evaluation.params.seed, evaluation.sampler.net
+    return stack(
+        [net.init(torch_stream(seed, "baselines", "init", int(task))) for task in grid.tasks]
+    )
+
+
+def nearest_task(evaluation: Evaluation, grid: Grid) -> Networks:
+    """For each request of a grid the member of the nearest train task whose result is nearest.
+
+    Args:
+        evaluation: has the population, and embeds tasks.
+        grid: T x K requests.
+
+    """
+    condition = grid.condition(evaluation.runner.dataset)
+    return evaluation.train_members.nearest_task(evaluation.sampler.embed(condition), grid.target)

@@ -44,16 +44,24 @@ class Baseline:
     setting: str = "rate"
     top_only: bool = False
 
-    def tune(self, grid: Grid) -> np.ndarray:
+    def tune(self, grid: Grid) -> tuple[np.ndarray, Outcome]:
         """For each target the setting with the smallest mean squared error on val images ``(K,)``.
 
-        Of several that are equal, the one in the middle.
+        Of several that are equal, the one in the middle. Also what comes of the chosen ones there.
         """
-        if len(self.settings) == 1:
-            return np.repeat(self.settings, len(grid.targets))
-        errors = np.array([_errors(grid, self.method(grid, s, "val")) for s in self.settings])
+        tried = [self.method(grid, setting, "val") for setting in self.settings]
+        errors = np.array([_errors(grid, outcome) for outcome in tried])
         best = [np.flatnonzero(of_target == of_target.min()) for of_target in errors.T]
-        return np.array([self.settings[index[len(index) // 2]] for index in best])
+        index = np.array([equal[len(equal) // 2] for equal in best])
+        of_request = np.tile(index, len(grid.tasks)), np.arange(len(grid))
+        achieved, gradients = (
+            np.stack([np.broadcast_to(values, len(grid)) for values in every])[of_request]
+            for every in (
+                [outcome.achieved for outcome in tried],
+                [outcome.image_gradients for outcome in tried],
+            )
+        )
+        return np.array(self.settings)[index], Outcome(achieved, gradients)
 
     def __call__(self, grid: Grid, chosen: np.ndarray, part: str) -> Outcome:
         """What it gives for the requests of a grid.

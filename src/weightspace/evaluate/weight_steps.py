@@ -31,7 +31,7 @@ from weightspace.zoo.outputs import choose_probes
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)  # to choose from, on weights and in a random subspace
 PCA_RATES = (0.003, 0.01, 0.03, 0.1)  # along components, in standard deviations
-LATENT_RATES = (0.01, 0.03, 0.1, 0.3)  # of latents that were drawn without D or R
+LATENT_RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # of latents
 STATISTICS = 32  # images that statistics of batch normalisation are measured on
 
 
@@ -208,7 +208,7 @@ def from_reference(
 
 
 def from_latents(evaluation: Evaluation) -> dict[str, tuple[Autoencoder, Start, Rates]]:
-    """As :func:`from_reference`, for latents that were drawn without R, or without D."""
+    """As :func:`from_reference`, for latents that were drawn: as they are, without R, without D."""
     sampler, seed = evaluation.sampler, evaluation.params.seed
 
     def start(grid: Grid, name: str) -> Tensor:
@@ -219,7 +219,7 @@ def from_latents(evaluation: Evaluation) -> dict[str, tuple[Autoencoder, Start, 
 
     return {
         name: (sampler.autoencoder, partial(start, name=name), LATENT_RATES)
-        for name in ("d_only", "r_only")
+        for name in ("draw", "d_only", "r_only")
     }
 
 

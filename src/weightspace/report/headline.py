@@ -138,7 +138,7 @@ def draws(root: Path) -> str:
         (f"chosen among {n} drawn in one pass", "unguided_best_of_n_", costs.drawn(n)),
         (f"guided: {steps} gradient steps after the draw", "", costs.guided()),
         (f"chosen among {guided} guided", "best_of_n_", costs.guided(guided)),
-        ("control: guided with the D of another task", "control_shuffled_d_", costs.guided()),
+        ("control: drawn with the D of another task", "control_shuffled_d_", costs.drawn()),
         ("control: network of the nearest training task", "control_nearest_task_", (0, None)),
     )
     body = [_row(name, figures, prefix, cost) for name, prefix, cost in kinds]

@@ -122,7 +122,7 @@ def answers(sampling: dict[str, Any]) -> Iterator[str]:
         keys = ("unguided_r2_identity", "r2_identity", "draws", "tasks")
         if all(f.get(k) is not None for k in keys):
             other = f.get("control_shuffled_d_r2_identity")
-            control = "" if other is None else f" Guided with the D of another task: {other:.2f}."
+            control = "" if other is None else f" Drawn with the D of another task: {other:.2f}."
             yield (
                 f"On {f['tasks']} tasks of {UNSEEN[split]}, draws without gradients meet the request "
                 f"with R2 {f['unguided_r2_identity']:.2f} (1 is exact); guided ones, which gradient "

@@ -121,19 +121,29 @@ def sampling_table(figures: dict[str, Any], split: str) -> Table:
         "",
         "R2 (achieved = target)",
         "MAE",
+        "of each third of the targets",
         "rank corr. in a task",
         f"{result} at the highest target",
     ):
         table.add_column(column)
-    keys = ("r2_identity", "mae", "spearman_within_task", f"{result}_at_top")
     for rows in _sampling_rows(figures):
         for name, prefix in rows.items():
-            table.add_row(name, *(_number(figures.get(prefix + k)) for k in keys))
+            r2, mae, rank, top = (
+                _number(figures.get(prefix + k))
+                for k in ("r2_identity", "mae", "spearman_within_task", f"{result}_at_top")
+            )
+            table.add_row(name, r2, mae, _thirds(figures, prefix), rank, top)
         table.add_section()
     single, best = (figures.get(f"{result}_scratch{suffix}") for suffix in ("_single", ""))
-    table.add_row("trained from scratch: mean run", "", "", "", _number(single))
-    table.add_row("trained from scratch: best run on val images", "", "", "", _number(best))
+    table.add_row("trained from scratch: mean run", "", "", "", "", _number(single))
+    table.add_row("trained from scratch: best run on val images", "", "", "", "", _number(best))
     return table
+
+
+def _thirds(figures: dict[str, Any], prefix: str) -> str:
+    """Mean absolute error of the lowest, middle and highest targets."""
+    errors = [figures.get(f"{prefix}mae_third_{i}") for i in (1, 2, 3)]
+    return "-" if None in errors else " / ".join(map(_number, errors))
 
 
 def _sampling_rows(figures: dict[str, Any]) -> list[dict[str, str]]:
@@ -141,17 +151,19 @@ def _sampling_rows(figures: dict[str, Any]) -> list[dict[str, str]]:
     among = {k: f"best of {figures.get(k)} on train images" for k in ("draws", "guided_draws")}
     cost = figures.get("image_gradients")  # an earlier version has none
     each = "" if cost is None else f" ({cost:,} labelled image-gradients each)"
+    more = {"requests at quantiles of train results, without gradients": "quantiles_"}
     return [
         {
             "draws without gradients": "unguided_",
             f"{among['draws']}, without gradients": "unguided_best_of_n_",
-        },
+        }
+        | (more if "quantiles_mae" in figures else {}),
         {f"guided draws{each}": "", f"{among['guided_draws']}, guided": "best_of_n_"},
         {
             "D only, without gradients": "control_d_only_",
             "R only, without gradients": "control_r_only_",
-            "D shuffled, guided": "control_shuffled_d_",
-            "R shuffled, guided": "control_shuffled_r_",
+            "D shuffled, without gradients": "control_shuffled_d_",
+            "R shuffled, without gradients": "control_shuffled_r_",
             "one class of D replaced, without gradients": "control_one_other_class_",
             "drawn for another D, guided by the own": "control_other_d_guided_by_own_",
             "unconditional draw, guided": "control_guidance_only_",
@@ -279,6 +291,8 @@ def distribution_table(figures: dict[str, Any], split: str) -> Table:
         "overlap of errors": "error_overlap",
         "accuracy of an ensemble at the highest target": "ensemble_accuracy",
         "its gain over a single network": "ensemble_gain",
+        "loss of accuracy on the line between two": "barrier",
+        "the same after matching": "barrier_matched",
     }
     _add_pairs(table, pairs, ("_draws", "_members"), figures)
     return table
@@ -289,15 +303,14 @@ def baselines_table(figures: dict[str, Any], split: str) -> Table:
     result = "accuracy" if any(k.endswith("accuracy_at_top") for k in figures) else "loss"
     title = f"Baselines with the same information, {split}: one network for each request"
     columns = {
-        "R2 (achieved = target)": "r2_identity",
         "MAE": "mae",
-        f"mean {result} at the highest target": f"{result}_at_top_mean",
+        f"mean {result} at the top": f"{result}_at_top_mean",
         "agreement of two": "agreement_draws",
-        "overlap of errors of two": "error_overlap_draws",
-        "told from members by outputs, AUC": "auc_outputs",
+        "overlap of errors": "error_overlap_draws",
+        "told by outputs, AUC": "auc_outputs",
     }
     table = Table(title=title, title_justify="left")
-    for column in ("", *columns, "labelled image-gradients", "chosen on val", "tasks"):
+    for column in ("", "R2 (95 %)", *columns, "image-gradients", "chosen on val", "tasks"):
         table.add_column(column)
     rows = {
         "hypernetwork: no population, trained to hit R": "hypernetwork",
@@ -316,11 +329,18 @@ def baselines_table(figures: dict[str, Any], split: str) -> Table:
     for name, key in rows.items():
         if f"{key}_{result}_at_top_mean" in figures:
             cells = [_number(figures.get(f"{key}_{value}")) for value in columns.values()]
+            cells = [_with_interval(figures, f"{key}_r2_identity"), *cells]
             count = figures.get(f"{key}_tasks")
             cost = f"{figures[f'{key}_image_gradients']:,.0f}"
             tasks = "all" if count is None else f"{count}"
             table.add_row(name, *cells, cost, _setting(figures, key), tasks)
     return table
+
+
+def _with_interval(figures: dict[str, Any], key: str) -> str:
+    """A figure and its interval, where it has one."""
+    value, low, high = (figures.get(key + end) for end in ("", "_low", "_high"))
+    return _number(value) + ("" if low is None else f" ({_number(low)} to {_number(high)})")
 
 
 def _setting(figures: dict[str, Any], key: str) -> str:
