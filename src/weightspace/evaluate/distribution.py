@@ -342,7 +342,9 @@ def barriers(evaluation: Evaluation, split: str) -> dict[str, float]:
     pairs = m.pairs_alike(members["task"].to_numpy(), members["run"].to_numpy(), result)
     pairs = pairs[: params.evaluate.novelty_networks]
     tasks = members["task"].to_numpy()[pairs[:, 0]]
-    ends: dict[str, list[Population]] = {"members": [zoo.networks(members.iloc[rows]) for rows in pairs.T]}
+    ends: dict[str, list[Population]] = {
+        "members": [zoo.networks(members.iloc[rows]) for rows in pairs.T]
+    }
     if len(pairs):
         target = torch.from_numpy(result[pairs[:, 0]]).float()
         condition = Condition.of_tasks(evaluation.runner.dataset, torch.from_numpy(tasks), target)

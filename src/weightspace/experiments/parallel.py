@@ -22,7 +22,15 @@ from weightspace.report.stages import Stage, load_stages
 WAIT = "--wait-for-lock"
 # Threads of one stage that wait must leave the cores to the other's.
 QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1"}
-NOISE = ("Use `dvc push`", "To track the changes", "Generating lock", "Updating lock")
+# Advice that DVC repeats after every stage.
+NOISE = (
+    "Use `dvc push`",
+    "To track the changes",
+    "To enable auto staging",
+    "\t",
+    "Generating lock",
+)
+NOISE += ("Updating lock",)
 _printing = threading.Lock()
 
 
