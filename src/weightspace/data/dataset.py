@@ -96,6 +96,24 @@ class Dataset:
         """
         return self.images[part][classes, index]
 
+    def some_images(self, part: str, classes: Tensor, count: int, rng: torch.Generator) -> Tensor:
+        """Random images ``(N, c n, C, H, W)`` of each class of N tasks, class after class.
+
+        Args:
+            part: "train", "val" or "test".
+            classes: of the task of each ``(N, c)``.
+            count: n, or all images there are.
+            rng: chooses them, without repetition.
+
+        """
+        order = torch.rand(*classes.shape, self.images[part].shape[1], generator=rng).argsort(2)
+        index = order[:, :, :count]
+        return self.images_of(part, classes[:, :, None].expand_as(index), index).flatten(1, 2)
+
+    def tasks_of(self, split: str) -> Tensor:
+        """Tasks of a split ``(T,)``, with or without members."""
+        return torch.tensor(self.tasks.loc[self.tasks["split"] == split, "task"].to_numpy())
+
     def task_images(self, tasks: Tensor, part: str) -> Tensor:
         """Images of each task, in the order of its classes: ``(N, c, n, C, H, W)``."""
         return self.images[part][self.classes[tasks]]

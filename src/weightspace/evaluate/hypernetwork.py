@@ -133,14 +133,8 @@ class Hypernetwork(nn.Module):
 
 def train_classes(runner: TaskRunner) -> Tensor:
     """Classes of the train tasks ``(K,)``, in rising order."""
-    classes: Tensor = runner.dataset.classes[tasks_of(runner, "train")].unique()
+    classes: Tensor = runner.dataset.classes[runner.dataset.tasks_of("train")].unique()
     return classes
-
-
-def tasks_of(runner: TaskRunner, split: str) -> Tensor:
-    """Tasks of a split ``(T,)``, with or without members."""
-    table = runner.dataset.tasks
-    return torch.tensor(table.loc[table["split"] == split, "task"].to_numpy())
 
 
 class HypernetworkLoss:
@@ -157,7 +151,7 @@ class HypernetworkLoss:
         self, model: Hypernetwork, runner: TaskRunner, settings: HypernetworkSettings
     ) -> None:
         self.model, self.dataset, self.settings = model, runner.dataset, settings
-        self.tasks = {split: tasks_of(runner, split) for split in ("train", "val")}
+        self.tasks = {split: self.dataset.tasks_of(split) for split in ("train", "val")}
 
     def __call__(self, rows: Tensor, split: str, rng: torch.Generator) -> dict[str, Tensor]:
         """Loss of as many conditions as there are rows, drawn at random.
@@ -173,20 +167,13 @@ class HypernetworkLoss:
         low, high = model.bounds.tolist()
         target = low + (high - low) * torch.rand(count, generator=rng)
         condition = Condition.of_tasks(self.dataset, tasks, target)
-        images = self._images(condition.classes, rng)
+        images = self.dataset.some_images(
+            "train", condition.classes, self.settings.images_per_class, rng
+        )
         features = model.features(condition, torch.randn(count, NOISE, generator=rng))
         outputs = model.outputs(features, images)
         error, _ = result_error(outputs, target.to(features), model.result)
         return {"loss": SCALE * error.mean()}
-
-    def _images(self, classes: Tensor, rng: torch.Generator) -> Tensor:
-        """Random train images ``(N, c n, C, H, W)`` of each class of N tasks ``(N, c)``, class after class."""
-        count = self.dataset.images["train"].shape[1]
-        index = torch.rand(*classes.shape, count, generator=rng).argsort(2)
-        index = index[:, :, : self.settings.images_per_class]
-        of_class = classes[:, :, None].expand_as(index)
-        images: Tensor = self.dataset.images_of("train", of_class, index).flatten(1, 2)
-        return images
 
 
 def fits_memory(runner: TaskRunner, params: Params) -> bool:

@@ -23,14 +23,7 @@ WAIT = "--wait-for-lock"
 # Threads of one stage that wait must leave the cores to the other's.
 QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1"}
 # Advice that DVC repeats after every stage.
-NOISE = (
-    "Use `dvc push`",
-    "To track the changes",
-    "To enable auto staging",
-    "\t",
-    "Generating lock",
-)
-NOISE += ("Updating lock",)
+NOISE = ("Use `dvc push`", "To track the changes", "To enable auto staging", "\t")
 _printing = threading.Lock()
 
 
@@ -136,7 +129,7 @@ def run_stage(name: str, root: Path) -> int:
         raise problem("no command 'dvc'", where="repro", do=INSTALL["dvc"]) from error
     with process:
         for line in process.stdout or ():
-            if line.strip() and not line.startswith(NOISE):
+            if line.strip() and not line.startswith(NOISE) and "lock file" not in line:
                 text = f"{name}: {line.removeprefix(name + ': ').rstrip()}"
                 with _printing:
                     print(text, file=sys.stderr, flush=True)

@@ -242,8 +242,7 @@ class Draws:
 
     def __init__(self, model: FlowModel, data: SharedEncoderData, split: str, count: int) -> None:
         self.model, self.data, self.count = model, data, count
-        table = data.runner.dataset.tasks  # all tasks of the split: none of them needs a member
-        self.tasks = torch.from_numpy(table.loc[table["split"] == split, "task"].to_numpy().copy())
+        self.tasks = data.runner.dataset.tasks_of(split)  # all: none of them needs a member
         device, sizes = data.runner.device, model.sizes
         self.x = torch.empty(0, sizes.latent, device=device)  # latents in standard units
         self.classes = torch.empty(0, sizes.classes, dtype=torch.long)
@@ -296,15 +295,13 @@ class Draws:
             rng: chooses the images.
 
         """
-        dataset, images = self.data.runner.dataset, self.model.options.critic_images
-        count = dataset.images["train"].shape[1]
-        index = torch.rand(*classes.shape, count, generator=rng).argsort(2)[:, :, :images]
-        of_class = classes[:, :, None].expand_as(index)
-        queries = dataset.images_of("train", of_class, index).flatten(1, 2)
+        images = self.data.runner.dataset.some_images(
+            "train", classes, self.model.options.critic_images, rng
+        )
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             z = self.model.latents(x)
-            outputs = self.data.autoencoder.outputs(self.data.runner.net, z, queries)
+            outputs = self.data.autoencoder.outputs(self.data.runner.net, z, images)
             results, soft = soft_result(outputs, self.model.result)
             (slope,) = torch.autograd.grad(soft.mean(1).sum(), x)
         return results.detach(), slope
