@@ -14,7 +14,6 @@ import pandas as pd
 import pytest
 import yaml
 
-from weightspace.evaluate.sampling import SAMPLED
 from weightspace.experiments.stages import MARK, NEUTRAL, closure, generated
 from weightspace.params import load_params
 from weightspace.report import provenance
@@ -149,7 +148,8 @@ def test_without_controls_the_other_figures_stay(copied):
     kept = figures()
     assert kept == {k: every[k] for k in kept}
     readings = ("raw_weights", "weight_statistics", "hyperparameters")
-    draws = (*SAMPLED,)
+    draws = ("shuffled_d", "shuffled_r", "one_other_class", "other_d_guided_by_own")
+    draws += ("d_only", "r_only", "guidance_only")
     draws += ("nearest_task", "noised_copy", "average", "head_only")
     names = [f"control_{name}_" for name in readings + draws]
     gone = {name.split(" ")[2] for name in every.keys() - kept.keys()}

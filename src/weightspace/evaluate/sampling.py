@@ -313,8 +313,9 @@ def evaluate_split(
             )
             out |= {prefix + name: value for name, value in of_kind.items()}
         bar.advance(note="intervals")
-        if others:
+        if split != "val":
             out |= m.prefixed("quantiles", at_quantiles(evaluation, tasks, split))
+        if others:
             others |= dict(zip(GUIDED, z[:, count:].split(1, 1), strict=True))
             first = Selected(drawn, torch.arange(0, len(drawn), count))
             made = controls(evaluation, grid, others, first)
