@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS = 1
 export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: repro test lint docs tables outputs results sweep ablation autoencoders glyphs small-resnet fashion study resnet-ablation pictures report clean
+.PHONY: repro test lint docs tables outputs bundle results sweep ablation autoencoders glyphs small-resnet fashion study resnet-ablation pictures report clean
 
 repro: $(READY)  ## run every stage whose inputs changed, then show the results
 	python -m weightspace plugins --write
@@ -72,6 +72,10 @@ tables: $(READY)  ## figures of README and docs from the committed metrics
 
 outputs: $(READY)  ## the same, and the outputs of their examples, which it runs: needs a finished pipeline
 	python -m weightspace document --write --outputs
+
+BUNDLE := src/weightspace/bundles/digits.bundle
+bundle: $(READY)  ## the part of the package that `weightspace demo` needs, from a finished pipeline
+	python -m weightspace bundle --out $(BUNDLE) --megabytes 8
 
 # torch comes first and by pip, so that the CPU build on pip's path is taken.
 $(READY): pyproject.toml constraints.txt

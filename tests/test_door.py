@@ -26,6 +26,8 @@ COMMANDS = TREE.commands
 MINE = {"data": "my.npz", "classes": "a,b,c"}
 # command -> words that it works with: parameter -> value. A new command needs its line.
 WORKS = {
+    "demo": {"out": "new.html"},
+    "bundle": {"out": "new.bundle", "bits": "8", "megabytes": "8"},
     "sample": MINE | {"out": "new", "accuracy": "0.5", "guidance_steps": "0"},
     "import": {"folder": "checkpoints", "arch": "cnn", "results": "table.csv", "out": "new"},
     "encode": {"paths": "nets", "out": "new.safetensors"},
@@ -113,7 +115,7 @@ def allowed(command, parameter, value):
 
 def command_needs_ending(command):
     """Whether the name of its output has an ending, which none of the values has."""
-    return command == "encode"
+    return command in ("bundle", "encode")
 
 
 @pytest.fixture(scope="module")

@@ -35,6 +35,7 @@ ORDER = (
     "sampling",
     "evaluate",
     "preflight",
+    "bundles",
     "project",
     "report",
     "experiments",

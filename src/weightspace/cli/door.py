@@ -106,6 +106,22 @@ def _option(name: str) -> str:
     return "-n" if name == "n" else f"--{name.replace('_', '-')}"
 
 
+def _project(root: Path) -> Path:
+    """Where a project is, told before any work."""
+    from weightspace.bundles.locate import locate
+
+    return locate(root)
+
+
+def there(path: Path) -> Path:
+    """A path that exists, or the name of a bundle."""
+    from weightspace.bundles.locate import names
+
+    if not path.exists() and str(path) not in names():
+        raise typer.BadParameter(f"Path '{path}' does not exist.")
+    return path if path.exists() else _project(path)
+
+
 def _usable(out: Path | None) -> Path | None:
     """A name for a new folder, tried before any work."""
     from weightspace.artifacts import check_new
@@ -126,8 +142,12 @@ def _whole(name: str, *flags: str, help: str) -> typer.models.OptionInfo:
 
 IMAGES = "labelled images: .npz, folder of idx files, or folder of class folders"
 NAMES = "names of the classes, in the order of the outputs"
+Folder = Annotated[Path, typer.Option(help="folder of the project", exists=True, file_okay=False)]
 Root = Annotated[
-    Path, typer.Option(help="folder of the finished project", exists=True, file_okay=False)
+    Path,
+    typer.Option(
+        help="the finished project: folder, bundle, or name of a bundle", callback=_project
+    ),
 ]
 NewFolder = Annotated[
     Path,

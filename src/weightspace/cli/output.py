@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich.console import Console, JustifyMethod
@@ -269,6 +270,17 @@ def show_predictions(project: Project, paths: list[Path]) -> None:
     for row in predicted.errors.to_dict("records"):
         if row["error"] >= row["of_a_constant"]:
             print(f"{row['property']}: no better than a constant; do not use it".replace("_", " "))
+
+
+def show_bundle(card: Mapping[str, Any], out: Path) -> None:
+    """Show what a bundle holds and what its bits cost."""
+    rows = {"project": card["val"]["project"], "bundle": card["val"]["bundle"]}
+    table = pd.DataFrame(rows).T.rename_axis("of").reset_index()
+    show_table(table, f"{card['bits']:g} bits: figures on val tasks, draws in one pass")
+    print(
+        f"Networks rebuilt by both predict alike on {card['val']['same_predictions']:.1%} of the images\n"
+        f"Written to {out}: {card['bytes'] / 1e6:.2f} MB, sha256 {card['sha256']}, and its card"
+    )
 
 
 def show_facts(facts: Mapping[str, object]) -> None:

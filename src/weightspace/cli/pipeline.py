@@ -44,8 +44,11 @@ def results(
     markdown: Annotated[bool, typer.Option("--markdown", help="tables as Markdown")] = False,
 ) -> None:
     """Show the results beside chance and the published ones of the original study."""
+    from weightspace.bundles.archive import open_bundle
     from weightspace.report.tables import as_markdown, show
 
+    if root.is_file():
+        open_bundle(root)
     if markdown:
         print(as_markdown(root))
     else:
@@ -60,7 +63,7 @@ def document(
     outputs: Annotated[
         bool, typer.Option("--outputs", help="run the examples too; needs a finished pipeline")
     ] = False,
-    root: door.Root = Path(),
+    root: door.Folder = Path(),
 ) -> None:
     """Renew the figures of README and docs from the committed metrics, and outputs of examples."""
     from weightspace.report.document import document as renew
@@ -140,15 +143,22 @@ def suite(
 
 @commands.command(rich_help_panel=PANEL)
 def fetch(
-    name: Annotated[str, typer.Argument(help="image set: fashion-mnist")],
+    name: Annotated[str, typer.Argument(help="image set, fashion-mnist; or address of a bundle")],
     to: Annotated[Path, typer.Option(help="folder of the files", file_okay=False)],
     home: Annotated[
-        str | None, typer.Option("--from", help="another address of a folder that has them")
+        str | None, typer.Option("--from", help="another address of a folder that has the images")
     ] = None,
+    sha256: Annotated[str | None, typer.Option(help="hash that the bundle must have")] = None,
 ) -> None:
-    """Fetch public image files to a folder; files that are there are verified."""
+    """Fetch public image files, or a bundle, to a folder; files that are there are verified."""
+    from weightspace.bundles.fetching import fetch_bundle, is_address
     from weightspace.data.fetch import fetch as lines
 
+    if is_address(name):
+        door.refuse("a bundle", **{"from": home})
+        print(fetch_bundle(name, sha256, to))
+        return
+    door.refuse("an image set, whose hashes are known", sha256=sha256)
     for line in lines(name, to, home):
         print(line)
 
@@ -158,7 +168,7 @@ def stages(
     write: Annotated[
         bool, typer.Option("--write", help="write them; without it, say whether that is needed")
     ] = False,
-    root: door.Root = Path(),
+    root: door.Folder = Path(),
 ) -> None:
     """Find the code that each stage depends on, for the generated blocks of dvc.yaml."""
     from weightspace.experiments.stages import check_stages, write_stages
@@ -188,7 +198,7 @@ def plugins(
 
 @commands.command(rich_help_panel=PANEL)
 def report(
-    root: door.Root = Path(),
+    root: door.Folder = Path(),
     out: Annotated[Path, typer.Option(help="HTML file to write")] = Path("report/index.html"),
 ) -> None:
     """Write one page with question, results, plots and a gallery; it needs no network."""
@@ -201,7 +211,7 @@ def report(
 
 
 @commands.command(rich_help_panel=PANEL)
-def pictures(root: door.Root = Path()) -> None:
+def pictures(root: door.Folder = Path()) -> None:
     """Draw docs/pictures from the plot data in metrics/plots, and the stages of dvc.yaml."""
     from weightspace.report.plots import draw_all
     from weightspace.report.stages import draw_stages

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from weightspace.bundles.locate import FEWEST, FIRST, MOST
 from weightspace.cli import door
 from weightspace.cli.door import names
 from weightspace.errors import problem
@@ -16,6 +17,25 @@ if TYPE_CHECKING:
 
 commands = typer.Typer()
 PANEL = "Use a finished project"
+
+
+@commands.command(rich_help_panel=PANEL)
+def demo(
+    out: Annotated[Path, typer.Option(help="HTML page to write")] = Path("demo.html"),
+    seed: door.Seed = 0,
+    root: door.Root = Path(FIRST),
+) -> None:
+    """Draw networks for a task that nothing was fitted to, and show what they do: a first look."""
+    from weightspace.cli.demo import show, show_next
+    from weightspace.report.demo import check_out, draw, write
+
+    check_out(out)
+    project = start(root)
+    drawn = draw(project, seed)
+    show(drawn)
+    write(drawn, project, out)
+    print(f"The same as a page, which needs no network: {out}")
+    show_next()
 
 
 @commands.command(rich_help_panel=PANEL)
@@ -182,9 +202,32 @@ def export(paths: door.Networks, out: door.NewFolder) -> None:
 
 
 @commands.command(rich_help_panel=PANEL)
+def bundle(
+    out: Annotated[Path, typer.Option(help="file to write, .bundle; its card beside it")],
+    bits: Annotated[
+        float, typer.Option(help="of each number in large tensors", min=FEWEST, max=MOST)
+    ] = MOST,
+    megabytes: Annotated[
+        float | None,
+        typer.Option(help="that it may have, with fewer bits where needed", min=0.1, max=1e6),
+    ] = None,
+    root: door.Folder = Path(),
+) -> None:
+    """Make one file of a finished project, for sample, encode, decode, predict and --root."""
+    from weightspace.cli.output import show_bundle
+    from weightspace.project.bundling import check_out, write_bundle
+
+    check_out(out)
+    show_bundle(write_bundle(start(root), out, bits, megabytes), out)
+
+
+@commands.command(rich_help_panel=PANEL)
 def info(
     path: Annotated[
-        Path, typer.Argument(help="project, zoo, autoencoder, network, images ...", exists=True)
+        Path,
+        typer.Argument(
+            help="project, bundle, zoo, autoencoder, network, images ...", callback=door.there
+        ),
     ],
 ) -> None:
     """Say what a folder or file holds."""

@@ -1,6 +1,7 @@
 """A finished pipeline as one object, and what it draws: what ``import weightspace`` gives."""
 
 __all__ = [
+    "bundling",
     "comparison",
     "describe",
     "finetuning",

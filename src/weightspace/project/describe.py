@@ -26,6 +26,8 @@ from weightspace.artifacts import (
     stated_sha256,
     verify_file,
 )
+from weightspace.bundles.archive import open_bundle
+from weightspace.bundles.locate import ENDING
 from weightspace.data.dataset import Dataset
 from weightspace.data.images import class_sizes, read_images
 from weightspace.data.sources.base import source_of
@@ -73,10 +75,9 @@ def describe(path: Path) -> Facts:
         if any(path.glob("*.safetensors")):
             return _networks(path)
         return _onnx(path) if any(path.glob("*.onnx")) else _images(path)
-    if path.suffix == ".onnx" and path.is_file():
-        return _onnx(path)
-    if path.suffix == ".npz":
-        return _images(path)
+    readers = {".onnx": _onnx, ".npz": _images, ENDING: _bundle}
+    if path.suffix in readers and path.is_file():
+        return readers[path.suffix](path)
     if path.suffix in SAFE and path.is_file() and (meta := read_meta(path)) is not None:
         return _artefact(path, meta)
     if path.suffix in SAFE + PICKLED:
@@ -108,6 +109,21 @@ def _data(path: Path) -> Facts:
     return facts
 
 
+def _bundle(path: Path) -> Facts:
+    """Facts about a bundle and the dataset in it."""
+    bundle = open_bundle(path.absolute())
+    dataset = Dataset.load(bundle.path / "data" / DATASET_FOLDER)
+    return {
+        "kind": "bundle",
+        "bytes": path.stat().st_size,
+        "bits of a number": f"{bundle.manifest.bits:g}",
+        "sha256": bundle.sha256,
+        "made from commit": bundle.manifest.commit or "unknown",
+        **{f"sha256 of {k}": v for k, v in bundle.manifest.made_from.items()},
+        **{f"dataset: {k}": v for k, v in _content(dataset).items()},
+    }
+
+
 def _zoo(path: Path) -> Facts:
     """Facts about a zoo, whose shards are verified: architecture, members, accuracies."""
     zoo = Zoo.open(path)
@@ -135,16 +151,19 @@ def _zoo(path: Path) -> Facts:
 
 def _dataset(path: Path) -> Facts:
     """Facts about a dataset: images, classes, tasks."""
-    dataset = Dataset.load(path)
+    sha256 = stated_sha256(load_meta(path / IMAGES_FILE.name, "dataset"))
+    return {"kind": "dataset", **_content(Dataset.load(path)), "sha256": sha256}
+
+
+def _content(dataset: Dataset) -> Facts:
+    """What is in a dataset."""
     splits = dataset.tasks["split"].value_counts(sort=False)
     return {
-        "kind": "dataset",
         "images": "x".join(str(n) for n in dataset.shape),
         "classes": f"{len(dataset.class_names)}, {len(dataset.unseen)} of them unseen",
         "images per class": ", ".join(f"{p} {x.shape[1]}" for p, x in dataset.images.items()),
         "tasks": ", ".join(f"{split} {n}" for split, n in splits.items()),
         "classes of a task": dataset.classes.shape[1],
-        "sha256": stated_sha256(load_meta(path / IMAGES_FILE.name, "dataset")),
     }
 
 

@@ -43,12 +43,14 @@ from weightspace.artifacts import (
     save_tensors,
 )
 from weightspace.autoencoders.base import BLOCK, Autoencoder, decode_latents, encode_members
+from weightspace.bundles.archive import Bundle, open_bundle
+from weightspace.bundles.locate import SETTINGS, locate
 from weightspace.data.dataset import Dataset
 from weightspace.data.images import GivenTask, ImageSet, check_choice, make_task, read_images
 from weightspace.data.sources.base import read_npz
 from weightspace.errors import WeightspaceError, problem
 from weightspace.nets.base import Net, net_for
-from weightspace.params import Params, load_params, validate_params
+from weightspace.params import Params, load_params, parse_yaml, validate_params
 from weightspace.progress import progress
 from weightspace.project import comparison, limits, retrieval
 from weightspace.project.finetuning import fine_tune, measure, reestimated
@@ -105,12 +107,13 @@ class Project:
     Networks are always a batch: a dict from the name of each tensor to values ``(N, *shape)``.
 
     Attributes:
-        root: folder of the project.
+        root: folder of the project, or file of its bundle.
         params: settings.
         dataset: images and tasks that it was trained on.
         net: architecture of all networks.
         autoencoder: weights <-> latent.
         shared_encoder: P(z | D, R).
+        bundle: what is read in place of a folder, if it is.
 
     """
 
@@ -120,6 +123,7 @@ class Project:
     net: Net
     autoencoder: Autoencoder
     shared_encoder: SharedEncoder
+    bundle: Bundle | None = None
 
     @cached_property
     def zoo(self) -> Zoo:
@@ -586,20 +590,27 @@ class Project:
         return float(target)
 
     def provenance(self) -> dict[str, Any]:
-        """What made this pipeline: version, commit, images and architecture, hashes of artefacts."""
+        """What made this pipeline: version, commit, images and architecture, hashes of artefacts.
+
+        Those of a bundle are of the files in it, and it says its own.
+        """
         files = {
-            "params": self.root / "params.yaml",
+            "params": self.root / SETTINGS,
             "dataset": self.root / "data" / IMAGES_FILE,
             "autoencoder": self.root / "data" / AUTOENCODER_FILE,
             "shared_encoder": self.root / "data" / SHARED_ENCODER_FILE,
         }
         hashes = {k: file_sha256(p)[:16] for k, p in files.items()}
+        given, bundle = self.bundle, {}
+        if given is not None:
+            bundle = {"bundle": {"bits": given.manifest.bits, "sha256": given.sha256}}
         return {
             "weightspace": __version__,
-            "commit": _commit(self.root),
+            "commit": commit_of(self.root) if given is None else given.manifest.commit,
             "trained_on": self.params.dataset.source,
             "architecture": f"{self.net.spec.architecture}, {self.net.spec.numel} numbers",
             "sha256": hashes,
+            **bundle,
         }
 
 
@@ -621,7 +632,7 @@ def import_zoo(
         results: table of them, see :func:`weightspace.zoo.imported.import_zoo`.
         out: a new or empty folder.
         arch: name of the architecture; its sizes are those of ``nets`` in params.yaml.
-        root: folder of the project, where the dataset stage has run.
+        root: folder of the project, where the dataset stage has run, or a bundle.
 
     Returns:
         The table of members, and notes, a line each.
@@ -631,11 +642,8 @@ def import_zoo(
             ``out`` holds files.
 
     """
-    root = Path(root)
-    params, dataset = (
-        load_params(root / "params.yaml"),
-        Dataset.load(root / "data" / DATASET_FOLDER),
-    )
+    root, params, _ = settings(root)
+    dataset = Dataset.load(root / "data" / DATASET_FOLDER)
     net = net_for(params, dataset.shape, dataset.classes_per_task, arch)
     runner = TaskRunner(net, dataset.to(device_of(params.runtime)))
     return imported.import_zoo(Path(folder), Path(results), runner, Path(out))
@@ -645,7 +653,8 @@ def load(root: Path | str = ".", device: str | None = None) -> Project:
     """Load a finished pipeline.
 
     Args:
-        root: folder of the project, with ``params.yaml`` and ``data/``.
+        root: folder of the project, with ``params.yaml`` and ``data/``; file of a bundle; or name of
+            one that the package has, such as ``digits``.
         device: "cpu", "cuda" or "auto", where it computes; None as ``runtime.device`` says.
 
     Returns:
@@ -656,27 +665,46 @@ def load(root: Path | str = ".", device: str | None = None) -> Project:
             is no such device.
 
     """
-    root = Path(root)
-    params, data = load_params(root / "params.yaml"), root / "data"
+    root, params, bundle = settings(root)
+    data = root / "data"
     if device is not None:
-        settings = params.model_dump(mode="json")
-        settings["runtime"]["device"] = device
-        params = validate_params(settings, "device")
+        changed = params.model_dump(mode="json")
+        changed["runtime"]["device"] = device
+        params = validate_params(changed, "device")
     sampler, runner = load_sampler(data, params)
     spec = sampler.autoencoder.spec
     if runner.net.spec != spec:
         raise problem(
             "settings of the architecture changed after the pipeline ran",
-            where=root / "params.yaml",
+            where=root / SETTINGS,
             got=f"{params.zoo.architecture} with {runner.net.spec.numel} parameters",
             expected=f"{spec.architecture} with {spec.numel}",
             do="run `dvc repro`",
         )
     model = sampler.shared_encoder
-    return Project(root, params, runner.dataset, runner.net, sampler.autoencoder, model)
+    return Project(root, params, runner.dataset, runner.net, sampler.autoencoder, model, bundle)
 
 
-def _commit(root: Path) -> str | None:
+def settings(root: Path | str) -> tuple[Path, Params, Bundle | None]:
+    """Folder or opened bundle of a project, and its settings.
+
+    Raises:
+        WeightspaceError: nothing of that kind, a damaged bundle, or wrong settings.
+
+    """
+    path = locate(root)
+    if path.is_dir():
+        return path, load_params(path / SETTINGS), None
+    bundle, where = open_bundle(path), path / SETTINGS
+    try:
+        params = validate_params(parse_yaml(bundle.read(SETTINGS).decode(), where), where)
+    except (WeightspaceError, UnicodeDecodeError) as error:
+        do = "install the version of weightspace that made the bundle, or make it again"
+        raise problem(f"settings of another version ({error})", where=path, do=do) from error
+    return path, params, bundle
+
+
+def commit_of(root: Path) -> str | None:
     """Commit of the project's folder, with ``+`` where tracked files changed; None without git."""
     try:
         head, changed = (

@@ -1,6 +1,7 @@
 """What a person looks at: tables, plots, the report page, the reference of the settings."""
 
 __all__ = [
+    "demo",
     "document",
     "gallery",
     "headline",
