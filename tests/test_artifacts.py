@@ -94,8 +94,9 @@ def test_a_name_without_a_later_sync_of_its_folder_is_noticed():
 
 def test_a_file_is_synced_then_renamed_then_its_folder_is_synced(tmp_path, events):
     write_bytes(tmp_path / "new" / "file", b"text")
-    assert [what for what, _ in events] == ["sync file", "replace", "sync folder"]
-    assert events[1:] == [
+    assert [what for what, _ in events] == ["sync folder", "sync file", "replace", "sync folder"]
+    assert events[0] == ("sync folder", tmp_path)  # that has the name of the new one
+    assert events[2:] == [
         ("replace", tmp_path / "new" / "file"),
         ("sync folder", tmp_path / "new"),
     ]

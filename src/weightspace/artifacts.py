@@ -93,7 +93,7 @@ def write_pieces(path: Path, pieces: Iterable[Piece]) -> None:
     """Write a file atomically: temporary name in the same folder, fsync, rename, fsync the folder."""
     temporary = _temporary(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         if path.parent.absolute() not in _swept:
             remove_remains(path.parent)
         try:
@@ -107,6 +107,14 @@ def write_pieces(path: Path, pieces: Iterable[Piece]) -> None:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise _no_write(path, error) from error
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and its parents, and bring their names to the disk."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in made:
+        sync_folder(path.parent)
 
 
 def _temporary(path: Path) -> Path:
@@ -253,7 +261,7 @@ def _hidden(out: Path) -> Iterator[Path]:
                 raise problem("folder is not empty", where=out, do="give a new one, or empty it")
             missing = [parent for parent in target.parents if not parent.exists()]
             remove_remains(target.parent)
-            temporary.mkdir(parents=True)
+            _make_folder(temporary)
         with held(temporary):
             yield temporary
     finally:
@@ -571,12 +579,21 @@ def once(path: Path, purpose: str, compute: Callable[[], T]) -> T:
         compute: reads the file.
 
     """
-    state = path.stat()
-    key = (purpose, str(path.absolute()), state.st_size, state.st_mtime_ns, state.st_ino)
-    if key not in _seen or time.time() - state.st_mtime < SETTLED:
+    state = file_state(path)
+    key = (purpose, str(path.absolute()), *state)
+    if key not in _seen or time.time() - state[1] / 1e9 < SETTLED:
         _seen[key] = compute()
     result: T = _seen[key]
     return result
+
+
+def file_state(path: Path) -> tuple[int, int, int]:
+    """Size, time of change in nanoseconds and inode, by which a file counts as the same; 0 for none."""
+    try:
+        state = path.stat()
+    except FileNotFoundError:
+        return 0, 0, 0
+    return state.st_size, state.st_mtime_ns, state.st_ino
 
 
 def file_sha256(path: Path) -> str:

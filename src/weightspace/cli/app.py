@@ -5,7 +5,6 @@ Heavy imports happen inside the commands, so that ``--help`` is quick.
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -63,6 +62,8 @@ def main() -> None:
         if code != INTERRUPTED:
             raise SystemExit(code)
         message = "interrupted"
+    except _Terminated as end:
+        message, code = "terminated", end.code
     except Exception as error:
         if DEBUG in sys.argv[1:2]:
             raise
@@ -88,11 +89,14 @@ def _terminable() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
+class _Terminated(SystemExit):
+    """The end that another program asked for."""
+
+
 def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
     for other in ENDING:  # nothing disturbs the end
         signal.signal(other, signal.SIG_IGN)
-    os.write(2, b"error: terminated\n")  # what was written through sys.stderr may be unfinished
-    raise SystemExit(128 + number)
+    raise _Terminated(128 + number)
 
 
 def explain(error: Exception) -> tuple[str, int]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -32,12 +32,16 @@ from weightspace.artifacts import (
     AUTOENCODER_FILE,
     DATASET_FOLDER,
     IMAGES_FILE,
+    MEMBERS_FILE,
+    PCA_FILE,
     READOUT_FILE,
     SHARED_ENCODER_FILE,
+    TASKS_FILE,
     ZOO_FOLDER,
     check_file,
     check_tensors,
     file_sha256,
+    file_state,
     load_tensors,
     read_meta,
     save_tensors,
@@ -82,6 +86,15 @@ if TYPE_CHECKING:
     from weightspace.evaluate.readout import Readout
 
 LATENTS = "latents"
+READ = (
+    IMAGES_FILE,
+    TASKS_FILE,
+    MEMBERS_FILE,
+    PCA_FILE,
+    AUTOENCODER_FILE,
+    SHARED_ENCODER_FILE,
+    READOUT_FILE,
+)
 AT_ONCE = 100  # networks that are drawn before they are written
 
 
@@ -114,6 +127,7 @@ class Project:
         autoencoder: weights <-> latent.
         shared_encoder: P(z | D, R).
         bundle: what is read in place of a folder, if it is.
+        states: artefact -> what it was when it was read, see :func:`weightspace.artifacts.file_state`.
 
     """
 
@@ -124,6 +138,18 @@ class Project:
     autoencoder: Autoencoder
     shared_encoder: SharedEncoder
     bundle: Bundle | None = None
+    states: Mapping[Path, object] = field(default_factory=dict)
+
+    def check_unchanged(self) -> None:
+        """Refuse to write what would name artefacts that are no longer those in memory.
+
+        Raises:
+            WeightspaceError: one was replaced, for instance by a pipeline that runs.
+
+        """
+        for file, state in self.states.items():
+            if file_state(file) != state:
+                raise problem("changed while it was used", where=file, do="run it again")
 
     @cached_property
     def zoo(self) -> Zoo:
@@ -140,6 +166,7 @@ class Project:
     @property
     def _autoencoder_sha256(self) -> str:
         """Hash of the autoencoder's file, by which latents say whose they are."""
+        self.check_unchanged()
         return file_sha256(self.root / "data" / AUTOENCODER_FILE)
 
     @property
@@ -554,7 +581,7 @@ class Project:
         weights: Weights,
         info: Sequence[Mapping[str, Any]],
     ) -> None:
-        """Write one file per network into a folder.
+        """Write one file per network into a folder, if the project's artefacts are those in memory.
 
         Args:
             folder: it is made where it does not exist.
@@ -563,6 +590,7 @@ class Project:
             info: metadata of each: ``classes``, and anything that is JSON-ready.
 
         """
+        self.check_unchanged()
         save_networks(folder, names, self.net, weights, self.standardisation, info)
 
     @property
@@ -667,6 +695,7 @@ def load(root: Path | str = ".", device: str | None = None) -> Project:
     """
     root, params, bundle = settings(root)
     data = root / "data"
+    states = {data / file: file_state(data / file) for file in READ}
     if device is not None:
         changed = params.model_dump(mode="json")
         changed["runtime"]["device"] = device
@@ -682,7 +711,9 @@ def load(root: Path | str = ".", device: str | None = None) -> Project:
             do="run `dvc repro`",
         )
     model = sampler.shared_encoder
-    return Project(root, params, runner.dataset, runner.net, sampler.autoencoder, model, bundle)
+    return Project(
+        root, params, runner.dataset, runner.net, sampler.autoencoder, model, bundle, states
+    )
 
 
 def settings(root: Path | str) -> tuple[Path, Params, Bundle | None]:
