@@ -75,6 +75,7 @@ class TensorPca(nn.Module):
     """
 
     reference: Tensor
+    variance0: Tensor
 
     def __init__(
         self, spec: Spec, modes: Mapping[str, str], counts: Mapping[str, int], *, align: bool
@@ -146,6 +147,8 @@ class TensorPca(nn.Module):
 
     def scale(self) -> Tensor:
         """Root mean square of the coefficients of each tensor, ``(features,)``; 1 where zero."""
+        if self.variance0.is_meta:  # of a module without values only shapes are asked for
+            return torch.empty(self.features, device="meta")
         parts = []
         for i, count in enumerate(self.sizes):
             if count:
