@@ -695,7 +695,8 @@ def load(root: Path | str = ".", device: str | None = None) -> Project:
     """
     root, params, bundle = settings(root)
     data = root / "data"
-    states = {data / file: file_state(data / file) for file in READ}
+    files = [] if bundle else [data / file for file in READ]  # a bundle is in memory, all of it
+    states = {file: file_state(file) for file in files}
     if device is not None:
         changed = params.model_dump(mode="json")
         changed["runtime"]["device"] = device
