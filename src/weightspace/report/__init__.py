@@ -3,6 +3,7 @@
 __all__ = [
     "demo",
     "document",
+    "evidence",
     "gallery",
     "headline",
     "html",

@@ -15,7 +15,7 @@ from typing import Any
 
 from weightspace.artifacts import write_bytes
 from weightspace.errors import problem
-from weightspace.report import headline, speed, stages, tables
+from weightspace.report import evidence, headline, speed, stages, tables
 from weightspace.report.markdown import BLOCK, EXAMPLE, replace_blocks, replace_outputs
 
 # name of a block -> what makes its text from the files of a project
@@ -27,6 +27,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "results": tables.as_markdown,
     "speed": speed.table,
     "stages": stages.table,
+    "evidence": evidence.tables,
 }
 NEEDED = ("data", "params.yaml", "examples")  # what examples see of the project
 

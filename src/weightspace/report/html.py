@@ -29,9 +29,9 @@ nav a { margin-right: 1em; color: inherit; }
 .steps b, .steps span { display: block; }
 .box { overflow-x: auto; border: 1px solid var(--line); border-radius: 8px; margin: .8em 0; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 6px 12px; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 11em; }
-thead th { white-space: normal; vertical-align: bottom; background: #f1f4f8; border-bottom: 1px solid var(--line); }
+th, td { padding: 6px 12px; text-align: right; }
+th:first-child, td:first-child { text-align: left; min-width: 11em; }
+thead th { vertical-align: bottom; background: #f1f4f8; border-bottom: 1px solid var(--line); }
 tbody tr.head td { font-weight: 700; background: #f1f4f8; }
 tbody tr + tr { border-top: 1px solid #edf1f5; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 18px; }
@@ -48,7 +48,7 @@ img.pixels { image-rendering: pixelated; max-width: 560px; }
   main { padding: 16px 14px 48px; }
   h1 { font-size: 1.5rem; }
   table { font-size: .78rem; line-height: 1.35; }
-  th, td { padding: 5px 6px; white-space: normal; }
+  th, td { padding: 5px 6px; }
   th:first-child, td:first-child { min-width: 7em; }
 }
 """
