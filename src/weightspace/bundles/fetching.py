@@ -10,9 +10,10 @@ from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
-from weightspace.artifacts import file_sha256, write_bytes
+from weightspace.artifacts import READ_BYTES, file_sha256, write_bytes
 from weightspace.bundles.archive import check_sha256
 from weightspace.bundles.locate import ENDING
+from weightspace.data.fetch import TIMEOUT
 from weightspace.errors import problem
 from weightspace.metadata import check_names
 
@@ -75,10 +76,27 @@ def _downloaded(address: str, sha256: str, name: str) -> bytes:
     import pooch
 
     pooch.get_logger().setLevel("WARNING")
+    http = _http if address.startswith("http") else None  # of others pooch knows what to use
     with TemporaryDirectory() as folder:
         try:
-            file = Path(pooch.retrieve(address, known_hash=None, fname=name, path=folder))
+            file = Path(pooch.retrieve(address, None, name, folder, downloader=http))
         except (OSError, ValueError) as error:  # no network, no server, no such file or protocol
             raise problem(f"cannot be fetched ({error})", where=address, do="try again") from error
         check_sha256(address, file_sha256(file), sha256, "was asked for")
         return file.read_bytes()
+
+
+def _http(address: str, out: str, _: object) -> None:
+    """Download a file as pooch does, and close the connection whatever happens.
+
+    Args:
+        address: of the file.
+        out: where it goes.
+
+    """
+    import requests
+
+    with requests.get(address, stream=True, timeout=TIMEOUT) as reply, Path(out).open("wb") as file:
+        reply.raise_for_status()
+        for piece in reply.iter_content(READ_BYTES):
+            file.write(piece)
