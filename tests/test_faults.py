@@ -30,6 +30,8 @@ ROOT = Path(__file__).resolve().parent.parent
 OUT = ["--out", "made"]
 # commands that write a folder or a file, all of it or nothing
 WRITERS = {
+    "demo": line("demo", "out", "made.html"),
+    "bundle": line("bundle", "out", "made.bundle"),
     "sample": line("sample", "out", "made"),
     "import": line("import", "out", "made"),
     "encode": line("encode", "out", "made.safetensors"),

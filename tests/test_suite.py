@@ -13,7 +13,7 @@ from weightspace.artifacts import read_json
 from weightspace.cli.app import app
 from weightspace.errors import WeightspaceError
 from weightspace.evaluate.generation import KINDS, METRICS
-from weightspace.experiments import suite
+from weightspace.experiments import dvc, suite, sweep
 from workspace import ROOT, locate
 
 FILES = ("reconstruction", "sampling", "properties", "novelty")
@@ -27,7 +27,7 @@ DEFINITION = {
     "columns": {"agreement": "reconstruction.agreement_mean", "R2": "sampling.r2_identity"},
     "rows": [
         {"name": "published", "published": {"agreement": 0.31}},
-        {"name": "one", "set": {"pca.align": True}, "read": {"sampling": "unguided_"}},
+        {"name": "one", "set": {"pca.align": "matching"}, "read": {"sampling": "unguided_"}},
         {"name": "best", "read": {"sampling": "best_of_n_", "reconstruction": None}},
         {"name": "two", "set": {}},
     ],
@@ -54,7 +54,7 @@ def experiments(monkeypatch):
     def value(commit, metric):
         job = ran[int(commit)]
         seed = int(job[0].removeprefix("seed="))
-        return len(metric) + (10 if "pca.align=true" in job else 0) + seed / 10
+        return len(metric) + (10 if "pca.align=matching" in job else 0) + seed / 10
 
     monkeypatch.setattr(suite, "baseline_commit", lambda: "base")
     monkeypatch.setattr(suite, "run_one", run_one)
@@ -68,7 +68,7 @@ def test_every_distinct_row_runs_once_for_each_seed(definition, experiments, tmp
         job
         for seed in (0, 1, 2)
         for job in (
-            (f"seed={seed}", "zoo.runs=80", "pca.align=true"),
+            (f"seed={seed}", "zoo.runs=80", "pca.align=matching"),
             (f"seed={seed}", "zoo.runs=80"),
         )
     ]
@@ -399,3 +399,55 @@ def test_without_images_it_is_one_line_how_to_get_them(definition, experiments, 
         suite.image_settings(definition, tmp_path / "nothing")
     assert "\n" not in str(error.value)
     assert not experiments
+
+
+WRONG = {
+    "no such key": "zoo.run=7",
+    "no such section": "zoos.runs=7",
+    "a section": "zoo=7",
+    "below a value": "seed.a=7",
+    "another type": "zoo.runs=many",
+    "a fraction": "zoo.runs=7.5",
+    "a truth value": "zoo.runs=true",
+    "out of range": "zoo.runs=0",
+    "beyond the limit": "zoo.runs=" + "1" + 30 * "0",
+    "an open list": "zoo.epochs=[4",
+    "a list of one": "zoo.epochs=[4]",
+    "a list in the wrong order": "zoo.epochs=[8,4]",
+    "no member": "autoencoder.model=none",
+    "two values": "zoo.runs={value: 7}",
+    "no number": "zoo.batch_size=.nan",
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_settings_that_cannot_be_are_refused_before_the_first_run(
+    case, experiments, tmp_path, monkeypatch
+):
+    """In the last row of a table, and in the last value of a sweep; the control is the table as it is."""
+    key, _, value = WRONG[case].partition("=")
+    path, out = tmp_path / "table.yaml", tmp_path / "r.md"
+    row = {
+        "name": "three",
+        "set": {key: yaml.load(value, yaml.BaseLoader) if value != "[4" else value},
+    }
+    path.write_text(yaml.safe_dump(DEFINITION | {"rows": [*DEFINITION["rows"], row]}))
+    for run in (
+        lambda: suite.run_suite(path, out),
+        lambda: suite.run_suite(path, out, [WRONG[case]]),
+        lambda: sweep.run_sweep(
+            ["seed=0,1", WRONG[case]], "reconstruction.val.x", None, ascending=False
+        ),
+    ):
+        with pytest.raises(WeightspaceError) as error:
+            run()
+        assert "\n" not in str(error.value)
+        assert key.split(".")[0] in str(error.value)
+    assert not experiments
+    assert not out.exists()
+
+
+def test_settings_are_read_as_dvc_reads_them():
+    dvc.check_settings(
+        [("zoo.epochs=[4,8]", "autoencoder.lr=1e-3", "sources.path=/a b", "+seed=3")]
+    )

@@ -6,14 +6,49 @@ import hashlib
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from weightspace.errors import problem
+from weightspace.params import parse_yaml, read_yaml, validate_params
 
 INSTALL = {
     "dvc": "pip install 'weightspace[pipeline]', or use the environment that `make` builds",
     "git": "install git",
 }
+
+
+def check_settings(jobs: Iterable[tuple[str, ...]], path: Path = Path("params.yaml")) -> None:
+    """Refuse settings that the file cannot have, before the first experiment runs.
+
+    Args:
+        jobs: settings of each, ``key=value``.
+        path: file that they change.
+
+    Raises:
+        WeightspaceError: no such key, or a value that it cannot have, with the others of its job.
+
+    """
+    for job in dict.fromkeys(jobs):
+        table = read_yaml(path)
+        for setting in job:
+            _change(table, setting)
+        validate_params(table, f"{path} with {' '.join(job)}")
+
+
+def _change(table: dict[str, Any], setting: str) -> None:
+    """Change a value of a table as ``-S key=value`` does."""
+    key, _, text = setting.partition("=")
+    *sections, name = key.removeprefix("params.yaml:").removeprefix("+").split(".")
+    for section in sections:
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise problem("no section of that name", where=f"-S {setting}", got=section)
+    value = parse_yaml(f"value: {text}", Path(f"-S {setting}"))
+    if value.keys() != {"value"}:
+        raise problem("not one value", where=f"-S {setting}")
+    table[name] = value["value"]
 
 
 def baseline_commit() -> str:

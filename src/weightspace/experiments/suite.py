@@ -21,7 +21,7 @@ from scipy.stats import t as student
 from weightspace.artifacts import begins, check_file, write_bytes
 from weightspace.data.sources.base import source_of
 from weightspace.errors import problem
-from weightspace.experiments.dvc import baseline_commit, experiment, run_one, value
+from weightspace.experiments.dvc import baseline_commit, check_settings, experiment, run_one, value
 from weightspace.params import Settings, read_yaml
 from weightspace.progress import progress
 
@@ -159,10 +159,12 @@ def run_suite(path: Path, out: Path, sets: Sequence[str] = (), *, resume: bool =
             lack; whether the code is the same is the caller's to know.
 
     Raises:
-        WeightspaceError: ``out`` is another file; an experiment failed; what was measured before it stays.
+        WeightspaceError: ``out`` is another file, or a row has settings that cannot be; nothing ran. An
+            experiment failed; what was measured before it stays.
 
     """
     suite = load_suite(path).changed(sets)
+    check_settings(job for _, _, job in suite.jobs())
     _check_files(path, out, reads_raw=resume)
     heading = command(path, out, sets)
     raw = out.with_suffix(".csv")

@@ -17,7 +17,14 @@ from rich.console import Console
 from rich.table import Table
 
 from weightspace.errors import problem
-from weightspace.experiments.dvc import baseline_commit, call, experiment, run_one, value
+from weightspace.experiments.dvc import (
+    baseline_commit,
+    call,
+    check_settings,
+    experiment,
+    run_one,
+    value,
+)
 from weightspace.progress import progress
 
 
@@ -65,6 +72,7 @@ def run_sweep(sets: list[str], metric: str, stage: str | None, *, ascending: boo
 
     """
     jobs = combinations(sets)
+    check_settings(jobs)
     _check_metric(metric, stage)
     baseline = baseline_commit()
     done: dict[tuple[str, ...], str] = {}
