@@ -329,6 +329,6 @@ def time_and_memory(root: Path) -> str:
     minutes = sum(cost["seconds"] for cost in costs) / 60
     gib = max(cost["peak_mib"] for cost in costs) / 1024
     return (
-        f"The run behind this page spent {minutes:.0f} minutes in its stages on 2 cores, without a GPU, and "
-        f"needed at most {gib:.1f} GiB of memory."
+        f"The run behind this page spent {minutes:.0f} minutes in its stages, two at once where none needs the "
+        f"other, on 2 cores, without a GPU; a stage needed at most {gib:.1f} GiB of memory."
     )
