@@ -112,6 +112,7 @@ def test_a_bundle_is_the_same_project(bundle, project, images, tmp_path):
     drawn = bundled.sample(task, accuracy=0.5, n=2, guidance_steps=0)
     assert np.isfinite(drawn.table["test_loss"]).all()
     drawn.save(tmp_path / "drawn")
+    assert f"--root tiny{ENDING}" in (tmp_path / "drawn" / "MODEL_CARD.md").read_text()
     provenance = ws.load_network(tmp_path / "drawn" / "network-00000.safetensors").info[
         "provenance"
     ]

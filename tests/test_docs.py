@@ -170,7 +170,10 @@ def test_the_wheel_has_every_module_and_works_alone(tmp_path):
     (wheel,) = (copied / "out").glob("weightspace-*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {str(p.relative_to(ROOT / "src")) for p in (ROOT / "src").rglob("*.py")}
-    assert modules | {"weightspace/py.typed"} <= names
+    bundles = ROOT / "src" / "weightspace" / "bundles"
+    files = [p for ending in ("bundle", "json") for p in bundles.glob(f"*.{ending}")]
+    data = {str(p.relative_to(ROOT / "src")) for p in files}
+    assert modules | data | {"weightspace/py.typed"} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not [n for n in names if n.startswith(("tests", "stages"))]
     run = [sys.executable, "-c", "import weightspace.cli as c, weightspace as w; print(w.__file__)"]

@@ -22,6 +22,11 @@ def names() -> list[str]:
     return sorted(path.stem for path in HOME.glob(f"*{ENDING}"))
 
 
+def named(path: Path) -> str:
+    """What gives a bundle as a root: its name where the package has it, else the name of its file."""
+    return path.stem if path.parent == HOME else path.name
+
+
 def is_bundle(path: Path) -> bool:
     """Whether a file is a bundle, as far as its first bytes and its end tell."""
     return zipfile.is_zipfile(path) and path.suffix == ENDING

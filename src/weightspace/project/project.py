@@ -48,7 +48,7 @@ from weightspace.artifacts import (
 )
 from weightspace.autoencoders.base import BLOCK, Autoencoder, decode_latents, encode_members
 from weightspace.bundles.archive import Bundle, open_bundle
-from weightspace.bundles.locate import SETTINGS, locate
+from weightspace.bundles.locate import SETTINGS, locate, named
 from weightspace.data.dataset import Dataset
 from weightspace.data.images import GivenTask, ImageSet, check_choice, make_task, read_images
 from weightspace.data.sources.base import read_npz
@@ -631,7 +631,13 @@ class Project:
         hashes = {k: file_sha256(p)[:16] for k, p in files.items()}
         given, bundle = self.bundle, {}
         if given is not None:
-            bundle = {"bundle": {"bits": given.manifest.bits, "sha256": given.sha256}}
+            bundle = {
+                "bundle": {
+                    "root": named(given.path),
+                    "bits": given.manifest.bits,
+                    "sha256": given.sha256,
+                }
+            }
         return {
             "weightspace": __version__,
             "commit": commit_of(self.root) if given is None else given.manifest.commit,

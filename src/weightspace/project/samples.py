@@ -301,6 +301,7 @@ class Samples:
         for name in ("best_of", "fine_tune_epochs", "guidance_steps", "seed"):
             words += [f"--{name.replace('_', '-')}", str(getattr(request, name))]
         words += ["--reestimate"] if request.reestimate else []
+        words += ["--root", bundle["root"]] if (bundle := self.provenance.get("bundle")) else []
         return shlex.join([*words, "--out", "again"])
 
 

@@ -31,6 +31,7 @@ TITLE = "weightspace: demo"
 NETWORKS = 8  # drawn for each request
 REQUESTS = (0.93, 0.63, 0.25)  # fractions of the trained range
 DECIMALS = 2  # of a request
+TIMED = 3  # times that all are drawn; the shortest counts
 NEXT = (
     (
         "Networks for your own images",
@@ -126,10 +127,11 @@ def draw(project: Project, seed: int) -> Demo:
     target = torch.tensor(asked).repeat_interleave(NETWORKS)
     condition = Condition.of_tasks(dataset, torch.full((len(target),), task), target)
     sampler = Sampler(project.autoencoder, project.shared_encoder, project.net)
-    for _ in range(2):  # the same networks twice: a first draw also starts libraries
+    seconds = []
+    for _ in range(TIMED):  # the same networks each time: a first draw also starts libraries
         start = time.perf_counter()
         weights = sampler.draw(condition, 1, torch_stream(seed, "demo", "draw"))
-        seconds = time.perf_counter() - start
+        seconds.append(time.perf_counter() - start)
     images, labels = (x.cpu() for x in dataset.task_batch(torch.tensor([task]), "test"))
     outputs = project.net.run(weights, images[0].to(dataset.device)).cpu()
     test = dataset.task_images(torch.tensor([task]), "test")[0].cpu()
@@ -144,7 +146,7 @@ def draw(project: Project, seed: int) -> Demo:
             for value, y in zip(asked, outputs.split(NETWORKS), strict=True)
         ],
         project.net.spec.numel,
-        seconds,
+        min(seconds),
     )
 
 
