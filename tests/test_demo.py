@@ -86,7 +86,7 @@ def test_the_terminal_shows_all_of_it_and_no_line_is_too_long(colours, width, dr
         assert f"accuracy {answer.first.accuracy:.2f}" in " ".join(text.split())
     words = " ".join(text.split())
     assert "in one pass" in words
-    assert "no gradient step taken" in words
+    assert "no gradient on any image" in words
     assert f"{project_count(drawn)} networks" in words
 
 

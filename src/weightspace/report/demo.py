@@ -100,8 +100,8 @@ class Demo:
         return (
             f"{count} networks of {self.numbers:,} numbers in {1000 * self.seconds:.0f} ms, {each:.1f} ms "
             "each, drawn in one pass: random numbers, the described task and the requested "
-            f"{self.result} go through the sampler and the decoder and come out as weights. No network was "
-            "trained, no gradient step taken, nothing chosen."
+            f"{self.result} go through the sampler and the decoder and come out as weights. None of them was "
+            "trained: no gradient on any image, nothing chosen."
         )
 
 
