@@ -1,4 +1,4 @@
-"""Kill `dvc repro` at random moments, go on, and compare what is left with an undisturbed run.
+"""Kill `dvc repro` and commands at random moments, go on, and compare what is left with undisturbed runs.
 
     PYTHONPATH=src python benchmarks/kills.py --kills 100 --out benchmarks/kills.json
 
@@ -6,7 +6,11 @@ A tiny pipeline runs in a clone, with two workers. After a random time a victim 
 whole process group, as a closed terminal or a power cut of the machine would, or one process of it, a
 worker, a stage or DVC, as the kernel does when memory is short. Then `dvc repro` is called again. Where it ends by
 itself, every artefact and every figure is compared byte by byte with that of the undisturbed run, and
-the pipeline begins anew. Exit code 1 where a byte differs or a folder of a killed process stays.
+the pipeline begins anew.
+
+Half of the kills are of commands that write, in a finished project, by SIGKILL or SIGTERM. After each its
+output is whole or not there; where a command ends by itself, its output is compared byte by byte, too.
+Exit code 1 where a byte differs, an output is partial, or a file or folder of a killed process stays.
 """
 
 import argparse
@@ -16,11 +20,14 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 from subprocess import TimeoutExpired
 
+import numpy as np
 import psutil
+from sklearn.datasets import load_digits
 
 import report
 
@@ -74,6 +81,139 @@ def remains(clone):
     return [str(p.relative_to(clone.root)) for p in (clone.root / "data").rglob(".*.tmp")]
 
 
+MINE = ["--data", "my.npz", "--classes", "0,1,2"]
+# command -> its words, and the name of its output
+COMMANDS = {
+    "sample": (["sample", *MINE, "--accuracy", "0.5", "-n", "20", "--guidance-steps", "2"], "made"),
+    "retrieve": (["retrieve", *MINE, "-n", "20"], "made"),
+    "import": (["import", "nets", "--arch", "cnn", "--results", "table.csv"], "made"),
+    "encode": (["encode", "nets"], "made.safetensors"),
+    "decode": (["decode", "z.safetensors"], "made"),
+    "export": (["export", "nets/network-00000.safetensors"], "made"),
+    "bundle": (["bundle"], "made.bundle"),
+    "demo": (["demo", "--root", "."], "made.html"),
+    "report": (["report"], "made.html"),
+    "params": (["params"], "made.md"),
+}
+
+
+def prepare(clone):
+    """Files that the commands read, below the folder of a finished project."""
+    digits = load_digits()
+    chosen = digits.target < 3
+    images = digits.images[chosen] / 16
+    np.savez(clone.root / "my.npz", images=images, labels=digits.target[chosen].astype(str))
+    for words in (
+        [*COMMANDS["sample"][0], "--out", "nets"],
+        ["encode", "nets", "--out", "z.safetensors"],
+    ):
+        clone.run("python", "-m", "weightspace", *words)
+    files = sorted(p.name for p in (clone.root / "nets").glob("*.safetensors"))
+    rows = [f"{name},0 1 2,{run}" for run, name in enumerate(files)]
+    (clone.root / "table.csv").write_text("\n".join(["file,classes,run", *rows]) + "\n")
+
+
+def output(clone, name):
+    """Contents of an output, name -> bytes; None where it is not there."""
+    path = clone.root / name
+    if path.is_dir():
+        return {p.name: p.read_bytes() for p in path.iterdir()}
+    return {name: path.read_bytes()} if path.exists() else None
+
+
+def remove(path):
+    """Remove a file or a folder, if it is there."""
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+class Command:
+    """A command that writes, and what an undisturbed run of it gave."""
+
+    def __init__(self, clone, name):
+        words, self.out = COMMANDS[name]
+        self.clone, self.name = clone, name
+        self.words = ("python", "-m", "weightspace", *words, "--out", self.out)
+        start = time.monotonic()
+        clone.run(*self.words)
+        self.seconds, self.expected = time.monotonic() - start, output(clone, self.out)
+        remove(clone.root / self.out)
+
+    def attempt(self, rng):
+        """Run it until it is killed or ends: by what it was killed, and whether what is there is whole."""
+        how = rng.choice((signal.SIGKILL, signal.SIGTERM))
+        before = self.hidden()  # what SIGKILL left; the next one that comes to write removes it
+        process, killed = self.clone.start(*self.words), None
+        try:
+            process.communicate(timeout=rng.uniform(0.3, 1.1 * self.seconds))
+        except TimeoutExpired:
+            os.killpg(process.pid, how)
+            process.communicate()
+            killed = how.name
+        left = output(self.clone, self.out)
+        whole = left == self.expected or (left is None and killed is not None)
+        left = self.hidden() - before if killed == "SIGTERM" else self.hidden()
+        remove(self.clone.root / self.out)
+        return killed, whole and (killed == "SIGKILL" or not left)
+
+    def hidden(self):
+        """What is being written, or was when a process was killed."""
+        return set(self.clone.root.glob(".made*.tmp"))
+
+
+def kill_commands(clone, kills, rng):
+    """Kill commands so often, each until it ends by itself: how often by what, runs that ended, what was not whole."""
+    prepare(clone)
+    commands = [Command(clone, name) for name in COMMANDS]
+    kinds, ended, partial = Counter(), 0, []
+    while sum(kinds.values()) < kills or commands:
+        command = commands.pop(0) if commands else Command(clone, rng.choice(list(COMMANDS)))
+        killed = "once"
+        while killed:
+            enough = sum(kinds.values()) >= kills
+            killed, whole = command.attempt(NEVER if enough else rng)
+            partial += [] if whole else [command.name]
+            kinds.update([killed] if killed else [])
+        ended += 1
+    return kinds, ended, partial
+
+
+class _Never(random.Random):
+    """Moments that are never reached."""
+
+    def uniform(self, a, b):
+        """Far later than any end."""
+        return 10**6
+
+
+NEVER = _Never(0)
+
+
+def kill_pipeline(clone, fresh, kills, rng):
+    """Kill a pipeline so often: how often what was killed, runs compared, what differed, what was left.
+
+    Args:
+        clone: where it ran undisturbed.
+        fresh: the same where it has not run.
+        kills: how many.
+        rng: of the moments.
+
+    """
+    expected, kinds, compared, different = results(clone), Counter(), 0, set()
+    while True:
+        enough = sum(kinds.values()) >= kills
+        killed, ended = go_on(fresh, (NEVER if enough else rng).uniform(0.5, LONGEST), rng)
+        kinds.update([killed] if killed else [])
+        if ended:
+            found = results(fresh)
+            different |= {n for n in expected.keys() | found if expected.get(n) != found.get(n)}
+            compared += 1
+            if enough:
+                return kinds, compared, sorted(different), remains(fresh)
+            for name in MADE:
+                remove(fresh.root / name)
+            fresh.restore()
+
+
 def main():
     """Kill until there were enough, run to the end, report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -86,33 +226,24 @@ def main():
         clone = workspace.clone(Path(folder) / "project", workspace.TINY | {"runtime.workers": 2})
         fresh = clone.copy(Path(folder) / "fresh")
         clone.dvc("repro")
-        expected, kinds, compared, different = results(clone), Counter(), 0, []
-        clone = fresh
-        while sum(kinds.values()) < options.kills:
-            killed, ended = go_on(clone, rng.uniform(0.5, LONGEST), rng)
-            if killed:
-                kinds[killed] += 1
-            if ended:
-                found = results(clone)
-                different += [n for n in expected.keys() | found if expected.get(n) != found.get(n)]
-                compared += 1
-                for name in MADE:
-                    path = clone.root / name
-                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-                clone.restore()
-        clone.dvc("repro")
-        found = results(clone)
-        different += [n for n in expected.keys() | found if expected.get(n) != found.get(n)]
-        left = remains(clone)
+        of_pipeline = options.kills // 2
+        kinds, compared, different, left = kill_pipeline(clone, fresh, of_pipeline, rng)
+        files = len(results(clone))
+        signals, ended, partial = kill_commands(clone, options.kills - of_pipeline, rng)
+        left += [p.name for p in clone.root.glob(".*.tmp")]
     figures = report.machine() | {
         "kills": dict(kinds),
-        "files": len(expected),
-        "runs_compared": compared + 1,
-        "different": sorted(set(different)),
+        "files": files,
+        "runs_compared": compared,
+        "different": different,
+        "commands": len(COMMANDS),
+        "kills_of_commands": dict(signals),
+        "commands_compared": ended,
+        "not_whole": partial,
         "left": left,
     }
     report.write(figures, options.out)
-    sys.exit(1 if different or left else 0)
+    sys.exit(1 if different or partial or left else 0)
 
 
 if __name__ == "__main__":

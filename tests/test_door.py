@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from weightspace.cli import app as cli
 from weightspace.data import fetch
-from weightspace.experiments import suite, sweep
+from weightspace.experiments import parallel, suite, sweep
 from weightspace.report.document import document
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,6 +41,7 @@ WORKS = {
     "params": {"path": "params.yaml", "out": "new.md"},
     "results": {"root": "finished"},
     "document": {"root": "finished"},
+    "repro": {"jobs": "1"},
     "sweep": {"set_": "seed=0", "metric": "reconstruction.val.agreement_mean"},
     "suite": {"definition": "table.yaml", "out": "new.md", "set_": "seed=1"},
     "fetch": {"name": "fashion-mnist", "to": "new", "home": "HOME"},
@@ -118,6 +119,15 @@ def command_needs_ending(command):
     return command in ("bundle", "encode")
 
 
+def inputs(command):
+    """What is tried: a parameter, the name of a hostile value, the value, and whether it is one to be taken."""
+    for parameter in COMMANDS[command].params:
+        for label, value in HOSTILE.items() if parameter.name != "help" else ():
+            expected = allowed(command, parameter, value)
+            if not expected or label == "zero":  # others are names or numbers like any other
+                yield parameter, label, value, expected
+
+
 @pytest.fixture(scope="module")
 def work(tmp_path_factory, project):
     """A folder with all that commands read."""
@@ -166,6 +176,7 @@ def run(work, project_root, monkeypatch, capsys):
         monkeypatch.setattr(module, "value", lambda *_: 0.5)
     monkeypatch.setattr(fetch, "_check", lambda *_: None)
     monkeypatch.setattr(sweep, "call", stages_of_dvc)
+    monkeypatch.setattr(parallel, "repro", lambda *_: None)
     monkeypatch.setattr(cli, "app", TREE)
 
     def call(words):
@@ -213,22 +224,30 @@ def test_every_command_has_words_that_work():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_hostile_values_are_refused_by_one_line_before_anything_is_written(command, run, work):
     before, wrong = contents(work), []
-    for parameter in COMMANDS[command].params:
-        if parameter.name == "help":
-            continue
-        for label, value in HOSTILE.items():
-            expected = allowed(command, parameter, value)
-            if expected and label != "zero":
-                continue  # a name or number like any other
-            code, out, err = run(line(command, parameter.name, value))
-            written = contents(work).keys() - before.keys()
-            one = err.startswith("error: ") and err.count("\n") == 1 and err[:-1].isprintable()
-            fine = code == 0 if expected else (code, out, written) == (2, "", set()) and one
-            if not fine:
-                wrong.append((parameter.name, label, code, out[:200], err[-300:], written))
-            remove(written)
+    for parameter, label, value, expected in inputs(command):
+        code, out, err = run(line(command, parameter.name, value))
+        written = contents(work).keys() - before.keys()
+        one = err.startswith("error: ") and err.count("\n") == 1 and err[:-1].isprintable()
+        fine = code == 0 if expected else (code, out, written) == (2, "", set()) and one
+        if not fine:
+            wrong.append((parameter.name, label, code, out[:200], err[-300:], written))
+        remove(written)
     assert not wrong
     assert contents(work) == before
+
+
+def test_the_walk_has_every_option_with_every_value():
+    """The control of the count in the documentation: an option that is left out is missed here."""
+    parameters = {c: [p for p in t.params if p.name != "help"] for c, t in COMMANDS.items()}
+    tried = {c: {p.name for p, *_ in inputs(c)} for c in COMMANDS}
+    assert tried == {c: {p.name for p in of_command} for c, of_command in parameters.items()}
+    every = len(HOSTILE) * sum(map(len, parameters.values()))
+    assert every * 0.85 < count_inputs() < every
+
+
+def count_inputs():
+    """Hostile values of options and arguments that are refused."""
+    return sum(not expected for command in COMMANDS for *_, expected in inputs(command))
 
 
 @pytest.mark.parametrize("command", COMMANDS)

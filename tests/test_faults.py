@@ -42,7 +42,7 @@ WRITERS = {
     "report": line("report", "out", "made.html"),
     "suite": line("suite", "out", "made.md"),
 }
-SEVERAL = ("suite",)  # writes a file after the other, which --resume continues
+SEVERAL = ("suite", "bundle")  # one file after the other: what --resume continues, a card
 FAULTS = {"full disk": 2, "terminated": 143, "interrupted": 130}
 
 
@@ -98,6 +98,7 @@ class Disk:
 def disk(monkeypatch):
     """What is on the disk."""
     monkeypatch.setattr(artifacts, "_swept", set())
+    monkeypatch.setattr("weightspace.project.onnx.onnx_bytes", lambda network: bytes(9000))  # slow
     return Disk(monkeypatch)
 
 

@@ -4,7 +4,10 @@ Anybody can write such a file: a hash says that it is whole, not who wrote it.
 """
 
 import json
+import re
 import shutil
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -48,6 +51,7 @@ from weightspace.zoo.outputs import Originals
 from weightspace.zoo.runner import load_runner
 from weightspace.zoo.store import Zoo, shard_name
 
+ROOT = Path(__file__).resolve().parent.parent
 SHARD_FILE = ZOO_FOLDER / shard_name(0)
 READERS = OPENED | {
     SHARD_FILE: lambda path: Zoo.open(path.parent),
@@ -406,3 +410,9 @@ def test_a_hash_that_does_not_fit_stays_an_error(data):
     for value in ("", "0" * 64, meta["sha256"].upper(), None, 7, []):
         path.write_bytes(save(tensors, metadata={META_KEY: canonical(meta | {"sha256": value})}))
         refused(lambda: OPENED[PCA_FILE](path), path.name)
+
+
+def test_the_documentation_says_how_many_hostile_inputs_there_are():
+    page = (ROOT / "docs" / "guides" / "command_line.md").read_text()
+    (stated,) = re.findall(r"The tests try ([0-9,]+) hostile", page)
+    assert int(stated.replace(",", "")) == sum(import_module("hostile").FILES.values()) > 400
