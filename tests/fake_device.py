@@ -20,11 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
 CUDA = torch.device("cuda", 0)
 ON_DEVICE = ("cuda", "meta")
+IN_CONTEXT = DeviceContext.__torch_function__
 AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCUDA)
 
 TRANSFERS = {aten.copy_, aten._to_copy, aten._foreach_copy_}
@@ -252,10 +254,28 @@ def refuse_products(func: Any, on_device: list[DeviceTensor]) -> None:
         raise RuntimeError(f"{func} on cuda is not implemented for {on_device[0].dtype}")
 
 
+class Layout:
+    """Whether tensors are made within ``torch.device("meta")``: without values, on a real GPU, too."""
+
+    inside = 0
+
+    @staticmethod
+    def function(context: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Takes the place of what PyTorch's context does with every function called within it."""
+        without_values = context.device.type == "meta"
+        Layout.inside += without_values
+        try:
+            return IN_CONTEXT(context, func, types, args, kwargs)
+        finally:
+            Layout.inside -= without_values
+
+
 class Operations(TorchDispatchMode):
     """Makes tensors on the device: factories and copies."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if Layout.inside:
+            return func(*args, **kwargs or {})
         return compute(func, args, kwargs or {})
 
 
@@ -349,6 +369,8 @@ def fake_device() -> Iterator[torch.device]:
             stack.enter_context(
                 mock.patch.object(torch.cuda, name, lambda *_, value=value, **__: value)
             )
+        function = lambda *args: Layout.function(*args)  # noqa: E731  # a method, as that of the class
+        stack.enter_context(mock.patch.object(DeviceContext, "__torch_function__", function))
         library = precisions()
         stack.callback(library._destroy)
         stack.enter_context(Operations())

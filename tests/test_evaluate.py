@@ -521,6 +521,7 @@ def test_a_readout_knows_its_error_and_comes_back_from_its_file(tmp_path):
     rng = np.random.default_rng(0)
     held_out = {s: properties.target(t, "test_accuracy") for s, t in members.items()}
     z = {s: np.stack([y, rng.normal(size=len(y))], 1) for s, y in held_out.items()}
+    z = {s: x.astype(np.float32) for s, x in z.items()}  # as latents are
     fitted = readout.Readout.fit(z, members, "encoder", 0)
     errors = pd.DataFrame(fitted.errors).set_index("property")
     std = np.abs(held_out["test_sets"] - members["train"]["val_accuracy"].mean())

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -76,6 +77,7 @@ def experiment(tmp_path, monkeypatch, capsys):
     (tmp_path / "table.yaml").write_text(
         "{title: A, seeds: [0], split: val, columns: {a: b.c}, rows: [{name: x, set: {}}]}"
     )
+    shutil.copy(ROOT / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
 

@@ -1,6 +1,7 @@
 """Tables of experiments: definitions, jobs, means and intervals. Experiments themselves: test_dvc."""
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -384,6 +385,7 @@ def test_images_of_a_person_choose_the_source(definition, experiments, tmp_path,
     changed = DEFINITION | {"base": named, "remarks": "What it says."}
     definition.write_text(yaml.safe_dump(changed, sort_keys=False))
     assert suite.image_settings(definition, files) == []
+    shutil.copy(ROOT / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     expected = ["dataset.source=folder", f"sources.path={photos}"]
     assert suite.image_settings(definition, Path("photos")) == expected  # absolute for experiments

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from weightspace.artifacts import AUTOENCODER_FILE, DATASET_FOLDER, ZOO_FOLDER
+from weightspace.artifacts import AUTOENCODER_FILE, DATASET_FOLDER, PCA_FILE, ZOO_FOLDER
 from weightspace.autoencoders.base import Autoencoder, decode_latents, encode_members, load_trained
 from weightspace.data.tasks import HELD_OUT, part_of
 from weightspace.evaluate import metrics as m
@@ -189,7 +189,8 @@ class PartJob:
 
     def inputs(self) -> dict[str, Path]:
         """All artefacts but the zoo."""
-        return files_in(self.data / DATASET_FOLDER, (self.data / AUTOENCODER_FILE).parent)
+        folders = DATASET_FOLDER, AUTOENCODER_FILE.parent, PCA_FILE.parent
+        return files_in(*(self.data / folder for folder in folders))
 
     def packed(self) -> PartJob:
         """The same job with its members' weights."""
