@@ -107,9 +107,10 @@ OPENED = {
 
 
 @pytest.fixture(scope="module")
-def data(project_root, world):
-    """Folder of a finished tiny pipeline with its stored outputs; each test restores what it damages."""
-    folder = project_root / "data"
+def data(project_root, world, tmp_path_factory):
+    """Copy of a finished tiny pipeline with its stored outputs; each test restores what it damages."""
+    root = tmp_path_factory.mktemp("damaged")
+    folder = shutil.copytree(project_root / "data", root / "data")
     world().data.originals["train"].save(folder / OUTPUTS_FILES["train"])
     return folder
 
