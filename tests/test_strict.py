@@ -110,7 +110,7 @@ OPENED = {
 def data(project_root, world, tmp_path_factory):
     """Copy of a finished tiny pipeline with its stored outputs; each test restores what it damages."""
     root = tmp_path_factory.mktemp("damaged")
-    folder = shutil.copytree(project_root / "data", root / "data")
+    folder = shutil.copytree(project_root, root, dirs_exist_ok=True) / "data"
     world().data.originals["train"].save(folder / OUTPUTS_FILES["train"])
     return folder
 
