@@ -24,12 +24,11 @@ from torch import Tensor
 
 import report
 from weightspace.artifacts import read_json
-from weightspace.data.tasks import part_of
 from weightspace.dataset_encoders import statistics
 from weightspace.dataset_encoders.base import DatasetEncoder
+from weightspace.evaluate.baselines import measured
 from weightspace.evaluate.evaluation import Evaluation
 from weightspace.evaluate.evidence import against_steps, step_baselines
-from weightspace.evaluate.sampling import request_metrics
 from weightspace.evaluate.trained import evaluate_trained
 from weightspace.params import load_params
 from weightspace.registry import resolve
@@ -70,14 +69,10 @@ def steps(evaluation):
 
 def drawn(evaluation):
     """Metrics of single draws in one pass."""
-    tasks = evaluation.tasks(SPLIT)
-    grid, params, sampler = evaluation.grid(tasks), evaluation.params, evaluation.sampler
-    rng = torch_stream(params.seed, "evidence", "draws")
+    grid, sampler = evaluation.grid(evaluation.tasks(SPLIT)), evaluation.sampler
+    rng = torch_stream(evaluation.params.seed, "evidence", "draws")
     z = sampler.latents(grid.condition(evaluation.runner.dataset), 1, rng)
-    outputs = evaluation.runner.outputs_by_task(sampler.networks(z), tasks, part_of(SPLIT))
-    achieved = grid.achieved(outputs, evaluation.result)[:, 0]
-    sets, resamples = evaluation.class_sets(tasks), params.evaluate.bootstrap
-    return request_metrics(grid, achieved, evaluation.result, resamples, params.seed, sets)
+    return measured(evaluation, grid, sampler.networks(z), SPLIT)
 
 
 def lookup(evaluation):

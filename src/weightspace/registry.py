@@ -21,6 +21,7 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from weightspace.errors import WeightspaceError, nearest, problem
 
@@ -54,6 +55,11 @@ class Family:
         """Built-in members, name -> module."""
         table: Mapping[str, str] = getattr(import_module(self.package), self.name.upper())
         return table
+
+    def selected(self, params: Any) -> str:
+        """Name of the member that settings, those of :class:`weightspace.params.Params`, select."""
+        section, key = self.key.split(".")
+        return str(getattr(getattr(params, section), key))
 
 
 FAMILIES = {

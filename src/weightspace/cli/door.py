@@ -117,9 +117,11 @@ def there(path: Path) -> Path:
     """A path that exists, or the name of a bundle."""
     from weightspace.bundles.locate import names
 
-    if not path.exists() and str(path) not in names():
-        raise typer.BadParameter(f"Path '{path}' does not exist.")
-    return path if path.exists() else _project(path)
+    if path.exists():
+        return path
+    if str(path) in names():
+        return _project(path)
+    raise typer.BadParameter(f"Path '{path}' does not exist.")
 
 
 def _usable(out: Path | None) -> Path | None:

@@ -10,14 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from weightspace.autoencoders import AUTOENCODERS
-from weightspace.data.sources import SOURCES
-from weightspace.dataset_encoders import DATASET_ENCODERS
 from weightspace.errors import problem
-from weightspace.nets import NETS
 from weightspace.params import parse_yaml, read_yaml, validate_params
-from weightspace.registry import resolve
-from weightspace.shared_encoders import SHARED_ENCODERS
+from weightspace.registry import FAMILIES, resolve
 
 INSTALL = {
     "dvc": "pip install 'weightspace[pipeline]', or use the environment that `make` builds",
@@ -41,18 +36,8 @@ def check_settings(jobs: Iterable[tuple[str, ...]], path: Path = Path("params.ya
         for setting in job:
             _change(table, setting)
         params = validate_params(table, f"{path} with {' '.join(job)}")
-        for family, member, key in (
-            (SOURCES, params.dataset.source, "dataset.source"),
-            (NETS, params.zoo.architecture, "zoo.architecture"),
-            (AUTOENCODERS, params.autoencoder.model, "autoencoder.model"),
-            (SHARED_ENCODERS, params.shared_encoder.model, "shared_encoder.model"),
-            (
-                DATASET_ENCODERS,
-                params.shared_encoder.dataset_encoder,
-                "shared_encoder.dataset_encoder",
-            ),
-        ):
-            resolve(family, member, key)
+        for family in FAMILIES.values():
+            resolve(family.table, family.selected(params), family.key)
 
 
 def _change(table: dict[str, Any], setting: str) -> None:

@@ -32,10 +32,7 @@ DO = "run `make repro` or `python -m weightspace plugins --write`"
 
 def selected(params: Params) -> list[Outside]:
     """The members from outside that the settings select."""
-    members = []
-    for family in FAMILIES.values():
-        section, key = family.key.split(".")
-        members.append(find(family.name, getattr(getattr(params, section), key)))
+    members = (find(family.name, family.selected(params)) for family in FAMILIES.values())
     return [member for member in members if member]
 
 

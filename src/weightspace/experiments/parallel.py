@@ -14,14 +14,11 @@ import threading
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from weightspace.artifacts import read_json
 from weightspace.errors import problem
-from weightspace.experiments.dvc import INSTALL, call
-from weightspace.report.stages import Stage, load_stages
+from weightspace.experiments.dvc import call
+from weightspace.report.stages import Stage, cost_of, load_stages
 
 WAIT = "--wait-for-lock"
-# Threads of one stage that wait must leave the cores to the other's.
-QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1"}
 # Advice that DVC repeats after every stage.
 NOISE = ("Use `dvc push`", "To track the changes", "To enable auto staging", "\t")
 _printing = threading.Lock()
@@ -105,28 +102,20 @@ def ready(stages: list[Stage], waiting: set[str], running: set[str], root: Path)
     open_ones = waiting | running
     able = [s for s in stages if s.name in waiting and not open_ones & set(s.needs)]
     after = {s.name: len(to_run(stages, {s.name})) for s in able}
-    return [s.name for s in sorted(able, key=lambda s: (-after[s.name], -seconds(root, s.name)))]
-
-
-def seconds(root: Path, name: str) -> float:
-    """What a stage took when it ran last; 0 if that is not known."""
-    path = root / "metrics" / "cost" / f"{name}.json"
-    return float(read_json(path).get("seconds", 0)) if path.is_file() else 0.0
+    took = {s.name: cost_of(root, s.name).get("seconds", 0) for s in able}
+    return [s.name for s in sorted(able, key=lambda s: (-after[s.name], -took[s.name]))]
 
 
 def run_stage(name: str, root: Path) -> int:
     """Run one stage if it changed, its lines under its name; the exit code."""
     command = ["dvc", "--cd", str(root), WAIT, "repro", "--single-item", name]
-    try:
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=os.environ | QUIET,
-        )
-    except FileNotFoundError as error:
-        raise problem("no command 'dvc'", where="repro", do=INSTALL["dvc"]) from error
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
     with process:
         for line in process.stdout or ():
             if line.strip() and not line.startswith(NOISE) and "lock file" not in line:

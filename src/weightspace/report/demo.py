@@ -134,7 +134,7 @@ def draw(project: Project, seed: int) -> Demo:
         seconds.append(time.perf_counter() - start)
     images, labels = (x.cpu() for x in dataset.task_batch(torch.tensor([task]), "test"))
     outputs = project.net.run(weights, images[0].to(dataset.device)).cpu()
-    test = dataset.task_images(torch.tensor([task]), "test")[0].cpu()
+    test = images[0].unflatten(0, (dataset.classes_per_task, -1))
     return Demo(
         task,
         [dataset.class_names[c] for c in dataset.classes[task]],

@@ -8,7 +8,7 @@ from typing import Any
 
 from weightspace.artifacts import read_json, structured
 from weightspace.report import markdown
-from weightspace.report.tables import baselines_table
+from weightspace.report.tables import baselines_table, with_interval
 
 FILE = Path("benchmarks") / "evidence.json"
 STARTS = {
@@ -71,6 +71,5 @@ def _lookup(figures: dict[str, dict[str, float]]) -> str:
     for key, name in SIDES.items():
         f = figures[key]
         top = next(value for k, value in f.items() if k.endswith("_at_top_mean"))
-        ends = f" ({f['r2_identity_low']:.3f} to {f['r2_identity_high']:.3f})"
-        body.append([name, f"{f['r2_identity']:.3f}{ends}", f"{f['mae']:.3f}", f"{top:.3f}"])
+        body.append([name, with_interval(f, "r2_identity"), f"{f['mae']:.3f}", f"{top:.3f}"])
     return markdown.rows(["D is", "R2 (95 %)", "MAE", "mean at the highest target"], body)

@@ -73,12 +73,17 @@ def direct(stages: list[Stage]) -> list[tuple[str, str]]:
     ]
 
 
+def cost_of(root: Path, name: str) -> dict[str, Any]:
+    """What a stage took when it ran last, ``seconds`` and ``peak_mib``; empty if that is not known."""
+    path = root / "metrics" / "cost" / f"{name}.json"
+    return read_json(path) if path.is_file() else {}
+
+
 def table(root: Path) -> str:
     """Markdown table of the stages: task, outputs, and the cost of the committed run."""
     body = []
     for stage in load_stages(root):
-        path = root / "metrics" / "cost" / f"{stage.name}.json"
-        cost = read_json(path) if path.is_file() else {}
+        cost = cost_of(root, stage.name)
         shown = [f"{cost[key]:.0f}" if key in cost else "-" for key in ("seconds", "peak_mib")]
         outputs = ", ".join(f"`{path}`" for path in stage.outputs)
         body.append([f"`{stage.name}`", stage.task, outputs, *shown])

@@ -329,7 +329,7 @@ def baselines_table(figures: dict[str, Any], split: str) -> Table:
     for name, key in rows.items():
         if f"{key}_{result}_at_top_mean" in figures:
             cells = [_number(figures.get(f"{key}_{value}")) for value in columns.values()]
-            cells = [_with_interval(figures, f"{key}_r2_identity"), *cells]
+            cells = [with_interval(figures, f"{key}_r2_identity"), *cells]
             count = figures.get(f"{key}_tasks")
             cost = f"{figures[f'{key}_image_gradients']:,.0f}"
             tasks = "all" if count is None else f"{count}"
@@ -337,7 +337,7 @@ def baselines_table(figures: dict[str, Any], split: str) -> Table:
     return table
 
 
-def _with_interval(figures: dict[str, Any], key: str) -> str:
+def with_interval(figures: dict[str, Any], key: str) -> str:
     """A figure and its interval, where it has one."""
     value, low, high = (figures.get(key + end) for end in ("", "_low", "_high"))
     return _number(value) + ("" if low is None else f" ({_number(low)} to {_number(high)})")
