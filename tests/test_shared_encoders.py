@@ -17,8 +17,8 @@ from weightspace.registry import resolve
 from weightspace.sampling.sampler import Condition, Sampler
 from weightspace.shared_encoders import SHARED_ENCODERS
 from weightspace.shared_encoders._critic import Critic
-from weightspace.shared_encoders.base import load_shared_encoder
-from weightspace.shared_encoders.flow import Draws
+from weightspace.shared_encoders.base import Sizes, load_shared_encoder
+from weightspace.shared_encoders.flow import Draws, build
 from weightspace.weights.pca import TensorPca
 from weightspace.weights.spec import output_orders, reorder_outputs
 from weightspace.zoo.result import Result
@@ -360,6 +360,22 @@ def test_slopes_say_where_the_result_of_a_drawn_network_rises(world, data, autoe
         draws.x - step.roll(1, 0)
     )  # the control: others'
     assert rises.mean() > 2 * across.mean().abs()
+
+
+def test_slopes_are_computed_where_a_loss_reads_them(world, data):
+    """On val, and with a weight of 0, nothing runs backwards; the results are the same."""
+    tiny, pools = world(), {}
+    for weight in (1.0, 0.0):
+        options = tiny.params.shared_encoders.flow.model_copy(update={"critic_slopes": weight})
+        model = build(Sizes.of(data), tiny.params.shared_encoder, options, torch.Generator())
+        for split in ("train", "val"):
+            pools[split, weight] = Draws(model, data, split, 9)
+            pools[split, weight].add(0, torch.Generator().manual_seed(0))
+    assert pools["train", 1.0].slopes.any()
+    for other in (("train", 0.0), ("val", 1.0)):
+        assert not pools[other].slopes.any()
+    for split in ("train", "val"):
+        assert torch.equal(pools[split, 1.0].measured, pools[split, 0.0].measured)
 
 
 def test_slopes_teach_a_critic_what_few_results_do_not():

@@ -242,6 +242,7 @@ class Draws:
 
     def __init__(self, model: FlowModel, data: SharedEncoderData, split: str, count: int) -> None:
         self.model, self.data, self.count = model, data, count
+        self.with_slopes = split == "train" and model.options.critic_slopes > 0
         self.tasks = data.runner.dataset.tasks_of(split)  # all: none of them needs a member
         device, sizes = data.runner.device, model.sizes
         self.x = torch.empty(0, sizes.latent, device=device)  # latents in standard units
@@ -289,6 +290,8 @@ class Draws:
     def _measure(self, x: Tensor, classes: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Results per class ``(N, c)`` on random train images, and the slope ``(N, L)`` of their mean.
 
+        Where no loss reads slopes they are 0, and nothing is run backwards.
+
         Args:
             x: latents in standard units ``(N, L)``, which are decoded.
             classes: of the task of each ``(N, c)``.
@@ -298,12 +301,13 @@ class Draws:
         images = self.data.runner.dataset.some_images(
             "train", classes, self.model.options.critic_images, rng
         )
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
+        with torch.set_grad_enabled(self.with_slopes):
+            x = x.detach().requires_grad_(self.with_slopes)
             z = self.model.latents(x)
             outputs = self.data.autoencoder.outputs(self.data.runner.net, z, images)
             results, soft = soft_result(outputs, self.model.result)
-            (slope,) = torch.autograd.grad(soft.mean(1).sum(), x)
+            total = soft.mean(1).sum()
+        slope = torch.autograd.grad(total, x)[0] if self.with_slopes else torch.zeros_like(x)
         return results.detach(), slope
 
 
