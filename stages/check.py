@@ -7,8 +7,8 @@ of params.yaml reruns this stage and only those others whose keys changed.
 
 from _stage import DATA, run
 from weightspace.artifacts import write_json
+from weightspace.experiments.preflight import check
 from weightspace.params import Params
-from weightspace.preflight import check
 
 
 def main(params: Params) -> None:

@@ -34,7 +34,6 @@ ORDER = (
     "shared_encoders",
     "sampling",
     "evaluate",
-    "preflight",
     "bundles",
     "project",
     "report",

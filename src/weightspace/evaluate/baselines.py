@@ -9,20 +9,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from weightspace.artifacts import HYPERNETWORK_FILE
 from weightspace.data.tasks import HELD_OUT, part_of
 from weightspace.evaluate import metrics as m
-from weightspace.evaluate.distribution import Reader, some_members, two_sample
+from weightspace.evaluate.distribution import told_apart
 from weightspace.evaluate.diversity import diversity
-from weightspace.evaluate.evaluation import Evaluation
+from weightspace.evaluate.evaluation import Evaluation, Scoring
 from weightspace.evaluate.hypernetwork import Hypernetwork, load
 from weightspace.evaluate.sampling import request_metrics
 from weightspace.evaluate.trained import baselines, evaluate_trained
 from weightspace.rng import torch_stream
 from weightspace.sampling.requests import Grid
-from weightspace.sampling.sampler import Condition
 from weightspace.weights.spec import Population
 
 DRAWS = 2  # networks of a request, whose agreement is measured
@@ -43,34 +40,32 @@ def evaluate_baselines(evaluation: Evaluation) -> dict[str, dict[str, float]]:
     return out
 
 
-def measured(
-    evaluation: Evaluation, grid: Grid, networks: Population, split: str
-) -> dict[str, float]:
+def measured(scoring: Scoring, grid: Grid, networks: Population, split: str) -> dict[str, float]:
     """How well networks follow the requests, one of each, with intervals over class sets.
 
     From two networks of a request on also how alike they are: :func:`diversity`.
 
     Args:
-        evaluation: measures.
+        scoring: measures.
         grid: T x K requests.
         networks: ``(T * K * n)``, those of a request side by side.
         split: split of the tasks.
 
     """
-    params, result = evaluation.params, evaluation.result
-    outputs = evaluation.runner.outputs_by_task(networks, grid.tasks, part_of(split))
+    settings, result = scoring.settings, scoring.result
+    outputs = scoring.runner.outputs_by_task(networks, grid.tasks, part_of(split))
     achieved = grid.achieved(outputs, result)
     out = request_metrics(
         grid,
         achieved[:, 0],
         result,
-        params.evaluate.bootstrap,
-        params.seed,
-        evaluation.class_sets(grid.tasks),
+        settings.bootstrap,
+        scoring.seed,
+        scoring.class_sets(grid.tasks),
     )
     if achieved.shape[1] > 1:
         predicted = outputs.argmax(-1).unflatten(0, (len(grid), -1))
-        alike = diversity(evaluation, grid, predicted, split)
+        alike = diversity(scoring, grid, predicted, split)
         out |= {k: v for k, v in alike.items() if k.endswith("_draws")}
     return out
 
@@ -99,11 +94,4 @@ def of_hypernetwork(evaluation: Evaluation, made: Hypernetwork, split: str) -> d
     out |= {"image_gradients": 0, "fitting_image_gradients": gradients}
     if split == "val":  # serves choices, which two-sample tests do not
         return out
-    members = some_members(evaluation, split)
-    trained = evaluation.zoo.networks(members)
-    read = Reader.of(evaluation, trained, part_of(split))
-    target = torch.from_numpy(evaluation.result.of_members(members)).float()
-    tasks = torch.tensor(members["task"].to_numpy())
-    drawn = made.networks(Condition.of_tasks(dataset, tasks, target), 1, rng)
-    real, other = read(trained, members), read(drawn, members)
-    return out | two_sample(real, other, "", params.evaluate.bootstrap, params.seed)
+    return out | told_apart(evaluation, split, lambda requests: made.networks(requests, 1, rng))

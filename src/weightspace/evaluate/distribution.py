@@ -11,7 +11,7 @@ Source: Lopez-Paz, Oquab (2017), Revisiting Classifier Two-Sample Tests, arXiv 1
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +31,7 @@ from weightspace.data.tasks import HELD_OUT, part_of
 from weightspace.evaluate import metrics as m
 from weightspace.evaluate.controls import noised
 from weightspace.evaluate.diversity import diversity, predictions
-from weightspace.evaluate.evaluation import Evaluation
+from weightspace.evaluate.evaluation import Evaluation, Scoring
 from weightspace.evaluate.readings import Projection
 from weightspace.params import Params
 from weightspace.progress import progress
@@ -137,20 +137,20 @@ class Reader:
     projection: Projection
 
     @classmethod
-    def of(cls, evaluation: Evaluation, networks: Population, part: str) -> Reader:
+    def of(cls, scoring: Scoring, networks: Population, part: str) -> Reader:
         """Match to the first finished train member, in units of the standard deviations of N networks.
 
         Args:
-            evaluation: the population, and what runs its networks.
+            scoring: the population, and what runs its networks.
             networks: N of them.
             part: images to run on.
 
         """
-        zoo = evaluation.zoo
+        zoo = scoring.zoo
         reference = take(zoo.networks(zoo.select("train", last_only=True).iloc[:1]), slice(0, 1))
         std = standard_deviations(zoo.spec, networks)
-        projection = Projection(zoo.spec, std, evaluation.params.seed, COLUMNS)
-        return cls(evaluation.runner, part, reference, projection)
+        projection = Projection(zoo.spec, std, scoring.seed, COLUMNS)
+        return cls(scoring.runner, part, reference, projection)
 
     def __call__(self, networks: Population, members: pd.DataFrame) -> Sample:
         """Read N networks, block by block.
@@ -253,13 +253,34 @@ def halves(members: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
     return members["run"].map(of_run).to_numpy()
 
 
-def some_members(evaluation: Evaluation, split: str) -> pd.DataFrame:
+def some_members(scoring: Scoring, split: str) -> pd.DataFrame:
     """Members of as many tasks, drawn at random, as ``evaluate.two_sample_networks`` allows; of one at least."""
-    members, params = evaluation.zoo.select(split), evaluation.params
+    members = scoring.zoo.select(split)
     counts = members["task"].value_counts().sort_index()
-    counts = counts.iloc[stream(params.seed, "distribution", split).permutation(len(counts))]
-    tasks = counts.index[counts.cumsum() <= params.evaluate.two_sample_networks]
+    counts = counts.iloc[stream(scoring.seed, "distribution", split).permutation(len(counts))]
+    tasks = counts.index[counts.cumsum() <= scoring.settings.two_sample_networks]
     return members[members["task"].isin([counts.index[0], *tasks])].reset_index(drop=True)
+
+
+def told_apart(
+    scoring: Scoring, split: str, draw: Callable[[Condition], Population]
+) -> dict[str, float]:
+    """How well draws of any method are told from members of equal (D, R): :func:`two_sample`.
+
+    Args:
+        scoring: the population, and what runs its networks.
+        split: of the members.
+        draw: N requests -> N networks.
+
+    """
+    members = some_members(scoring, split)
+    trained = scoring.zoo.networks(members)
+    read = Reader.of(scoring, trained, part_of(split))
+    target = torch.from_numpy(scoring.result.of_members(members)).float()
+    tasks = torch.tensor(members["task"].to_numpy())
+    drawn = draw(Condition.of_tasks(scoring.runner.dataset, tasks, target))
+    real, other = read(trained, members), read(drawn, members)
+    return two_sample(real, other, "", scoring.settings.bootstrap, scoring.seed)
 
 
 def two_sample_tests(evaluation: Evaluation, split: str) -> Iterator[dict[str, float]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from weightspace.data.dataset import class_labels
 from weightspace.data.tasks import part_of
 from weightspace.evaluate import metrics as m
-from weightspace.evaluate.evaluation import Evaluation
+from weightspace.evaluate.evaluation import Scoring
 from weightspace.sampling.requests import Grid
 from weightspace.weights.spec import BLOCK, Population, block_size, fill_blocks, take
 from weightspace.zoo.runner import TaskRunner
@@ -37,9 +37,7 @@ def predictions(runner: TaskRunner, networks: Population, tasks: np.ndarray, par
     return fill_blocks(room, block_size(runner.net.spec, BLOCK), compute)
 
 
-def diversity(
-    evaluation: Evaluation, grid: Grid, predicted: Tensor, split: str
-) -> dict[str, float]:
+def diversity(scoring: Scoring, grid: Grid, predicted: Tensor, split: str) -> dict[str, float]:
     """``agreement_`` and ``error_overlap_``, each of ``draws`` and of ``members``, over pairs of networks.
 
     A request counts where its task has members of two runs whose results are nearest to its target, of
@@ -48,15 +46,15 @@ def diversity(
     figures of members are NaN.
 
     Args:
-        evaluation: the population and its tasks.
+        scoring: the population and its tasks.
         grid: T x K requests, tasks in rising order.
         predicted: classes that n draws of each request predict ``(T * K, n, B)``.
         split: split of the tasks.
 
     """
-    zoo, runner, targets = evaluation.zoo, evaluation.runner, len(grid.targets)
+    zoo, runner, targets = scoring.zoo, scoring.runner, len(grid.targets)
     members = zoo.select(split)
-    distance = np.abs(evaluation.result.of_members(members)[:, None] - grid.targets)
+    distance = np.abs(scoring.result.of_members(members)[:, None] - grid.targets)
     request = np.searchsorted(grid.tasks, members["task"]) * targets + distance.argmin(1)
     members = members.assign(request=request, distance=distance.min(1))
     nearest = members.sort_values("distance", kind="stable").drop_duplicates(["run", "request"])

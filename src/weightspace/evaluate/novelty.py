@@ -11,6 +11,7 @@ Memorization?, arXiv 2506.07998.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,13 +20,23 @@ from torch import Tensor
 
 from weightspace.data.tasks import TEST_SPLITS, part_of
 from weightspace.evaluate.controls import at_distance, midpoints
-from weightspace.evaluate.evaluation import Evaluation
+from weightspace.evaluate.evaluation import Evaluation, Scoring
 from weightspace.evaluate.metrics import error_overlap
 from weightspace.progress import progress
 from weightspace.rng import stream, torch_stream
+from weightspace.sampling.sampler import Condition
 from weightspace.weights.lazy import Selected
 from weightspace.weights.matching import align
-from weightspace.weights.spec import Population, Spec, Weights, block_size, blocks, take, to_device
+from weightspace.weights.spec import (
+    Population,
+    Spec,
+    Weights,
+    block_size,
+    blocks,
+    count,
+    take,
+    to_device,
+)
 from weightspace.zoo.result import accuracies, labels_of
 from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.store import Zoo
@@ -124,19 +135,16 @@ class Finished:
 
     """
 
-    networks: Selected
+    networks: Population
     labels: Tensor
     runs: np.ndarray
 
     @classmethod
-    def of(cls, evaluation: Evaluation) -> Finished:
+    def of(cls, scoring: Scoring) -> Finished:
         """Those of the zoo that is evaluated."""
-        every = evaluation.train_members
-        last = every.members["snapshot"] == every.members["snapshot"].max()
-        rows = np.flatnonzero(last.to_numpy())
-        networks = Selected(every.networks, torch.from_numpy(rows))
-        labels = predictions(evaluation.runner, networks)
-        return cls(networks, labels, every.members["run"].to_numpy()[rows])
+        members = scoring.zoo.select("train", last_only=True)
+        networks = scoring.zoo.networks(members)
+        return cls(networks, predictions(scoring.runner, networks), members["run"].to_numpy())
 
     def leave_one_out(self, spec: Spec, rows: np.ndarray) -> Nearest:
         """For some members ``(m,)``: the nearest ones of other runs."""
@@ -160,6 +168,63 @@ def evaluate_novelty(evaluation: Evaluation) -> dict[str, dict[str, float]]:
     }
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Networks drawn for T tasks, the first of each task beside all finished train members.
+
+    Attributes:
+        tasks: T of them.
+        of_draws: nearest members of the T networks.
+        left_out: nearest members of another run, of as many members.
+        outputs: of all draws ``(T * 8, B, c)`` on images of their tasks.
+        members: how many finished train members there are.
+
+    """
+
+    tasks: np.ndarray
+    of_draws: Nearest
+    left_out: Nearest
+    outputs: Tensor
+    members: int
+
+    @classmethod
+    def of(
+        cls, scoring: Scoring, split: str, known: Finished, draw: Callable[[Condition], Population]
+    ) -> Comparison:
+        """Draw networks at the best trained result, 8 for each of some tasks, and compare them.
+
+        Args:
+            scoring: the tasks.
+            split: a test split.
+            known: the members to compare with.
+            draw: T requests -> ``T * 8`` networks, those of a request side by side.
+
+        """
+        runner, spec, limit = scoring.runner, scoring.zoo.spec, scoring.settings.novelty_networks
+        choice = stream(scoring.seed, "novelty", split)
+        tasks = np.sort(choice.permutation(scoring.tasks(split))[:limit])
+        drawn = draw(scoring.best_condition(tasks))
+        first = Selected(drawn, torch.arange(0, count(drawn), DRAWS))
+        of_draws = nearest(
+            spec, (first, predictions(runner, first)), (known.networks, known.labels)
+        )
+        left_out = known.leave_one_out(spec, np.sort(choice.permutation(len(known.runs))[:limit]))
+        outputs = runner.outputs_by_task(drawn, tasks, part_of(split))
+        return cls(tasks, of_draws, left_out, outputs, len(known.runs))
+
+    def metrics(self) -> dict[str, float]:
+        """Distances, accuracy of the first draws, and how far the errors of draws overlap."""
+        wrong = _wrong(self.outputs).unflatten(0, (len(self.tasks), -1))
+        return {
+            **distances("weight_distance", self.of_draws.weight, self.left_out.weight),
+            **distances("function_distance", self.of_draws.function, self.left_out.function),
+            "accuracy": float(accuracies(self.outputs[::DRAWS]).median()),
+            "error_overlap_draws": error_overlap(wrong),
+            "networks": len(self.tasks),
+            "members": self.members,
+        }
+
+
 def _of_split(evaluation: Evaluation, split: str, known: Finished) -> dict[str, float]:
     """Metrics of one split.
 
@@ -170,42 +235,35 @@ def _of_split(evaluation: Evaluation, split: str, known: Finished) -> dict[str, 
 
     """
     sampler, runner, spec = evaluation.sampler, evaluation.runner, evaluation.zoo.spec
-    limit, seed = evaluation.params.evaluate.novelty_networks, evaluation.params.seed
-    choice = stream(seed, "novelty", split)
-    tasks = np.sort(choice.permutation(evaluation.tasks(split))[:limit])
-    condition = evaluation.best_condition(tasks)
-    rng = torch_stream(seed, "novelty", "draws", split)
-    drawn = sampler.networks(sampler.guided(sampler.latents(condition, DRAWS, rng), condition, rng))
-    first = Selected(drawn, torch.arange(0, len(drawn), DRAWS))
-    members = (known.networks, known.labels)
-    of_draws = nearest(spec, (first, predictions(runner, first)), members)
-    left_out = known.leave_one_out(spec, np.sort(choice.permutation(len(known.runs))[:limit]))
-    outputs = runner.outputs_by_task(drawn, tasks, part_of(split))
+    rng = torch_stream(evaluation.seed, "novelty", "draws", split)
+
+    def draw(condition: Condition) -> Population:
+        z = sampler.guided(sampler.latents(condition, DRAWS, rng), condition, rng)
+        return sampler.networks(z)
+
+    compared = Comparison.of(evaluation, split, known, draw)
+    tasks = compared.tasks
 
     def accuracy(networks: Population) -> float:
         return float(accuracies(runner.outputs_by_task(networks, tasks, part_of(split))).median())
 
+    condition = evaluation.best_condition(tasks)
     embedding, target = sampler.embed(condition), condition.target.numpy()
     base, second = (
         evaluation.train_members.nearest_task(embedding, target, rank) for rank in (0, 1)
     )
     return {
-        **_distances("weight_distance", of_draws.weight, left_out.weight),
-        **_distances("function_distance", of_draws.function, left_out.function),
-        "accuracy": float(accuracies(outputs[::DRAWS]).median()),
+        **compared.metrics(),
         "control_accuracy_noise_same_distance": accuracy(
-            at_distance(spec, base, of_draws.weight, rng)
+            at_distance(spec, base, compared.of_draws.weight, rng)
         ),
         "control_accuracy_interpolation": accuracy(midpoints(spec, base, second)),
         "control_accuracy_nearest_task": accuracy(base),
-        "error_overlap_draws": error_overlap(_wrong(outputs).unflatten(0, (len(tasks), -1))),
-        "error_overlap_members": _member_overlap(evaluation.zoo, runner, split),
-        "networks": len(tasks),
-        "members": len(known.runs),
+        "error_overlap_members": member_overlap(evaluation.zoo, runner, split),
     }
 
 
-def _distances(name: str, of_draws: np.ndarray, left_out: np.ndarray) -> dict[str, float]:
+def distances(name: str, of_draws: np.ndarray, left_out: np.ndarray) -> dict[str, float]:
     """Medians, and the fraction of draws nearer than 95 % of the members are to one another.
 
     Args:
@@ -221,7 +279,7 @@ def _distances(name: str, of_draws: np.ndarray, left_out: np.ndarray) -> dict[st
     }
 
 
-def _member_overlap(zoo: Zoo, runner: TaskRunner, split: str) -> float:
+def member_overlap(zoo: Zoo, runner: TaskRunner, split: str) -> float:
     """Overlap of errors of trained networks: finished runs of one task, mean over tasks.
 
     Args:

@@ -155,11 +155,8 @@ def evaluate_properties(features: Features, seed: int) -> dict[str, dict[str, fl
     ]
     with progress("properties", len(jobs)) as bar:
         for reading, name in jobs:
-            x = features.x[reading]
-            y = {s: target(t, name) for s, t in features.members.items()}
-            best = best_predictor(predictors(name, seed), x, y)
-            for split in splits:
-                scores = score(name, y[split], best.predict(x[split]))
+            for split, (truth, predicted) in predictions(features, reading, name, seed).items():
+                scores = score(name, truth, predicted)
                 out[split] |= {key(reading, k): v for k, v in scores.items()}
             bar.advance(note=f"{reading}: {name}")
     for split, metrics in class_set_metrics(features, splits, seed).items():
@@ -168,6 +165,24 @@ def evaluate_properties(features: Features, seed: int) -> dict[str, dict[str, fl
         out[split] |= _mean_predictor(features, split)
         out[split]["members"] = len(features.members[split])
     return out
+
+
+def predictions(
+    features: Features, reading: str, name: str, seed: int
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Values of one target, and what is read off one reading, both ``(N,)``, of each split but train.
+
+    Args:
+        features: the readings.
+        reading: name of one of them.
+        name: of the target.
+        seed: of the trees.
+
+    """
+    x = features.x[reading]
+    y = {s: target(t, name) for s, t in features.members.items()}
+    best = best_predictor(predictors(name, seed), x, y)
+    return {split: (y[split], best.predict(x[split])) for split in y if split != "train"}
 
 
 def key(reading: str, metric: str) -> str:

@@ -1,3 +1,3 @@
 """Many runs of the pipeline: sweeps and tables of experiments, by DVC."""
 
-__all__ = ["dvc", "markers", "parallel", "stages", "suite", "sweep"]
+__all__ = ["dvc", "markers", "parallel", "preflight", "stages", "suite", "sweep"]
