@@ -42,7 +42,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from weightspace.errors import WeightspaceError, printable, problem, shown
-from weightspace.metadata import check_meta, parse_json
+from weightspace.metadata import as_of_today, check_meta, format_of, parse_json
 
 # What the stages leave below the data folder. No other module names these files.
 DATASET_FOLDER, ZOO_FOLDER = Path("dataset"), Path("zoo")
@@ -403,7 +403,7 @@ def tensor_pieces(
             "data_offsets": [start, stop],
         }
     try:
-        known = parse_json(canonical({"kind": kind, **meta}))
+        known = parse_json(canonical({"kind": kind, **meta, **format_of(kind)}))
     except (ValueError, RecursionError) as error:
         raise problem(f"metadata of a '{kind}' cannot be written ({error})") from error
     known["sha256"] = _content_sha256(known, entries, (_bytes(tensors[name]) for name in names))
@@ -525,7 +525,7 @@ def verify_file(path: Path, meta: Mapping[str, Any]) -> None:
     if "sha256" not in meta:
         _warn_of_no_hash(path.absolute())
         return
-    computed = once(path, "content", lambda: _sha256_of_file(path, meta))
+    computed = once(path, "content", lambda: _sha256_of_file(path))
     if meta["sha256"] != computed:
         raise problem(
             "changed after it was written",
@@ -554,11 +554,11 @@ def stated_sha256(meta: Mapping[str, Any]) -> str:
     return str(meta.get("sha256", "no hash"))
 
 
-def _sha256_of_file(path: Path, meta: Mapping[str, Any]) -> str:
+def _sha256_of_file(path: Path) -> str:
     with path.open("rb") as file:
         (size,) = struct.unpack("<Q", file.read(8))
         entries = json.loads(file.read(size))
-        del entries["__metadata__"]
+        meta = json.loads(entries.pop("__metadata__")[META_KEY])  # as it is, of any version
         pieces = iter(lambda: file.read(READ_BYTES), b"")
         return _content_sha256(meta, entries, pieces)
 
@@ -727,7 +727,10 @@ def fill_module(path: Path, tensors: Mapping[str, Tensor], build: Callable[[], M
 
 
 def load_meta(path: Path, kind: str) -> dict[str, Any]:
-    """Metadata of a file written by :func:`save_tensors`; errors as those of :func:`load_tensors`."""
+    """Metadata of a file written by :func:`save_tensors`, as this version writes it.
+
+    Errors are those of :func:`load_tensors`.
+    """
     if not path.is_file():
         raise problem(
             "file is missing", where=path, expected=f"a '{kind}' artefact", do=again(path)
@@ -748,6 +751,7 @@ def load_meta(path: Path, kind: str) -> dict[str, Any]:
             expected=f"'{kind}'",
             do=again(path),
         )
+    meta = as_of_today(kind, meta, path)
     check_meta(kind, meta, path, again(path))
     return meta
 

@@ -2,12 +2,15 @@
 
 Metadata is JSON: finite numbers, no key twice, little nesting. Names that people give are printed on
 terminals and in documents, so none may hold a control character.
+
+A schema is strict, and that of today. A file of an earlier version is brought to it when it is opened:
+see :data:`STEPS`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -207,6 +210,74 @@ SCHEMAS: dict[str, type[Meta]] = {
     "network": NetworkMeta,
     "latents": LatentsMeta,
 }  # of other kinds any table of JSON
+
+
+Step = Callable[[Table], Table]
+
+
+def _critic_without_slopes(meta: Table) -> Table:
+    """Shared encoder: a flow's critic learned results alone, before ``critic_slopes``."""
+    if meta["settings"]["model"] != "flow":
+        return meta
+    return meta | {"options": {"critic_slopes": 0.0} | meta["options"]}
+
+
+# Metadata of a kind has the format 1 + the number of its steps; step k brings format k to k + 1, with
+# the values of what the earlier version did. A file says its format from 2 on, so that kinds without
+# steps keep their bytes: one that says none is of version 0.1.
+STEPS: dict[str, tuple[Step, ...]] = {"shared_encoder": (_critic_without_slopes,)}
+
+
+def format_of(kind: str) -> dict[str, int]:
+    """What the metadata of a file of this version says of its format.
+
+    >>> format_of("shared_encoder"), format_of("pca")
+    ({'format': 2}, {})
+    """
+    steps = len(STEPS.get(kind, ()))
+    return {"format": 1 + steps} if steps else {}
+
+
+def as_of_today(kind: str, meta: Table, where: object) -> Table:
+    """Metadata of a file of this or an earlier version, as this version writes it.
+
+    Args:
+        kind: of the file.
+        meta: its metadata.
+        where: the file, for messages.
+
+    Raises:
+        WeightspaceError: a later version wrote it, or it is not what an earlier one wrote.
+
+    >>> old = {"settings": {"model": "flow"}, "options": {"steps": 2}}
+    >>> as_of_today("shared_encoder", old, "example")["options"]
+    {'critic_slopes': 0.0, 'steps': 2}
+    >>> as_of_today("pca", {"format": 2}, "example")
+    Traceback (most recent call last):
+        ...
+    weightspace.errors.WeightspaceError: example: written by a later version; found format 2, ...
+
+    """
+    steps, given = STEPS.get(kind, ()), meta.get("format", 1)
+    if type(given) is not int or not 1 <= given <= len(steps) + 1:
+        raise problem(
+            "written by a later version",
+            where=where,
+            got=f"format {brief(given)}",
+            expected=f"of a '{kind}' {len(steps) + 1} at most",
+            do="install the version of weightspace that wrote it",
+        )
+    try:
+        for step in steps[given - 1 :]:
+            meta = step(meta)
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise problem(
+            "metadata that no earlier version wrote",
+            where=where,
+            got=f"a '{kind}' of format {given}, {type(error).__name__}: {error}",
+            do="get the file again, or install the version that wrote it",
+        ) from error
+    return meta | format_of(kind)
 
 
 def check_meta(

@@ -6,9 +6,12 @@ one. It is the reference for every key: meaning and unit are the ``description``
 
 from __future__ import annotations
 
+import copy
 import re
 import reprlib
+import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_origin
 
@@ -24,7 +27,7 @@ from pydantic import (
     model_validator,
 )
 
-from weightspace.errors import WeightspaceError, nearest, problem
+from weightspace.errors import WeightspaceError, nearest, printable, problem
 from weightspace.registry import FAMILIES, absent, find, outside
 
 # A few lines of YAML can stand for a value of gigabytes when it is written out.
@@ -763,11 +766,12 @@ def _explain(path: Path, schema: type[Params], error: ValidationError) -> Weight
         hint = nearest(str(location[-1]), names)
         return problem(f"unknown key '{key}'{more}", where=path, do=hint)
     if first["type"] == "missing":
+        before = f"; version 0.1 did as with {ADDED[key]}" if key in ADDED else ""
         return problem(
             f"key '{key}' is missing{more}",
             where=path,
             expected="every key, so that DVC tracks it",
-            do="add it",
+            do=f"add it{before}",
         )
     message = first["msg"][0].lower() + first["msg"][1:]
     return problem(
@@ -854,6 +858,52 @@ def load_params(path: Path | str = "params.yaml") -> Params:
 
     """
     return validate_params(read_yaml(Path(path)), path)
+
+
+# Keys that version 0.1 did not have yet -> the value of what it did, or the key that it took it from
+ADDED: dict[str, float | str] = {
+    "baselines.hypernetwork.width": "shared_encoder.width",
+    "shared_encoders.flow.critic_slopes": 0.0,
+}
+
+
+def settings_of_project(data: dict[str, Any], where: Path | str) -> Params:
+    """Settings of a finished project, of this version or 0.1; a line on standard error says if of 0.1.
+
+    The pipeline itself takes those of this version only, by :func:`load_params`.
+
+    Args:
+        data: the file as plain tables.
+        where: the file, for messages.
+
+    Raises:
+        WeightspaceError: as :func:`load_params`.
+
+    """
+    data, added = copy.deepcopy(data), []
+    for key, value in ADDED.items():
+        section, name = _section(data, key)
+        if section and name not in section:
+            source, of_source = _section(data, value) if isinstance(value, str) else ({}, "")
+            section[name] = source.get(of_source, value)
+            added.append(f"{key} {brief(section[name])}")
+    if added:
+        _say_added(str(where), ", ".join(added))
+    return validate_params(data, where)
+
+
+def _section(data: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+    """Section of a dotted key, empty where the file has none, and the last part of its name."""
+    *sections, name = key.split(".")
+    section: Any = data
+    for part in sections:
+        section = section.get(part) if isinstance(section, dict) else None
+    return section if isinstance(section, dict) else {}, name
+
+
+@cache  # a line for each file
+def _say_added(where: str, added: str) -> None:
+    print(f"warning: {printable(where)}: of version 0.1, read as {added}", file=sys.stderr)
 
 
 def validate_params(data: dict[str, Any], where: Path | str = "params") -> Params:

@@ -27,7 +27,7 @@ from weightspace.artifacts import META_KEY, check_archive, mount, read_json, sha
 from weightspace.bundles.locate import CARD, ENDING
 from weightspace.bundles.numbers import unpacked
 from weightspace.errors import problem
-from weightspace.metadata import Meta, Sha256, Text, check_meta, parse_json
+from weightspace.metadata import Meta, Sha256, Text, as_of_today, check_meta, parse_json
 
 FORMAT = 1  # of what a bundle holds; another one is refused
 MANIFEST = "bundle.json"
@@ -95,6 +95,7 @@ class Bundle:
             tensors = unpacked(safetensors.torch.load(content))
         if not isinstance(meta, dict) or meta.get("kind") != kind:
             raise problem("artefact of another kind", where=where, expected=f"'{kind}'", do=AGAIN)
+        meta = as_of_today(kind, meta, where)
         check_meta(kind, meta, where, AGAIN)
         return tensors, meta
 

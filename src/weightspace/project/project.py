@@ -54,7 +54,7 @@ from weightspace.data.images import GivenTask, ImageSet, check_choice, make_task
 from weightspace.data.sources.base import read_npz
 from weightspace.errors import WeightspaceError, problem
 from weightspace.nets.base import Net, net_for
-from weightspace.params import Params, load_params, parse_yaml, validate_params
+from weightspace.params import Params, parse_yaml, read_yaml, settings_of_project, validate_params
 from weightspace.progress import progress
 from weightspace.project import comparison, limits, retrieval
 from weightspace.project.finetuning import fine_tune, measure, reestimated
@@ -732,10 +732,10 @@ def settings(root: Path | str) -> tuple[Path, Params, Bundle | None]:
     """
     path = locate(root)
     if path.is_dir():
-        return path, load_params(path / SETTINGS), None
+        return path, settings_of_project(read_yaml(path / SETTINGS), path / SETTINGS), None
     bundle, where = open_bundle(path), path / SETTINGS
     try:
-        params = validate_params(parse_yaml(bundle.read(SETTINGS).decode(), where), where)
+        params = settings_of_project(parse_yaml(bundle.read(SETTINGS).decode(), where), where)
     except (WeightspaceError, UnicodeDecodeError) as error:
         do = "install the version of weightspace that made the bundle, or make it again"
         raise problem(f"settings of another version ({error})", where=path, do=do) from error

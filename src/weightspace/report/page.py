@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from weightspace.artifacts import begins, check_file, read_json, structured, write_bytes
-from weightspace.params import Params, load_params
+from weightspace.params import Params, read_yaml, settings_of_project
 from weightspace.report import tables as results
 from weightspace.report.html import element, page, picture, steps, table
 from weightspace.report.plots import draw_plot
@@ -70,7 +70,8 @@ def write(root: Path, out: Path) -> list[str]:
     """
     check_file(out, begins(re.escape(page(TITLE, "").partition("<style>")[0])))
     missing: list[str] = []
-    params = load_params(root / "params.yaml")
+    settings = root / "params.yaml"
+    params = settings_of_project(read_yaml(settings), settings)
     metrics = _metrics(root, missing)
     with structured(root / "metrics"):
         body = [head(params, metrics), pipeline(root), tables(metrics)]
