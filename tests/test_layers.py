@@ -37,6 +37,7 @@ ORDER = (
     "bundles",
     "project",
     "report",
+    "leaderboard",
     "experiments",
     "cli",
     "__main__",
@@ -55,6 +56,7 @@ MODULES = sorted(
     if read_marker(f) is None  # in place of a member from outside
 )
 PUBLIC = {
+    "weightspace.leaderboard.evaluate",
     "weightspace.data.images",
     "weightspace.project.network",
     "weightspace.project.project",

@@ -15,6 +15,7 @@ __all__ = [
     "Network",
     "Project",
     "Samples",
+    "evaluate_method",
     "import_zoo",
     "load",
     "load_network",
@@ -27,6 +28,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from weightspace.data.images import GivenTask, ImageSet
+    from weightspace.leaderboard.evaluate import evaluate_method
     from weightspace.project.network import Network, load_network
     from weightspace.project.project import Project, import_zoo, load
     from weightspace.project.samples import Samples
@@ -36,6 +38,7 @@ _HOMES = {
     "project.network": ("Network", "load_network"),
     "data.images": ("GivenTask", "ImageSet"),
     "project.samples": ("Samples",),
+    "leaderboard.evaluate": ("evaluate_method",),
 }
 
 

@@ -40,7 +40,9 @@ def evaluate_baselines(evaluation: Evaluation) -> dict[str, dict[str, float]]:
     return out
 
 
-def measured(scoring: Scoring, grid: Grid, networks: Population, split: str) -> dict[str, float]:
+def measured(
+    scoring: Scoring, grid: Grid, networks: Population, split: str, *, members: bool = False
+) -> dict[str, float]:
     """How well networks follow the requests, one of each, with intervals over class sets.
 
     From two networks of a request on also how alike they are: :func:`diversity`.
@@ -50,6 +52,7 @@ def measured(scoring: Scoring, grid: Grid, networks: Population, split: str) -> 
         grid: T x K requests.
         networks: ``(T * K * n)``, those of a request side by side.
         split: split of the tasks.
+        members: say the same of trained networks, too.
 
     """
     settings, result = scoring.settings, scoring.result
@@ -66,7 +69,7 @@ def measured(scoring: Scoring, grid: Grid, networks: Population, split: str) -> 
     if achieved.shape[1] > 1:
         predicted = outputs.argmax(-1).unflatten(0, (len(grid), -1))
         alike = diversity(scoring, grid, predicted, split)
-        out |= {k: v for k, v in alike.items() if k.endswith("_draws")}
+        out |= {k: v for k, v in alike.items() if members or k.endswith("_draws")}
     return out
 
 

@@ -1,0 +1,520 @@
+"""Any method on a named task: the pipeline's figures, one clear line for all that cannot be scored."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import weightspace as ws
+from conftest import finish
+from weightspace.autoencoders.base import decode_latents, encode_members
+from weightspace.data.tasks import SPLITS
+from weightspace.errors import WeightspaceError
+from weightspace.evaluate import hypernetwork, novelty
+from weightspace.evaluate.baselines import DRAWS, of_hypernetwork
+from weightspace.evaluate.distribution import some_members
+from weightspace.evaluate.evaluation import Evaluation
+from weightspace.evaluate.properties import Features, evaluate_properties
+from weightspace.evaluate.readings import latents
+from weightspace.evaluate.reconstruction import reconstruct_splits, reconstruction_metrics
+from weightspace.evaluate.sampling import evaluate_split
+from weightspace.leaderboard.evaluate import trained_on
+from weightspace.leaderboard.figures import as_figures
+from weightspace.leaderboard.method import tensor
+from weightspace.leaderboard.named import folder_hash, load_task, names, open_data, task_hash
+from weightspace.leaderboard.schema import Result, Task, validated
+from weightspace.params import load_params
+from weightspace.rng import torch_stream
+from weightspace.sampling.sampler import Condition
+from weightspace.weights.spec import take
+
+SPLIT = "test_sets"
+CARD = {
+    "name": "example",
+    "title": "An example",
+    "description": "Of the tests.",
+    "source": "tests",
+    "trained_on": [],
+    "selection": "none",
+    "fitted": {"networks": 0, "labelled_gradients": 0, "budget": "nothing"},
+    "cost": {"labelled_gradients": 0, "forward_passes": 0},
+}
+
+
+@pytest.fixture(scope="module")
+def root(world, tmp_path_factory):
+    """A finished tiny project."""
+    return finish(world("cnn"), tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(scope="module")
+def evaluation(root):
+    return Evaluation.load(root / "data", load_params(root / "params.yaml"))
+
+
+@pytest.fixture(scope="module")
+def task(root):
+    """Factory: a task of a family on that project."""
+    params = load_params(root / "params.yaml")
+    amounts = {
+        name: getattr(params.evaluate, name)
+        for name in (
+            "targets",
+            "draws",
+            "bootstrap",
+            "random_inputs",
+            "novelty_networks",
+            "two_sample_networks",
+        )
+    }
+
+    def make(family, **changes):
+        data = load_task("sampling/digits-sets").model_dump(mode="json")
+        data["data"] |= {
+            "zoo": folder_hash(root / "data" / "zoo"),
+            "dataset": folder_hash(root / "data" / "dataset"),
+        }
+        net = {"name": "cnn", "settings": params.nets.cnn.model_dump(mode="json")}
+        data |= {"name": f"{family}/tiny", "seed": params.seed, "net": net, "amounts": amounts}
+        return validated(Task, data | changes, "task")
+
+    return make
+
+
+def one_line(text):
+    """A person reads one line, and nothing in it moves the cursor."""
+    assert text.isprintable()
+
+
+def replayed(dataset, *drawn):
+    """A sample function that hands out networks that were drawn for conditions, in their order."""
+    known = [(condition.classes, condition.target, networks, n) for condition, networks, n in drawn]
+
+    def sample(images, targets, draws, rng):
+        of_class = dataset.images["train"]
+        classes = torch.tensor(
+            [next(k for k in range(len(of_class)) if of_class[k].equal(x)) for x in images]
+        )
+        for of_request, target, networks, n in known:
+            rows = (of_request == classes).all(1).nonzero()[:, 0]
+            if n == draws and len(rows) == len(targets) and target[rows].equal(targets):
+                index = (rows[:, None] * n + torch.arange(n)).flatten()
+                return take(networks, index)
+        raise AssertionError("no such request")
+
+    return sample
+
+
+def same(figures, expected, fewest):
+    """All figures that both have are equal, and these are many."""
+    expected = as_figures(expected)
+    both = figures.keys() & expected.keys()
+    assert len(both) >= fewest
+    assert {k: figures[k] for k in both} == {k: expected[k] for k in both}
+
+
+def test_reconstruction_is_the_pipelines(evaluation, root, task):
+    params, autoencoder = evaluation.params, evaluation.sampler.autoencoder
+    whole = reconstruct_splits(root / "data", params)[SPLIT]
+    one_pass = replace(whole, rebuilt=whole.encoder_only)
+    expected = reconstruction_metrics(one_pass, params.evaluate, params.seed)
+    result = ws.evaluate_method(
+        task("reconstruction"),
+        encode=lambda weights: encode_members(autoencoder, weights),
+        decode=lambda z: decode_latents(autoencoder, z),
+        card=CARD,
+        root=root,
+    )
+    expected = {k: v for k, v in expected.items() if "_random" not in k}  # of refined networks
+    more = ("agreement_mean_late", "accuracy_r2_identity")  # of which the pipeline has no intervals
+    bare = {k: f.model_copy(update={"low": None, "high": None}) for k, f in result.figures.items()}
+    same(result.figures | {k: bare[k] for k in more}, expected, 20)
+    for name in ("agreement_mean", "agreement_mean_late", "accuracy_r2_identity"):
+        figure = result.figures[name]
+        assert figure.low - 1e-9 <= figure.value <= figure.high + 1e-9
+    pipeline = reconstruction_metrics(whole, params.evaluate, params.seed)
+    assert result.figures["agreement_mean"].value == pipeline["encoder_only_agreement_mean"]
+    other = ws.evaluate_method(  # the control: latents of other networks
+        task("reconstruction"),
+        encode=lambda weights: encode_members(autoencoder, weights).roll(1, 0),
+        decode=lambda z: decode_latents(autoencoder, z),
+        card=CARD,
+        root=root,
+    )
+    assert other.figures["agreement_mean"] != result.figures["agreement_mean"]
+    assert other.task.given != result.task.given
+    assert other.task.zoo == result.task.zoo
+
+
+def test_draws_of_the_hypernetwork_are_the_pipelines(evaluation, root, task):
+    dataset, seed = evaluation.runner.dataset, evaluation.params.seed
+    made = hypernetwork.load(
+        evaluation.runner, evaluation.params, root / "data/hypernetwork/hypernetwork.safetensors"
+    )
+    expected = of_hypernetwork(evaluation, made, SPLIT)
+    rng = torch_stream(seed, "hypernetwork", "draws", SPLIT)
+    grid = evaluation.grid(evaluation.tasks(SPLIT))
+    members = some_members(evaluation, SPLIT)
+    requests = Condition.of_tasks(
+        dataset,
+        torch.tensor(members["task"].to_numpy()),
+        torch.from_numpy(evaluation.result.of_members(members)).float(),
+    )
+    drawn = [
+        (c, made.networks(c, n, rng), n)
+        for c, n in ((grid.condition(dataset), DRAWS), (requests, 1))
+    ]
+    asked = task("sampling")
+    asked = asked.model_copy(update={"amounts": asked.amounts.model_copy(update={"draws": DRAWS})})
+    result = ws.evaluate_method(asked, sample=replayed(dataset, *drawn), card=CARD, root=root)
+    same(result.figures, expected, 15)
+    assert result.figures["r2_identity"].low < result.figures["r2_identity"].high
+    assert "agreement_members" in result.figures  # undefined in so small a zoo
+
+
+def test_draws_of_the_sampler_are_the_pipelines(evaluation, root, task):
+    sampler, dataset = evaluation.sampler, evaluation.runner.dataset
+    grid = evaluation.grid(evaluation.tasks(SPLIT))
+    rng = torch_stream(evaluation.seed, "evaluate", "draws", SPLIT)
+    draws = evaluation.settings.draws
+    z = sampler.latents(grid.condition(dataset), draws, rng)
+    drawn = replayed(dataset, (grid.condition(dataset), sampler.networks(z), draws))
+    pipeline, _ = evaluate_split(evaluation, SPLIT)
+    expected = {
+        k.removeprefix("unguided_"): v
+        for k, v in pipeline.items()
+        if k.startswith("unguided_") and "best_of_n" not in k
+    }
+
+    def sample(images, targets, count, rng):
+        if count == draws:
+            return drawn(images, targets, count, rng)
+        return sampler.networks(sampler.latents(Condition.of_images(images, targets), 1, rng)).take(
+            slice(None)
+        )
+
+    result = ws.evaluate_method(task("sampling"), sample=sample, card=CARD, root=root)
+    for name, value in expected.items():
+        assert result.figures[name].value == pytest.approx(value, abs=1e-12)
+    assert len(expected) >= 6
+
+
+def test_properties_are_the_pipelines(evaluation, root, task):
+    zoo, autoencoder = evaluation.zoo, evaluation.sampler.autoencoder
+    members = {s: t for s in SPLITS if len(t := zoo.select(s))}
+    x = latents(zoo, autoencoder, members)
+    classes = evaluation.runner.dataset.classes
+    known = torch.arange(int(classes.max()) + 1)
+    present = {
+        s: (classes[torch.tensor(t["task"].to_numpy())][..., None] == known).any(1).numpy()
+        for s, t in members.items()
+    }
+    expected = evaluate_properties(Features(members, x, present), evaluation.seed)[SPLIT]
+    expected = {k.removeprefix("latent_"): v for k, v in expected.items() if "latent_" in k}
+    result = ws.evaluate_method(
+        task("properties"),
+        encode=lambda weights: encode_members(autoencoder, weights),
+        card=CARD,
+        root=root,
+    )
+    values = {k: result.figures[k].value for k in expected}
+    assert values == {k: f.value for k, f in as_figures(expected).items()}
+    assert len(expected) >= 8
+    tau = result.figures["test_accuracy_tau"]
+    assert tau.low <= tau.high
+    assert 0 < result.figures["test_accuracy_tau_ceiling"].value <= 1
+
+
+def test_novelty_is_the_pipelines_and_copies_show(evaluation, root, task):
+    sampler, dataset = evaluation.sampler, evaluation.runner.dataset
+    expected = novelty.evaluate_novelty(evaluation)[SPLIT]
+    rng = torch_stream(evaluation.seed, "novelty", "draws", SPLIT)
+    tasks = novelty.Comparison.of(
+        evaluation,
+        SPLIT,
+        novelty.Finished.of(evaluation),
+        lambda c: sampler.networks(sampler.latents(c, novelty.DRAWS, rng)),
+    ).tasks
+    rng = torch_stream(evaluation.seed, "novelty", "draws", SPLIT)
+    condition = evaluation.best_condition(tasks)
+    z = sampler.guided(sampler.latents(condition, novelty.DRAWS, rng), condition, rng)
+    drawn = replayed(dataset, (condition, sampler.networks(z), novelty.DRAWS))
+    result = ws.evaluate_method(task("novelty"), sample=drawn, card=CARD, root=root)
+    expected = {k: v for k, v in expected.items() if "control" not in k and np.isfinite(v)}
+    assert {k: result.figures[k].value for k in expected} == pytest.approx(expected, rel=1e-6)
+    assert len(expected) >= 8  # close, not equal: they are decoded in other blocks
+    known = evaluation.zoo.weights(evaluation.zoo.select("train", last_only=True).iloc[:1])
+    copies = ws.evaluate_method(
+        task("novelty"),
+        sample=lambda images, targets, draws, rng: {
+            k: w.expand(len(targets) * draws, *w.shape[1:]) for k, w in known.items()
+        },
+        card=CARD,
+        root=root,
+    )
+    assert copies.figures["weight_distance"].value == pytest.approx(0, abs=1e-6)
+    assert copies.figures["function_distance"].value == 0
+
+
+def flat(weights):
+    return torch.cat([w.flatten(1) for w in weights.values()], 1)
+
+
+def identity(asked, root, card=CARD, out=None, encode=flat, decode=lambda z: z):
+    return ws.evaluate_method(asked, encode=encode, decode=decode, card=card, root=root, out=out)
+
+
+def test_a_result_stands_alone(task, root, tmp_path):
+    asked, out = task("reconstruction"), tmp_path / "deep" / "result.json"
+    result = identity(asked, root, out=out)
+    assert result.figures["agreement_mean"].value == 1
+    assert Result.read(out) == result
+    assert result.task.sha256 == task_hash(asked)
+    assert result.task.zoo == asked.data.zoo
+    assert result.pinned
+    identity(asked, root, out=out)  # an earlier result is written over
+    other = tmp_path / "notes.json"
+    other.write_text('{"mine": 1}')
+    with pytest.raises(WeightspaceError, match="did not write it"):
+        identity(asked, root, out=other)
+    assert other.read_text() == '{"mine": 1}'
+
+
+def test_arrays_do_as_well_as_tensors(task, root):
+    arrays = identity(
+        task("reconstruction"),
+        root,
+        encode=lambda weights: flat(weights).numpy().astype(np.float64),
+        decode=lambda z: z.numpy(),
+    )
+    assert arrays.figures == identity(task("reconstruction"), root).figures
+
+
+def test_what_a_function_is_given_is_a_copy(task, root):
+    def vandal(weights):
+        z = flat(weights)
+        for w in weights.values():
+            w.zero_()
+        return z
+
+    asked = task("reconstruction")
+    assert identity(asked, root, encode=vandal).figures == identity(asked, root).figures
+
+
+def test_zero_shot_is_read_off_the_card(task, root, evaluation):
+    dataset = evaluation.runner.dataset
+    scored = [dataset.class_names[c] for c in dataset.classes[evaluation.tasks(SPLIT)[0]]]
+    source = task("reconstruction").data.source
+
+    def of(**card):
+        trained = {"source": source, "parts": ["train"], "class_sets": []} | card
+        return identity(task("reconstruction"), root, CARD | {"trained_on": [trained]}).zero_shot
+
+    assert identity(task("reconstruction"), root).zero_shot.class_sets
+    assert of().class_sets
+    assert of().images
+    assert not of(class_sets=[scored[::-1]]).class_sets  # in another order
+    assert not of(class_sets=[scored]).classes
+    assert not of(class_sets=None).class_sets
+    assert of(class_sets=[scored], source="other").class_sets
+    assert not of(parts=["train", "test"]).images
+
+
+def test_cards_of_the_pipeline_say_what_was_trained_on():
+    card = {
+        "source": "digits",
+        "images": ["train"],
+        "class_sets": {"train": [["1", "0"]], "val": [["0", "1"], ["2", "3"]]},
+    }
+    assert trained_on(card).class_sets == [["0", "1"], ["2", "3"]]
+
+
+def nothing(*_):
+    raise ValueError("nothing\nto see")
+
+
+HOSTILE = {
+    "raises": (nothing, r"encode: the method's function failed \(ValueError: nothing to see\)"),
+    "None": (lambda w: None, "encode: gave another type; found NoneType"),
+    "a list": (lambda w: flat(w).tolist(), "encode: gave another type; found list"),
+    "text": (lambda w: np.array(["a"]), "encode: gave another type"),
+    "objects": (lambda w: np.array([None]), "encode: gave another type"),
+    "complex": (lambda w: flat(w).to(torch.complex64), "encode: gave another type"),
+    "truth values": (lambda w: flat(w) > 0, "encode: gave another type"),
+    "sparse": (lambda w: flat(w).to_sparse(), "encode: gave another type"),
+    "meta": (lambda w: flat(w).to("meta"), "encode: gave another type"),
+    "NaN": (lambda w: flat(w) * torch.nan, "encode: gave NaN or infinity"),
+    "infinity": (lambda w: flat(w).double() * 1e300, "encode: gave NaN or infinity"),
+    "too few": (lambda w: flat(w)[1:], "encode: another shape"),
+    "one axis": (lambda w: flat(w)[:, 0], "encode: another shape"),
+    "no columns": (lambda w: flat(w)[:, :0], "encode: another shape"),
+}
+HOSTILE_DECODE = {
+    "raises": (nothing, "decode: the method's function failed"),
+    "latents": (lambda z: z[:, :5], "decode: another shape"),
+    "too few": (lambda z: z[1:], "decode: another shape"),
+    "a table of nothing": (lambda z: {}, "decode: tensors do not match"),
+    "other names": (lambda z: {"a": z}, "decode: tensors do not match"),
+    "NaN": (lambda z: z / 0 * 0, "decode: gave NaN or infinity"),
+}
+
+
+@pytest.mark.parametrize(("function", "line"), HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_encoder_is_one_line(function, line, task, root):
+    with pytest.raises(WeightspaceError, match=line) as caught:
+        identity(task("reconstruction"), root, encode=function)
+    one_line(str(caught.value))
+
+
+@pytest.mark.parametrize(("function", "line"), HOSTILE_DECODE.values(), ids=HOSTILE_DECODE)
+def test_a_hostile_decoder_is_one_line(function, line, task, root):
+    with pytest.raises(WeightspaceError, match=line) as caught:
+        identity(task("reconstruction"), root, decode=function)
+    one_line(str(caught.value))
+
+
+def test_columns_that_change_their_number_are_refused(task, root):
+    calls = []
+
+    def encode(weights):
+        calls.append(1)
+        return flat(weights)[:, : 5 + len(calls)]
+
+    with pytest.raises(
+        WeightspaceError, match="encode: columns change their number; found 6 and 7"
+    ):
+        ws.evaluate_method(task("properties"), encode=encode, card=CARD, root=root)
+
+
+@pytest.mark.parametrize("missing", ["encode", "decode"])
+def test_a_missing_function_is_named(missing, task, root):
+    given = {"encode": flat, "decode": lambda z: z, missing: None}
+    with pytest.raises(WeightspaceError, match=f"needs a function '{missing}'; found NoneType"):
+        ws.evaluate_method(task("reconstruction"), card=CARD, root=root, **given)
+
+
+CARDS = {
+    "nothing": ({}, "card: 'name': Field required"),
+    "a list": ([], "card"),
+    "an unknown key": (CARD | {"zero_shot": True}, "card: 'zero_shot': Extra inputs"),
+    "a name of a path": (CARD | {"name": "../x"}, "card: 'name'"),
+    "a control character": (CARD | {"title": "a\x1b[1A"}, "card: 'title'"),
+    "text for a count": (
+        CARD | {"cost": {"labelled_gradients": "0", "forward_passes": 0}},
+        "card: 'cost",
+    ),
+    "another selection": (CARD | {"selection": "luck"}, "card: 'selection'"),
+}
+
+
+@pytest.mark.parametrize(("card", "line"), CARDS.values(), ids=CARDS)
+def test_a_card_that_is_not_complete_is_one_line(card, line, task, root):
+    with pytest.raises((WeightspaceError, TypeError), match=line) as caught:
+        identity(task("reconstruction"), root, card)
+    one_line(str(caught.value))
+
+
+def test_data_of_another_task_is_refused(task, root, tmp_path):
+    asked = task("reconstruction")
+    with pytest.raises(
+        WeightspaceError, match=r"no zoo of task reconstruction/tiny; .*make repro"
+    ) as caught:
+        identity(asked, tmp_path)
+    one_line(str(caught.value))
+    other = asked.model_copy(update={"data": asked.data.model_copy(update={"dataset": "0" * 64})})
+    with pytest.raises(
+        WeightspaceError, match="not the dataset of task reconstruction/tiny, version 1"
+    ):
+        identity(other, root)
+    inside = identity(asked, root / "data")  # the folders themselves
+    assert inside.task == identity(asked, root).task
+
+
+def test_a_zoo_of_another_architecture_is_refused(task, root):
+    net = {"name": "cnn", "settings": {"channels": [2, 2], "batch_norm": False}}
+    with pytest.raises(WeightspaceError, match="another architecture"):
+        identity(task("reconstruction", net=net), root)
+
+
+def broken(result, path, value):
+    data = json.loads(json.dumps(result))
+    *keys, last = path
+    inner = data
+    for key in keys:
+        inner = inner[key]
+    if value is None:
+        del inner[last]
+    else:
+        inner[last] = value
+    return data
+
+
+BROKEN = [
+    (("task",), None),
+    (("task", "zoo"), "abc"),
+    (("task", "name"), "sampling/../x"),
+    (("figures",), {}),
+    (("figures", "agreement_mean", "value"), "1"),
+    (("figures", "agreement_mean", "p"), 0.5),
+    (("format",), 2),
+    (("zero_shot", "images"), 1),
+    (("more",), 1),
+    (("milliseconds",), -1),
+    (("networks",), True),
+]
+
+
+@pytest.mark.parametrize(("path", "value"), BROKEN, ids=str)
+def test_a_malformed_result_is_one_line(path, value, task, root, tmp_path):
+    out = tmp_path / "result.json"
+    good = identity(task("reconstruction"), root, out=out).model_dump(mode="json")
+    out.write_text(json.dumps(broken(good, path, value)))
+    with pytest.raises(WeightspaceError, match=r"result\.json: '") as caught:
+        Result.read(out)
+    one_line(str(caught.value))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"a": 1, "a": 2}', '{"a": NaN}', "[" * 5000])
+def test_what_is_no_result_at_all_is_one_line(text, tmp_path):
+    out = tmp_path / "result.json"
+    out.write_text(text)
+    with pytest.raises(WeightspaceError) as caught:
+        Result.read(out)
+    one_line(str(caught.value))
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_task_can_be_loaded(name):
+    loaded = load_task(name)
+    assert loaded.name == name
+    assert loaded.figures[0].better in ("higher", "lower")
+    assert loaded.data.make
+
+
+def test_an_unknown_task_is_one_line(tmp_path):
+    with pytest.raises(WeightspaceError, match="did you mean 'sampling/digits-sets'"):
+        load_task("sampling/digit-sets")
+    path = tmp_path / "task.yaml"
+    path.write_text("name: sampling/x\nversion: one\n")
+    with pytest.raises(WeightspaceError, match=r"task\.yaml: "):
+        load_task(path)
+
+
+def test_what_is_told_of_a_task_changes_no_hash(task):
+    asked = task("sampling")
+    assert task_hash(asked) == task_hash(asked.model_copy(update={"question": "Another?"}))
+    assert task_hash(asked) != task_hash(asked.model_copy(update={"seed": asked.seed + 1}))
+
+
+def test_the_data_of_a_task_is_opened_as_the_evaluation_reads_it(task, root, evaluation):
+    data = open_data(task("sampling"), root)
+    assert data.bounds == pytest.approx(evaluation.bounds, abs=1e-7)
+    assert data.runner.net.spec == evaluation.zoo.spec
+
+
+def test_tensors_with_gradients_and_of_other_precision_are_taken():
+    x = torch.ones(2, 1, dtype=torch.float64, requires_grad=True)
+    assert tensor("encode", x).dtype == torch.float32
+    assert not tensor("encode", x).requires_grad
