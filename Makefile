@@ -18,7 +18,7 @@ repro: $(READY)  ## run every stage whose inputs changed, then show the results
 test: $(READY)  ## lint, types, all tests
 	ruff check .
 	ruff format --check .
-	mypy & types=$$!; pytest -n 2; code=$$?; wait $$types && exit $$code
+	mypy & types=$$!; pytest -n 2 --max-worker-restart 0; code=$$?; wait $$types && exit $$code
 
 lint: $(READY)
 	ruff check --fix . && ruff format . && mypy

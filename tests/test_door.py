@@ -180,16 +180,21 @@ def run(work, project_root, monkeypatch, capsys):
     monkeypatch.setattr(cli, "app", TREE)
 
     def call(words):
-        words = [f"file://{work}/home" if word == "HOME" else word for word in words]
-        needs = {p.name for p in COMMANDS[words[0]].params}
-        if "root" in needs and "--root" not in words:
-            words[1:1] = ["--root", str(project_root)]
-        monkeypatch.setattr(sys, "argv", ["weightspace", *words])
+        monkeypatch.setattr(sys, "argv", ["weightspace", *completed(words, work, project_root)])
         with pytest.raises(SystemExit) as caught:
             cli.main()
         return caught.value.code or 0, *capsys.readouterr()
 
     return call
+
+
+def completed(words, work, project_root):
+    """Words of a command with the addresses of its files and of its project."""
+    words = [f"file://{work}/home" if word == "HOME" else word for word in words]
+    needs = {p.name for p in COMMANDS[words[0]].params}
+    if "root" in needs and "--root" not in words:
+        words[1:1] = ["--root", str(project_root)]
+    return words
 
 
 def stages_of_dvc(*words):

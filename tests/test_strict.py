@@ -413,7 +413,7 @@ def test_ctrl_c_and_a_request_to_end_of_a_stage_are_one_line(number, word, tmp_p
         assert process.stdout.readline() == "ready\n"  # a worker is busy
         start = time.monotonic()
         os.killpg(process.pid, getattr(signal, number))  # as a terminal does: workers hear it, too
-        _, text = process.communicate()
+        _, text = process.communicate(timeout=90)
     assert process.returncode == 128 + getattr(signal, number)
     assert time.monotonic() - start < 30  # not the minute that its jobs take
     (line,) = text.splitlines()
