@@ -7,6 +7,18 @@ from weightspace.params import validate_params
 from workspace import ROOT
 from workspace import TINY as SETTINGS
 
+CONVNET = {  # nets.convnet: that of Unterthiner et al. (2020), narrow
+    "channels": [3, 4],
+    "kernels": [3, 3],
+    "strides": [2, 1],
+    "padding": [0, 1],
+    "pools": [1, 1],
+    "mean": True,
+    "hidden": [],
+    "activation": "relu",
+}
+POOLED = {"kernels": [5, 2], "strides": [1, 1], "padding": [1, 0], "pools": [2, 2], "mean": False}
+
 # name -> architecture, its settings, image shape, classes
 NETS = {
     "cnn": ("cnn", {"channels": [3, 4]}, (1, 8, 8), 3),
@@ -15,6 +27,13 @@ NETS = {
     "cnn-batch-norm": ("cnn", {"channels": [3, 4], "batch_norm": True}, (1, 8, 8), 3),
     "cnn-batch-norm-odd-colour": ("cnn", {"channels": [4, 3], "batch_norm": True}, (3, 9, 13), 4),
     "cnn-batch-norm-one-layer": ("cnn", {"channels": [5], "batch_norm": True}, (2, 4, 6), 2),
+    "convnet": ("convnet", CONVNET, (1, 8, 8), 3),
+    "convnet-pools": (
+        "convnet",
+        CONVNET | POOLED | {"hidden": [6], "activation": "tanh"},
+        (2, 11, 13),
+        4,
+    ),
     "mlp": ("mlp", {"hidden": [6, 5]}, (1, 8, 8), 3),
     "mlp-one-layer": ("mlp", {"hidden": [7]}, (3, 4, 4), 5),
     "resnet18": ("resnet18", {"width": 2}, (3, 40, 33), 4),
@@ -107,10 +126,12 @@ TINY = merged(
 )
 
 
+SIZES = TINY["nets"] | {"convnet": CONVNET}  # params.yaml has no section of the last
 # name -> architecture, its settings where they are not those above; a tiny world of each
 WORLDS = {
     "cnn": ("cnn", {}),
     "cnn-batch-norm": ("cnn", {"batch_norm": True}),
+    "convnet": ("convnet", {}),
     "mlp": ("mlp", {}),
     "resnet18": ("resnet18", {}),
 }
@@ -128,7 +149,7 @@ def build(case):
 def world_params(name):
     """Tiny settings of a world."""
     architecture, keys = WORLDS[name]
-    nets = {architecture: TINY["nets"][architecture] | keys}
+    nets = {architecture: SIZES[architecture] | keys}
     return tiny(zoo={"architecture": architecture}, nets=nets)
 
 

@@ -145,6 +145,28 @@ def test_drawn_tasks_are_whole_class_sets(wanted, source):
     assert len(make_dataset(_settings(), ANY, 0).tasks) == 9 * 8 * 7
 
 
+def test_a_task_per_class_set_is_the_first_order_of_each(source):
+    every = make_dataset(_settings(unseen_classes=1), ANY, 0)
+    one = make_dataset(_settings(unseen_classes=1, tasks="sets"), ANY, 0)
+    first = every.tasks.drop_duplicates("class_set").reset_index(drop=True)
+    assert len(every.tasks) == 6 * len(one.tasks)
+    assert one.tasks["classes"].map(sorted).to_list() == one.tasks["classes"].to_list()
+    assert one.tasks.drop(columns="task").equals(first.drop(columns="task"))
+
+
+def test_all_classes_in_one_task_are_one_row():
+    """And not 3,628,800."""
+    one = {"train": 1.0, "val": 0.0, "test_sets": 0.0}
+    settings = section("dataset", tasks="sets", classes_per_task=10, splits=one)
+    tracemalloc.start()
+    table, unseen = tasks_module.draw_tasks(settings, 10, 0)
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()
+    assert table["classes"].to_list() == [list(range(10))]
+    assert table["split"].to_list() == ["train"]
+    assert unseen == []
+
+
 def test_samples_of_parts_are_disjoint_and_of_their_class(source):
     numbers = _numbers(make_dataset(_settings(), ANY, 1))
     everything = np.concatenate([n.ravel() for n in numbers.values()])

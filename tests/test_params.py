@@ -290,7 +290,7 @@ def test_the_reference_has_every_key_with_its_meaning():
         | {
             "seed": f"integer from 0 to {2**63 - 1:,}",
             "zoo.init": "`independent`, `shared`",
-            "dataset.tasks": "integer from 1 to 10,000,000; or `all`",
+            "dataset.tasks": "integer from 1 to 10,000,000; or `all`; or `sets`",
             "zoo.adam_lr": "[number above 0, number above 0]",
             "zoo.momentum": "number, 0 or more, below 1",
             "sources.idx.labels": "[integer from 0 to 10,000,000, integer from 0 to 10,000,000]; or `auto`",

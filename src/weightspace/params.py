@@ -12,6 +12,7 @@ import reprlib
 import sys
 from collections.abc import Callable
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_origin
 
@@ -88,13 +89,14 @@ def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
     return pair
 
 
-def _count_or(word: str) -> Callable[[Any], Any]:
-    """Validate an integer from 1 to ``MOST_COUNT``, or one word."""
+def _count_or(*words: str) -> Callable[[Any], Any]:
+    """Validate an integer from 1 to ``MOST_COUNT``, or one of some words."""
 
     def check(value: Any) -> Any:
-        if value == word or (type(value) is int and 0 < value <= MOST_COUNT):
+        if value in words or (type(value) is int and 0 < value <= MOST_COUNT):
             return value
-        raise ValueError(f"expected an integer from 1 to {MOST_COUNT} or '{word}'")
+        valid = " or ".join(f"'{word}'" for word in words)
+        raise ValueError(f"expected an integer from 1 to {MOST_COUNT} or {valid}")
 
     return check
 
@@ -119,9 +121,9 @@ def _moments(value: Any) -> Any:
     raise ValueError("expected mean and standard deviation, such as [100, 15], or 'uniform'")
 
 
-def _either(kind: dict[str, Any], word: str) -> WithJsonSchema:
-    """Schema of a value of some kind, or one word."""
-    return WithJsonSchema({"anyOf": [kind, {"const": word}]})
+def _either(kind: dict[str, Any], *words: str) -> WithJsonSchema:
+    """Schema of a value of some kind, or one of some words."""
+    return WithJsonSchema({"anyOf": [kind, *({"const": word} for word in words)]})
 
 
 COUNT = {"type": "integer", "minimum": 1, "maximum": MOST_COUNT}
@@ -129,6 +131,9 @@ MOMENTS = {"type": "array", "prefixItems": [{"type": "number", "exclusiveMinimum
 LABEL = {"type": "integer", "minimum": 0, "maximum": MOST_COUNT}
 LABELS = {"type": "array", "prefixItems": [LABEL] * 2}
 CountOrAll = Annotated[Any, AfterValidator(_count_or("all")), _either(COUNT, "all")]
+CountAllOrSets = Annotated[
+    Any, AfterValidator(_count_or("all", "sets")), _either(COUNT, "all", "sets")
+]
 CountOrAuto = Annotated[Any, AfterValidator(_count_or("auto")), _either(COUNT, "auto")]
 CountOrOriginal = Annotated[Any, AfterValidator(_count_or("original")), _either(COUNT, "original")]
 MomentsOrUniform = Annotated[Any, AfterValidator(_moments), _either(MOMENTS, "uniform")]
@@ -172,7 +177,9 @@ class DatasetSettings(Settings):
     source: str = Field(description="image source, a file in src/weightspace/data/sources")
     samples_per_class: SamplesPerClass
     classes_per_task: int = Field(ge=2, le=MOST_SIZE, description="classes of a task")
-    tasks: CountOrAll = Field(description="ordered tasks to draw, or all")
+    tasks: CountAllOrSets = Field(
+        description="ordered tasks to draw; all; or sets, a task per class set, in the order of its classes"
+    )
     unseen_classes: int = Field(
         ge=0, le=MOST_COUNT, description="classes that only test_classes may contain"
     )
@@ -690,23 +697,30 @@ def settings_of(family: str, name: str) -> type[Settings]:
             )
         return options
     section: Any = Params.model_fields[family].annotation
-    if name not in section.model_fields:
-        raise problem(
-            absent(family, name) or f"unknown member '{name}' of {family}",
-            where="settings of an artefact",
-        )
-    built_in: type[Settings] = section.model_fields[name].annotation
-    return built_in
+    if name in section.model_fields:
+        built_in: type[Settings] = section.model_fields[name].annotation
+        return built_in
+    if name in FAMILIES[family].table:
+        optional: type[Settings] = import_module(FAMILIES[family].table[name]).Settings
+        return optional
+    raise problem(
+        absent(family, name) or f"unknown member '{name}' of {family}",
+        where="settings of an artefact",
+    )
 
 
 def _schema(data: dict[str, Any]) -> type[Params]:
-    """Schema of a file: that of the package, and the settings of members from outside that it has."""
+    """Schema of a file: that of the package, and the sections that only some files have.
+
+    These are of members from outside, and of built-in ones with a class ``Settings`` of their module.
+    """
     sections: dict[str, Any] = {}
     for name in FAMILIES:
         family: Any = Params.model_fields[name].annotation
         keys = data[name] if isinstance(data.get(name), dict) else {}
         more = [k for k in keys if isinstance(k, str) and k not in family.model_fields]
-        fields: dict[str, Any] = {k: (settings_of(name, k), ...) for k in more if find(name, k)}
+        known = [k for k in more if find(name, k) or k in FAMILIES[name].table]
+        fields: dict[str, Any] = {k: (settings_of(name, k), ...) for k in known}
         if fields:
             sections[name] = create_model(family.__name__, __base__=family, **fields), ...
     return create_model("Params", __base__=Params, **sections) if sections else Params

@@ -45,8 +45,8 @@ def draw_tasks(
         seed: root seed.
 
     Returns:
-        Table with one row per ordered task (``task``, ``classes``, ``class_set``, ``split``) and
-        the classes that neither ``train`` nor ``test_sets`` contain.
+        Table with one row per ordered task (``task``, ``classes``, ``class_set``, ``split``; per
+        class set where ``tasks`` is ``sets``) and the classes that neither ``train`` nor ``test_sets`` contain.
 
     Raises:
         WeightspaceError: fewer classes than the tasks need, or too many tasks to list them all.
@@ -64,7 +64,8 @@ def draw_tasks(
     new, val_only, seen = (
         sorted(part.tolist()) for part in np.split(order, [settings.unseen_classes, unseen])
     )
-    most = None if settings.tasks == "all" else math.ceil(settings.tasks / math.factorial(size))
+    every_set = settings.tasks in ("all", "sets")
+    most = None if every_set else math.ceil(settings.tasks / math.factorial(size))
     sets = _draw_sets([(seen, size)], most, stream(seed, "dataset", "sets"))
     splits = _assign(len(sets), settings)
     if val_only:
@@ -75,7 +76,7 @@ def draw_tasks(
         count = max(1, round(settings.unseen_share * len(sets)))
         test = _draw_sets(_with(new, seen, size), count, stream(seed, "dataset", "unseen"))
         sets, splits = _joined(sets, splits, test, "test_classes")
-    return _table(sets, splits), sorted(new + val_only)
+    return _table(sets, splits, all_orders=settings.tasks != "sets"), sorted(new + val_only)
 
 
 def _with(fresh: list[int], seen: list[int], size: int) -> Pools:
@@ -99,9 +100,17 @@ def _joined(
     return np.concatenate([sets, more]), np.concatenate([splits, [split] * len(more)])
 
 
-def _table(sets: np.ndarray, splits: np.ndarray) -> pd.DataFrame:
-    """One row for each order of each class set."""
-    orders = np.array(list(permutations(range(sets.shape[1]))))
+def _table(sets: np.ndarray, splits: np.ndarray, *, all_orders: bool) -> pd.DataFrame:
+    """One row for each order of each class set, or for the order of its classes alone.
+
+    Args:
+        sets: int64 ``(n, classes per task)``.
+        splits: split of each ``(n,)``.
+        all_orders: of ten classes there are 3,628,800, which no zoo of one task needs.
+
+    """
+    every = permutations(range(sets.shape[1]))
+    orders = np.array(list(every) if all_orders else [next(every)])  # the first is the identity
     tasks = sets[:, orders].reshape(-1, sets.shape[1])
     return pd.DataFrame(
         {

@@ -8,12 +8,13 @@ have ``batched(weights, images) -> Chain``, the layers of many networks at once
 
 from weightspace.registry import Members
 
-__all__ = ["NETS", "base", "cnn", "mlp", "resnet18"]
+__all__ = ["NETS", "base", "cnn", "convnet", "mlp", "resnet18"]
 
 NETS = Members(
     "nets",
     {
         "cnn": "weightspace.nets.cnn",
+        "convnet": "weightspace.nets.convnet",
         "mlp": "weightspace.nets.mlp",
         "resnet18": "weightspace.nets.resnet18",
     },
