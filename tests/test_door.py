@@ -37,6 +37,7 @@ WORKS = {
     "predict": {"paths": "nets"},
     "export": {"paths": "nets", "out": "new"},
     "info": {"path": "nets/0.safetensors"},
+    "ls": {"section": "nets"},
     "validate": {"path": "params.yaml"},
     "params": {"path": "params.yaml", "out": "new.md"},
     "results": {"root": "finished"},

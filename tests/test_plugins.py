@@ -16,7 +16,6 @@ from weightspace import registry
 from weightspace.artifacts import read_meta
 from weightspace.autoencoders import AUTOENCODERS
 from weightspace.errors import WeightspaceError
-from weightspace.experiments import markers
 from weightspace.experiments.stages import chosen_code, generated
 from weightspace.params import options_of, validate_params
 from weightspace.registry import FAMILIES, Outside, find, resolve
@@ -109,7 +108,7 @@ def test_a_name_that_two_places_have_is_an_error_with_both(searched, tmp_path):
     with pytest.raises(WeightspaceError, match="'wide' is a member of first and of second"):
         find("nets", "wide")
     with pytest.raises(WeightspaceError, match="of first and of second"):
-        markers.every()
+        registry.every()
     assert resolve(AUTOENCODERS, "tokens", "autoencoder.model")  # the control: no clash
 
 

@@ -13,7 +13,7 @@ Members from outside the package have the functions of a built-in one, and a cla
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import import_module
@@ -290,3 +290,30 @@ def absent(family: str, name: str) -> str | None:
         f"{family} '{name}' is of the distribution {facts['distribution']}, which is not installed; "
         f"pip install {release}, or remove {shown}"
     )
+
+
+def every() -> list[Outside]:
+    """All members from outside.
+
+    Raises:
+        WeightspaceError: two of one name.
+
+    """
+    members = (find(family, name) for family in FAMILIES for name in outside(family))
+    return [member for member in members if member]
+
+
+def listing() -> Iterator[tuple[str, str, str]]:
+    """Family, member and where it comes from, of all members and of markers without one."""
+    for name, family in FAMILIES.items():
+        origins = dict.fromkeys(family.table, "weightspace")
+        origins |= {
+            m.name: m.distribution if m.local else f"{m.distribution} {m.version}"
+            for m in every()
+            if m.family == name
+        }
+        for path in sorted(family.folder.glob("*.py")):
+            facts = read_marker(path)
+            if facts and path.stem not in origins:
+                origins[path.stem] = f"{facts['distribution']}, which is not there"
+        yield from ((name, member, origin) for member, origin in origins.items())

@@ -1,3 +1,3 @@
 """The command line."""
 
-__all__ = ["app", "demo", "door", "output", "pipeline", "use"]
+__all__ = ["app", "catalogue", "demo", "door", "output", "pipeline", "use"]

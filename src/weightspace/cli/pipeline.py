@@ -186,7 +186,8 @@ def plugins(
     ] = False,
 ) -> None:
     """List the members of every family and where they come from."""
-    from weightspace.experiments.markers import every, listing, track, write_markers
+    from weightspace.experiments.markers import track, write_markers
+    from weightspace.registry import every, listing
 
     if write:
         for path in track(write_markers(every())):

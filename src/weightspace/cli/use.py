@@ -237,6 +237,23 @@ def info(
     show_facts(describe(path))
 
 
+@commands.command(rich_help_panel=PANEL)
+def ls(
+    section: Annotated[
+        str | None, typer.Argument(help="one section, such as autoencoders; default: all")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+) -> None:
+    """List what there is to choose from: members of families, named tasks, bundles, a line each."""
+    import json
+
+    from weightspace.cli.catalogue import catalogue, lines
+
+    sections = catalogue(section)
+    text = json.dumps(sections, indent=2) if as_json else "\n".join(lines(sections))
+    print(text)
+
+
 def start(root: Path) -> Project:
     """Load a project for a command."""
     from weightspace.project.project import load

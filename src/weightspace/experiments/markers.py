@@ -19,13 +19,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from weightspace.artifacts import write_bytes
 from weightspace.errors import problem
 from weightspace.params import Params
-from weightspace.registry import FAMILIES, SOURCE, Outside, find, outside, read_marker
+from weightspace.registry import FAMILIES, SOURCE, Outside, find, read_marker
 
 DO = "run `make repro` or `python -m weightspace plugins --write`"
 
@@ -33,17 +33,6 @@ DO = "run `make repro` or `python -m weightspace plugins --write`"
 def selected(params: Params) -> list[Outside]:
     """The members from outside that the settings select."""
     members = (find(family.name, family.selected(params)) for family in FAMILIES.values())
-    return [member for member in members if member]
-
-
-def every() -> list[Outside]:
-    """All members from outside.
-
-    Raises:
-        WeightspaceError: two of one name.
-
-    """
-    members = (find(family, name) for family in FAMILIES for name in outside(family))
     return [member for member in members if member]
 
 
@@ -99,22 +88,6 @@ def verify_markers(params: Params) -> None:
                 expected=f"version {member.version}, sha256 {member.digest[:12]}",
                 do=DO,
             )
-
-
-def listing() -> Iterator[tuple[str, str, str]]:
-    """Family, member and where it comes from, of all members and of markers without one."""
-    for name, family in FAMILIES.items():
-        origins = dict.fromkeys(family.table, "weightspace")
-        origins |= {
-            m.name: m.distribution if m.local else f"{m.distribution} {m.version}"
-            for m in every()
-            if m.family == name
-        }
-        for path in sorted(family.folder.glob("*.py")):
-            facts = read_marker(path)
-            if facts and path.stem not in origins:
-                origins[path.stem] = f"{facts['distribution']}, which is not there"
-        yield from ((name, member, origin) for member, origin in origins.items())
 
 
 def _path(member: Outside) -> Path:
