@@ -7,7 +7,7 @@ import pytest
 
 from weightspace.artifacts import read_json, write_json
 from weightspace.errors import WeightspaceError
-from weightspace.zoo.card import class_sets, method_card, zero_shot
+from weightspace.zoo.card import class_sets, method_card, read_card, zero_shot
 
 
 def tasks(dataset, split):
@@ -63,3 +63,22 @@ def _orders(dataset, task):
 def test_a_missing_card_is_one_line(world, tmp_path):
     with pytest.raises(WeightspaceError, match=r"card\.json: file is missing"):
         zero_shot(world().dataset, np.array([0]), tmp_path / "card.json")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("class_sets", {"train": [["1", "1"]]}),
+        ("class_sets", [["1"]]),
+        ("seed", "0"),
+        ("model", None),
+    ],
+)
+def test_a_card_of_another_structure_is_one_line(world, card, key, value):
+    assert read_card(card) == read_json(card)
+    write_json(card, read_json(card) | {key: value})
+    with pytest.raises(
+        WeightspaceError, match=rf"card\.json: metadata of a 'card': '{key}"
+    ) as caught:
+        zero_shot(world().dataset, np.array([0]), card)
+    assert "\n" not in str(caught.value)

@@ -201,7 +201,20 @@ class LatentsMeta(Meta):
     autoencoder: Annotated[str, Field(min_length=1)]
 
 
+class CardMeta(Meta):
+    """A method card, JSON beside an autoencoder or a shared encoder: what its fit saw."""
+
+    model: Text
+    seed: int
+    source: Text
+    images: list[Text]
+    class_sets: dict[Text, list[Names]]
+    settings: Table
+    options: Table
+
+
 SCHEMAS: dict[str, type[Meta]] = {
+    "card": CardMeta,
     "dataset": DatasetMeta,
     "zoo-shard": ShardMeta,
     "pca": PcaMeta,

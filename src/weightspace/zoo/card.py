@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from weightspace.artifacts import read_json
+from weightspace.artifacts import again, read_json
 from weightspace.data.dataset import Dataset
+from weightspace.metadata import as_of_today, check_meta
 from weightspace.params import Params
 
 
@@ -46,6 +47,18 @@ def method_card(
     }
 
 
+def read_card(path: Path) -> dict[str, Any]:
+    """Read a method card, of this or an earlier version.
+
+    Raises:
+        WeightspaceError: no such file, or another structure; one line.
+
+    """
+    card = as_of_today("card", read_json(path), path)
+    check_meta("card", card, path, again(path))
+    return card
+
+
 def class_sets(dataset: Dataset, tasks: np.ndarray) -> list[list[str]]:
     """Names of the classes of each class set that occurs among tasks ``(N,)``, in order."""
     sets = dataset.classes[torch.tensor(tasks)].sort(1).values.unique(dim=0)
@@ -61,13 +74,13 @@ def zero_shot(dataset: Dataset, tasks: np.ndarray, *cards: Path) -> bool:
         *cards: files of method cards.
 
     Raises:
-        WeightspaceError: no such file.
+        WeightspaceError: no such file, or not a card.
 
     """
     seen = {
         frozenset(names)
         for path in cards
-        for sets in read_json(path)["class_sets"].values()
+        for sets in read_card(path)["class_sets"].values()
         for names in sets
     }
     return seen.isdisjoint(map(frozenset, class_sets(dataset, tasks)))
