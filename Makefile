@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS = 1
 export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: repro test lint docs tables outputs bundle results sweep ablation autoencoders glyphs small-resnet fashion study resnet-ablation evidence pictures report clean
+.PHONY: repro test lint docs tables outputs bundle results sweep ablation autoencoders glyphs small-resnet fashion study resnet-ablation evidence leaderboard pictures report clean
 
 repro: $(READY)  ## run every stage whose inputs changed, then show the results
 	python -m weightspace plugins --write
@@ -44,6 +44,9 @@ glyphs: $(READY)  ## letters that no training task contains: docs/unseen_classes
 evidence: $(READY)  ## what takes too long for every run, on the data of `make repro`: docs/evidence.md
 	PYTHONPATH=src python benchmarks/evidence.py --out benchmarks/evidence.json
 	python -m weightspace document --write
+
+leaderboard: $(READY)  ## table of all methods on named tasks, of benchmarks/results: docs/leaderboard.html
+	PYTHONPATH=src python benchmarks/leaderboard.py --page
 
 # Presets: benchmarks/NAME.yaml -> docs/NAME.md. IMAGES: a folder of idx files or of class folders.
 IMAGES ?= /usr/share/datasets/fashion-mnist

@@ -1,21 +1,351 @@
 """Peers on the named tasks, each through `evaluate_method`, and the page of all results.
 
-    PYTHONPATH=src python benchmarks/leaderboard.py --write-hashes        # of the data of `make repro`
-    PYTHONPATH=src python benchmarks/leaderboard.py --run reconstruction/digits/pca ...
-    PYTHONPATH=src python benchmarks/leaderboard.py --page                # what `make leaderboard` does
+    PYTHONPATH=src python benchmarks/leaderboard.py --write-hashes     # of the data of `make repro`
+    PYTHONPATH=src python benchmarks/leaderboard.py --run              # all peers, or: --run pca mlp
+    PYTHONPATH=src python benchmarks/leaderboard.py --page             # what `make leaderboard` does
 
-Results go to benchmarks/results/FAMILY/NAME/METHOD.json. `--root` is the project whose data is scored.
+Results go to benchmarks/results/FAMILY/NAME/METHOD.json. `--root` is the project whose data is scored and
+whose fitted models are used; what it has no model of is fitted anew, with the budget that its card says.
 """
 
 import argparse
 import re
 import sys
+import time
+from functools import cached_property, partial
 from pathlib import Path
 
+import torch
+from sklearn.decomposition import PCA
+
+import weightspace as ws
+from weightspace.artifacts import (
+    AUTOENCODER_CARD,
+    HYPERNETWORK_FILE,
+    SHARED_ENCODER_CARD,
+    read_json,
+)
+from weightspace.autoencoders import AUTOENCODERS
+from weightspace.autoencoders.base import AutoencoderData, decode_latents, encode_members
 from weightspace.errors import WeightspaceError
+from weightspace.evaluate import hypernetwork
+from weightspace.evaluate.evaluation import Evaluation
+from weightspace.evaluate.readings import weight_statistics
+from weightspace.leaderboard.evaluate import trained_on
 from weightspace.leaderboard.named import FOLDER, folder_hash, folders, load_task, names
+from weightspace.leaderboard.page import write_page
+from weightspace.params import load_params
+from weightspace.registry import resolve
+from weightspace.report.provenance import code_hash
+from weightspace.runtime import prepare
+from weightspace.sampling.sampler import Condition
+from weightspace.weights.spec import take
+from weightspace.zoo.card import method_card
 
 RESULTS = Path(__file__).resolve().parent / "results"
+DOCS = RESULTS.parent.parent / "docs"
+RECONSTRUCTION, PROPERTIES = "reconstruction/digits", "properties/digits"
+SAMPLING, NOVELTY = "sampling/digits-sets", "novelty/digits"
+COMPONENTS = 192  # of PCA: as many as the latents of the default settings have
+
+
+class Peers:
+    """What is compared, on one finished project.
+
+    Args:
+        root: its folder.
+
+    """
+
+    def __init__(self, root):
+        self.root, self.data = root, root / "data"
+        self.params = load_params(root / "params.yaml")
+
+    @cached_property
+    def evaluation(self):
+        """Zoo, sampler, tasks."""
+        return Evaluation.load(self.data, self.params)
+
+    @cached_property
+    def fitted_on(self):
+        """What an autoencoder is fitted on: members of train, chosen on val."""
+        return AutoencoderData.load(self.data, self.params)
+
+    def card(self, name, title, description, source, **facts):
+        """Card of a peer; what is not said was not needed.
+
+        Args:
+            name: of the result.
+            title: in the table.
+            description: a sentence.
+            source: paper or file.
+            **facts: trained, selection, networks, gradients, seconds, budget, passes.
+
+        """
+        fitted = {
+            "networks": facts.get("networks", 0),
+            "labelled_gradients": facts.get("gradients", 0),
+            "seconds": facts.get("seconds"),
+            "budget": facts.get("budget", "nothing is fitted"),
+        }
+        return {
+            "name": name,
+            "title": title,
+            "description": description,
+            "source": source,
+            "trained_on": [t.model_dump() for t in facts.get("trained", [])],
+            "selection": facts.get("selection", "none"),
+            "fitted": fitted,
+            "cost": {"labelled_gradients": 0, "forward_passes": facts.get("passes", 0)},
+        }
+
+    def of_project(self, stage):
+        """Facts of a model that the pipeline fitted."""
+        paths = {"autoencoder": AUTOENCODER_CARD, "shared_encoder": SHARED_ENCODER_CARD}
+        path = self.data / paths[stage]
+        cost = read_json(self.root / "metrics" / "cost" / f"{stage}.json")
+        seconds = cost["seconds"]
+        return {
+            "trained": [trained_on(read_json(path))],
+            "selection": "val",
+            "networks": len(self.evaluation.zoo.select("train")),
+            "seconds": seconds,
+            "budget": f"default settings, code {code_hash(self.root)}, {seconds:.0f} s on {cost['device']}",
+        }
+
+    def weight_statistics(self):
+        """Moments and quantiles of each tensor."""
+        card = self.card(
+            "weight-statistics",
+            "weight statistics",
+            "Mean, variance and quantiles of each tensor, 7 columns per tensor.",
+            "arXiv 2002.11448, section 3",
+        )
+        return {"encode": partial(weight_statistics, self.evaluation.zoo.spec)}, card
+
+    def raw_weights(self):
+        """Every number of a network."""
+        card = self.card(
+            "raw-weights",
+            "raw weights",
+            "Every number of a network is a column.",
+            "the plainest reading",
+        )
+        return {"encode": self.evaluation.zoo.spec.flatten}, card
+
+    def pca(self):
+        """Principal components of all numbers together."""
+        zoo = self.evaluation.zoo
+        members, spec = zoo.select("train"), zoo.spec
+        start = time.process_time()
+        x = spec.flatten(zoo.weights(members)).numpy()
+        model = PCA(COMPONENTS, svd_solver="covariance_eigh").fit(x)
+        dataset = self.evaluation.runner.dataset
+        seen = method_card(dataset, {"train": members}, self.params, "autoencoder")
+        card = self.card(
+            "pca",
+            f"PCA, {COMPONENTS} components",
+            "Principal components of all numbers of a network, hidden units as they come.",
+            "Pearson (1901)",
+            trained=[trained_on(seen)],
+            networks=len(members),
+            seconds=round(time.process_time() - start, 1),
+            budget="one decomposition of the train members",
+        )
+        return {
+            "encode": lambda weights: model.transform(spec.flatten(weights).numpy()),
+            "decode": lambda z: model.inverse_transform(z.numpy()),
+        }, card
+
+    def autoencoder(self, model):
+        """Functions of an autoencoder of the package."""
+        return {"encode": partial(encode_members, model), "decode": partial(decode_latents, model)}
+
+    def functional(self):
+        """The default autoencoder, as the project has it."""
+        model = self.evaluation.sampler.autoencoder
+        images = model.images_read
+        card = self.card(
+            "functional",
+            "functional (default)",
+            "Reads outputs on probe images, decodes to a movement of a shared network; fitted to behave alike.",
+            "src/weightspace/autoencoders/functional.py",
+            passes=0 if images is None else len(images),
+            **self.of_project("autoencoder"),
+        )
+        return self.autoencoder(model), card
+
+    def fit(self, name, kind, words, epochs=None, **options):
+        """An autoencoder of the package, fitted anew.
+
+        Args:
+            name: of the result.
+            kind: member of the family.
+            words: title, description and source.
+            epochs: instead of those of the settings.
+            **options: of the member, instead of those of params.yaml.
+
+        """
+        settings = self.params.autoencoder.model_copy(update={"model": kind})
+        if epochs:
+            settings = settings.model_copy(update={"epochs": epochs, "patience": epochs})
+        chosen = self.params.autoencoders.of(kind).model_copy(update=options)
+        start = time.process_time()
+        family = resolve(AUTOENCODERS, kind, "autoencoder.model")
+        model, _ = family.fit(self.fitted_on, settings, chosen, self.params.seed)
+        seconds = round(time.process_time() - start)
+        members = self.fitted_on.members
+        seen = method_card(self.fitted_on.dataset, members, self.params, "autoencoder")
+        changed = "".join(f", {k} {v}" for k, v in options.items())
+        card = self.card(
+            name,
+            *words,
+            trained=[trained_on(seen)],
+            selection="val",
+            networks=len(members["train"]),
+            seconds=seconds,
+            budget=f"{settings.epochs} epochs{changed}, else default settings; {seconds} s of one core",
+        )
+        return self.autoencoder(model.eval()), card
+
+    def mlp(self):
+        """The original study's."""
+        words = (
+            "mlp (original study)",
+            "PCA of each tensor, then an MLP autoencoder of the coefficients, fitted on weights alone.",
+            "D. J. Swanevelder, A Contrastive Approach to Weight Space Learning (slides)",
+        )
+        return self.fit("mlp", "mlp", words)
+
+    def behavioural(self):
+        """The same with a loss on outputs."""
+        words = (
+            "behavioural loss",
+            "The MLP autoencoder with the loss on outputs in addition to that on weights.",
+            "arXiv 2503.17138",
+        )
+        return self.fit("behavioural", "mlp", words, epochs=16, behaviour_weight=1.0)
+
+    def tokens(self):
+        """A sequence of tokens."""
+        words = (
+            "tokens",
+            "A transformer on tokens of the weights, as SANE has it.",
+            "arXiv 2406.09997",
+        )
+        return self.fit("tokens", "tokens", words, epochs=10)
+
+    def flow(self):
+        """The default sampler, without gradients."""
+        sampler = self.evaluation.sampler
+
+        def sample(images, targets, draws, rng):
+            z = sampler.latents(Condition.of_images(images, targets), draws, rng)
+            return take(sampler.networks(z), slice(None))
+
+        facts = self.of_project("shared_encoder")
+        facts["trained"] += self.of_project("autoencoder")["trained"]
+        card = self.card(
+            "flow",
+            "flow and critic (default)",
+            "A flow draws latents for (D, R), a critic without labels moves them, the functional autoencoder decodes.",
+            "src/weightspace/shared_encoders/flow.py",
+            **facts,
+        )
+        return {"sample": sample}, card
+
+    def hypernetwork(self):
+        """(D, R, noise) -> weights, fitted without any population."""
+        runner, params = self.evaluation.runner, self.params
+        model = hypernetwork.load(runner, params, self.data / HYPERNETWORK_FILE)
+
+        def sample(images, targets, draws, rng):
+            made = model.networks(Condition.of_images(images, targets), draws, rng)
+            return made.take(slice(None))
+
+        fitted = params.baselines.hypernetwork
+        facts = self.of_project("autoencoder")
+        cost = read_json(self.root / "metrics" / "cost" / "hypernetwork.json")
+        facts |= {
+            "networks": 0,
+            "seconds": cost["seconds"],
+            "gradients": fitted.steps
+            * fitted.conditions
+            * fitted.images_per_class
+            * runner.classes,
+            "budget": f"default settings: {fitted.steps} steps, {cost['seconds']:.0f} s on {cost['device']}",
+        }
+        card = self.card(
+            "hypernetwork",
+            "hypernetwork",
+            "An MLP makes all weights from (D, R, noise); trained to hit R on train tasks, no population takes part.",
+            "arXiv 1609.09106",
+            **facts,
+        )
+        return {"sample": sample}, card
+
+    def nearest_task(self):
+        """Members of the nearest train tasks."""
+        evaluation = self.evaluation
+        known = evaluation.train_members
+
+        def sample(images, targets, draws, rng):
+            embedding = evaluation.sampler.embed(Condition.of_images(images, targets))
+            parts = [
+                take(known.nearest_task(embedding, targets.numpy(), rank), slice(None))
+                for rank in range(draws)
+            ]
+            return {k: torch.stack([p[k] for p in parts], 1).flatten(0, 1) for k in parts[0]}
+
+        card = self.card(
+            "nearest-task",
+            "network of the nearest train task",
+            "The train member of the nearest task with the nearest result; further draws are of the next nearest tasks.",
+            "a baseline: copies of train members",
+            **self.of_project("shared_encoder"),
+        )
+        return {"sample": sample}, card
+
+
+PEERS = {
+    "weight-statistics": (Peers.weight_statistics, [PROPERTIES]),
+    "raw-weights": (Peers.raw_weights, [PROPERTIES]),
+    "pca": (Peers.pca, [RECONSTRUCTION, PROPERTIES]),
+    "functional": (Peers.functional, [RECONSTRUCTION, PROPERTIES]),
+    "mlp": (Peers.mlp, [RECONSTRUCTION, PROPERTIES]),
+    "behavioural": (Peers.behavioural, [RECONSTRUCTION, PROPERTIES]),
+    "tokens": (Peers.tokens, [RECONSTRUCTION, PROPERTIES]),
+    "flow": (Peers.flow, [SAMPLING, NOVELTY]),
+    "hypernetwork": (Peers.hypernetwork, [SAMPLING, NOVELTY]),
+    "nearest-task": (Peers.nearest_task, [SAMPLING, NOVELTY]),
+}
+
+
+def run(root, chosen):
+    """Score peers on the default project.
+
+    Args:
+        root: a finished project.
+        chosen: names of peers; none for all.
+
+    """
+    peers = Peers(root)
+    for name in chosen or PEERS:
+        make, tasks = PEERS[name]
+        functions, card = make(peers)
+        for task in tasks:
+            needed = {"properties": ["encode"], "reconstruction": ["encode", "decode"]}
+            family = task.partition("/")[0]
+            given = {k: functions[k] for k in needed.get(family, ["sample"])}
+            out = RESULTS / task / f"{name}.json"
+            start = time.monotonic()
+            result = ws.evaluate_method(task, card=card, root=root, out=out, **given)
+            first = load_task(task).figures[0].name
+            seconds = time.monotonic() - start
+            print(
+                f"{task} {name}: {first} {result.figures[first].value} ({seconds:.0f} s)",
+                flush=True,
+            )
 
 
 def write_hashes(root):
@@ -29,7 +359,9 @@ def write_hashes(root):
         for key, folder in at.items():
             text = re.sub(rf"^  {key}: .*$", f"  {key}: {folder_hash(folder)}", text, flags=re.M)
         path.write_text(text)
-        print(f"{name}: {load_task(name).data.zoo[:12]}")
+        print(
+            f"{name}: zoo {load_task(name).data.zoo[:12]}, dataset {load_task(name).data.dataset[:12]}"
+        )
 
 
 def main():
@@ -37,10 +369,18 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--root", type=Path, default=Path())
     parser.add_argument("--write-hashes", action="store_true")
+    parser.add_argument("--run", nargs="*", choices=PEERS, metavar="PEER")
+    parser.add_argument("--page", action="store_true")
     options = parser.parse_args()
+    prepare(1)
     try:
         if options.write_hashes:
             write_hashes(options.root)
+        if options.run is not None:
+            run(options.root, options.run)
+        if options.page:
+            for path in write_page(RESULTS, DOCS):
+                print(f"Written to {path}")
     except WeightspaceError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -1,11 +1,16 @@
 """Any method on a named task: the pipeline's figures, one clear line for all that cannot be scored."""
 
+import io
 import json
+import re
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+import yaml
 
 import weightspace as ws
 from conftest import finish
@@ -20,16 +25,19 @@ from weightspace.evaluate.properties import Features, evaluate_properties
 from weightspace.evaluate.readings import latents
 from weightspace.evaluate.reconstruction import reconstruct_splits, reconstruction_metrics
 from weightspace.evaluate.sampling import evaluate_split
-from weightspace.leaderboard.evaluate import trained_on
+from weightspace.leaderboard.evaluate import seen, trained_on
 from weightspace.leaderboard.figures import as_figures
 from weightspace.leaderboard.method import tensor
 from weightspace.leaderboard.named import folder_hash, load_task, names, open_data, task_hash
-from weightspace.leaderboard.schema import Result, Task, validated
+from weightspace.leaderboard.page import entries, read_results, write_page
+from weightspace.leaderboard.schema import Result, Selection, Task, validated
 from weightspace.params import load_params
 from weightspace.rng import torch_stream
 from weightspace.sampling.sampler import Condition
 from weightspace.weights.spec import take
+from workspace import ROOT
 
+RESULTS = ROOT / "benchmarks/results"
 SPLIT = "test_sets"
 CARD = {
     "name": "example",
@@ -518,3 +526,112 @@ def test_tensors_with_gradients_and_of_other_precision_are_taken():
     x = torch.ones(2, 1, dtype=torch.float64, requires_grad=True)
     assert tensor("encode", x).dtype == torch.float32
     assert not tensor("encode", x).requires_grad
+
+
+def test_what_members_were_seen_is_written_for_the_card(task, root):
+    asked = task("reconstruction")
+
+    def of(*splits):
+        return identity(asked, root, CARD | {"trained_on": [seen(asked, root, splits)]}).zero_shot
+
+    assert of("train", "val").class_sets
+    assert not of("train", SPLIT).class_sets
+
+
+GUIDE = (ROOT / "docs/guides/evaluate_a_method.md").read_text()
+
+
+def test_the_example_of_the_guide_runs(task, root, tmp_path, monkeypatch, capsys):
+    blocks = dict(re.findall(r"^```(python|json)\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL))
+    code = blocks["python"].replace("PCA(64)", "PCA(8)")  # the zoo is tiny
+    assert len([line for line in code.splitlines() if line.strip()]) <= 15
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(task("reconstruction").model_dump(mode="json")))
+    (tmp_path / "card.json").write_text(blocks["json"])
+    (tmp_path / "data").symlink_to(root / "data")
+    monkeypatch.chdir(tmp_path)
+    assert code.count('"reconstruction/digits"') == 1
+    names = {}
+    exec(code.replace("reconstruction/digits", str(path)), names)
+    assert "class_sets=True" in capsys.readouterr().out
+    assert names["result"].method.name == "pca-64"
+
+
+def test_the_guide_names_every_task():
+    assert set(re.findall(r"^\| `([a-z]+/[^`]+)`", GUIDE, re.MULTILINE)) == set(names())
+
+
+def test_the_form_asks_for_what_a_card_has():
+    form = yaml.safe_load((ROOT / "docs/leaderboard_entry.yml").read_text())
+    fields = {field.get("id"): field for field in form["body"]}
+    assert {"task", "method", "result", "code", "selection", "trained"} <= fields.keys()
+    options = fields["selection"]["attributes"]["options"]
+    assert set(options) == set(get_args(Selection))
+
+
+def test_the_committed_page_belongs_to_the_committed_results(tmp_path):
+    for path in write_page(RESULTS, tmp_path):
+        assert path.read_bytes() == (ROOT / "docs" / path.name).read_bytes(), "run make leaderboard"
+
+
+def test_committed_results_are_of_the_tasks_as_they_are():
+    for name, results in read_results(RESULTS).items():
+        asked = load_task(name)
+        for result in results:
+            assert result.task.sha256 == task_hash(asked), f"{name}: run the peers again"
+            assert {shown.name for shown in asked.figures} <= result.figures.keys()
+    assert sum(map(len, read_results(RESULTS).values())) >= 10
+
+
+@pytest.fixture
+def entry(task, root, tmp_path):
+    """A folder with one result."""
+    result = identity(task("reconstruction"), root)
+    named = result.task.model_copy(update={"name": "reconstruction/digits"})
+    result = result.model_copy(update={"task": named})
+    path = tmp_path / "results/reconstruction/digits/example.json"
+    result.write(path)
+    return path, result
+
+
+def test_the_page_is_one_file_that_says_what_is_to_be_known(entry, tmp_path):
+    path, result = entry
+    claimed = result.method.model_copy(update={"selection": "test", "title": "<b>bold</b> claims"})
+    result.model_copy(update={"method": claimed}).write(path)
+    html, table = (p.read_text() for p in write_page(tmp_path / "results", tmp_path))
+    assert "<b>" not in html.partition("<main>")[2].replace("<b>bold</b> claims", "!")
+    assert "&lt;b&gt;bold&lt;/b&gt; claims" in html
+    assert "chosen on test" in html
+    assert "of another version (1)" in html  # the tiny task is no named one
+    assert "published only" in html
+    assert not re.search(r"\b(src|href)=(?!\"#)|\burl\(|@import", html)  # nothing is fetched
+    rows = pd.read_csv(io.StringIO(table))
+    row = rows[(rows["method"] == "example") & (rows["figure"] == "agreement_mean")].iloc[0]
+    assert row["value"] == 1
+    assert row["selection"] == "test"
+    claims = rows.dropna(subset="published")
+    assert {"mlp", "behavioural", "weight-statistics"} <= set(claims["method"])
+
+
+def test_the_best_row_comes_first(entry, tmp_path):
+    _, result = entry
+    worse = {"agreement_mean": result.figures["agreement_mean"].model_copy(update={"value": 0.5})}
+    other = result.model_copy(
+        update={
+            "method": result.method.model_copy(update={"name": "another"}),
+            "figures": result.figures | worse,
+        }
+    )
+    rows = entries(load_task("reconstruction/digits"), [other, result])
+    assert [row.name for row in rows] == ["example", "another", "mlp"]
+
+
+@pytest.mark.parametrize("name", ["other.json", "../../sampling/digits-sets/example.json"])
+def test_a_result_in_the_wrong_folder_is_refused(name, entry, tmp_path):
+    path, _ = entry
+    moved = path.parent / name
+    moved.parent.mkdir(parents=True, exist_ok=True)
+    path.rename(moved)
+    with pytest.raises(WeightspaceError, match="result of another task or method") as caught:
+        read_results(tmp_path / "results")
+    one_line(str(caught.value))

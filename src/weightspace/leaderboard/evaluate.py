@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,23 @@ def zero_shot(data: TaskData, card: Card) -> ZeroShot:
     seen = {frozenset(names) for t in same for names in t.class_sets or ()}
     classes = known and frozenset().union(*seen).isdisjoint(frozenset().union(*scored))
     return ZeroShot(class_sets=known and seen.isdisjoint(scored), classes=classes, images=images)
+
+
+def seen(
+    task: str | Path | Task, root: str | Path = ".", splits: Sequence[str] = ("train",)
+) -> Trained:
+    """What the card lists of a method that was fitted on all members of some splits, or chosen by them.
+
+    Args:
+        task: whose data it was.
+        root: as in :func:`evaluate_method`.
+        splits: of the members.
+
+    """
+    data = open_data(load_task(task), root)
+    tasks = data.zoo.members.loc[data.zoo.members["split"].isin(splits), "task"].to_numpy()
+    sets = None if data.dataset is None else class_sets(data.dataset, tasks)
+    return Trained(source=data.task.data.source, parts=["train", "val"], class_sets=sets)
 
 
 def trained_on(card: dict[str, Any]) -> Trained:

@@ -1,4 +1,4 @@
-"""Pieces of a self-contained HTML page: one file, no script, nothing fetched."""
+"""Pieces of a self-contained HTML page: one file, nothing fetched."""
 
 from __future__ import annotations
 
@@ -54,12 +54,19 @@ img.pixels { image-rendering: pixelated; max-width: 560px; }
 """
 
 
-def page(title: str, body: str) -> str:
-    """Give the whole document."""
+def page(title: str, body: str, css: str = "") -> str:
+    """Give the whole document.
+
+    Args:
+        title: plain text.
+        body: HTML.
+        css: rules in addition to those of every page.
+
+    """
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{CSS}</style>\n</head>\n"
+        f"<title>{escape(title)}</title>\n<style>{CSS}{css}</style>\n</head>\n"
         f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
 
