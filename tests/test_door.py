@@ -37,6 +37,7 @@ WORKS = {
     "predict": {"paths": "nets"},
     "export": {"paths": "nets", "out": "new"},
     "info": {"path": "nets/0.safetensors"},
+    "card": {"kind": "zoo"},
     "ls": {"section": "nets"},
     "validate": {"path": "params.yaml"},
     "params": {"path": "params.yaml", "out": "new.md"},

@@ -463,6 +463,9 @@ class Archive(Protocol):
     def read(self, name: str) -> bytes:
         """Content of a file in it, by its name below the folder; one that is missing is one line."""
 
+    def has(self, name: str) -> bool:
+        """Whether there is such a file."""
+
     def tensors(self, name: str, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and metadata of a file in it, as :func:`load_tensors` gives them.
 

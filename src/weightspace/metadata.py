@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -66,6 +66,7 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Index = Annotated[int, Field(ge=0, le=MOST_COUNT)]
 Side = Annotated[int, Field(ge=1, le=MOST_SIZE)]
 Table = dict[str, Any]
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class Meta(BaseModel):
@@ -310,15 +311,33 @@ def check_meta(
     weightspace.errors.WeightspaceError: net.safetensors: metadata of a 'network': ...
 
     """
-    levels(meta, where)
+    validated(SCHEMAS.get(kind, Meta), meta, f"metadata of a '{kind}'", where=where, do=do)
+
+
+def validated(
+    model: type[Model], data: object, what: str, *, where: object = None, do: str | None = None
+) -> Model:
+    """Data as an instance of a schema.
+
+    Args:
+        model: the schema.
+        data: a table.
+        what: it is, for messages.
+        where: the file, for messages; none while it is written.
+        do: what to do about it.
+
+    Raises:
+        WeightspaceError: the first value that is not what the schema says, in one line.
+
+    """
+    levels(data, where)
     try:
-        SCHEMAS.get(kind, Meta).model_validate(meta)
+        return model.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "all of it"
         got = None if first["type"] == "missing" else brief(first["input"])
-        what = f"metadata of a '{kind}': '{key}': {first['msg']}"
-        raise problem(what, where=where, got=got, do=do) from error
+        raise problem(f"{what}: '{key}': {first['msg']}", where=where, got=got, do=do) from error
 
 
 def levels(data: object, where: object) -> int:

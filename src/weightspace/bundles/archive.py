@@ -68,7 +68,7 @@ class Bundle:
             WeightspaceError: it is not in the bundle, or damaged.
 
         """
-        if name not in self.files.NameToInfo:
+        if not self.has(name):
             raise problem(
                 "is in no bundle",
                 where=self.path / name,
@@ -76,6 +76,10 @@ class Bundle:
             )
         with _reading(self.path):
             return self.files.read(name)
+
+    def has(self, name: str) -> bool:
+        """Whether a file is in it."""
+        return name in self.files.NameToInfo
 
     def tensors(self, name: str, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and metadata of a file, those as near to the project's as the bits allow.

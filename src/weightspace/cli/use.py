@@ -238,6 +238,19 @@ def info(
 
 
 @commands.command(rich_help_panel=PANEL)
+def card(
+    kind: Annotated[str, typer.Argument(help="zoo, autoencoder or sampler")],
+    root: door.Root = Path(),
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+) -> None:
+    """Print a card: data by hash, split, settings, figures, limits, licence, how to have it again."""
+    from weightspace.project.carding import make
+
+    made = make(root, kind)
+    print(made.text() if as_json else made.markdown(), end="")
+
+
+@commands.command(rich_help_panel=PANEL)
 def ls(
     section: Annotated[
         str | None, typer.Argument(help="one section, such as autoencoders; default: all")

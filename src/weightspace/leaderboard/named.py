@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import pandas as pd
 import torch
 
 from weightspace.artifacts import (
@@ -17,8 +16,6 @@ from weightspace.artifacts import (
     TASKS_FILE,
     ZOO_FOLDER,
     canonical,
-    file_sha256,
-    read_parquet,
 )
 from weightspace.data.dataset import Dataset
 from weightspace.errors import nearest, problem
@@ -27,6 +24,7 @@ from weightspace.leaderboard.schema import Task, validated
 from weightspace.nets.base import build_net
 from weightspace.params import EvaluateSettings, options_of, read_yaml
 from weightspace.shared_encoders.base import range_of
+from weightspace.zoo.contents import folder_hash
 from weightspace.zoo.result import Result
 from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.store import Zoo
@@ -67,33 +65,6 @@ def task_hash(task: Task) -> str:
     data = task.model_dump(mode="json", exclude=told)
     del data["data"]["make"]
     return hashlib.sha256(canonical(data).encode()).hexdigest()
-
-
-def folder_hash(folder: Path) -> str:
-    """SHA-256 of the contents of a folder of artefacts: bytes of tensors, values of tables.
-
-    Bytes of a table depend on the version of the library that wrote it, its values do not.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.*")):
-        if path.suffix == ".parquet":
-            content = hashlib.sha256(_text(read_parquet(path)).encode()).hexdigest()
-        elif path.suffix == ".safetensors":
-            content = file_sha256(path)
-        else:
-            continue
-        digest.update(f"{path.name} {content}\n".encode())
-    return digest.hexdigest()
-
-
-def _text(table: pd.DataFrame) -> str:
-    """Values of a table; lists, which readers give as arrays, in one form."""
-    lists: dict[str, pd.Series] = {
-        str(name): table[name].map(lambda value: [int(v) for v in value])
-        for name in table
-        if len(table) and hasattr(table[name].iloc[0], "tolist") and table[name].dtype == object
-    }
-    return str(table.assign(**lists).to_csv(index=False, lineterminator="\n"))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 __all__ = [
     "bundling",
+    "carding",
+    "cards",
     "comparison",
     "describe",
     "finetuning",

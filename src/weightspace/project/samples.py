@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,15 +15,11 @@ import torch
 from weightspace.artifacts import new_folder, write_bytes, write_json, write_parquet
 from weightspace.data.images import GivenTask
 from weightspace.nets.base import Net
-from weightspace.project import limits
+from weightspace.project import cards, limits
 from weightspace.project.network import Standardisation, save_networks
 from weightspace.weights.spec import Weights
 from weightspace.zoo.result import Result
 
-LICENCE = (
-    "None is set. weightspace is under the MIT licence; what holds for networks depends on your images "
-    "and on those that the pipeline was trained on ({trained_on})."
-)
 REPRODUCE = (
     "In a project of the same commit, settings and artefacts (hashes above), with the same images "
     "(`data`: sha256 of their pixels as float32 in [0, 1], at the size above, class after class, those "
@@ -265,11 +260,11 @@ class Samples:
         """Model card of the sampled networks, Markdown."""
         report = self.report()
         lines = ["# Sampled networks", "", self.request.history()]
-        for title, section in report.items():
-            lines += ["", f"## {title.capitalize()}", ""]
-            lines += [f"* {k.replace('_', ' ')}: {_text(v)}" for k, v in section.items()]
+        for title, entries in report.items():
+            lines += cards.section(title.capitalize(), entries)
         lines += ["", "## Limits", "", *(f"* {line}" for line in self._limits())]
-        lines += ["", "## Licence", "", LICENCE.format(**self.provenance)]
+        of_images = cards.licence(self.provenance["trained_on"])
+        lines += ["", "## Licence", "", *(f"* {line}" for line in (*of_images, cards.YOURS))]
         lines += ["", "## Reproduce", "", REPRODUCE, "", "```bash", self._command(), "```"]
         lines += ["", "## Use", "", "```python", "import weightspace as ws", ""]
         lines += [
@@ -284,12 +279,10 @@ class Samples:
         low, high = self.request.trained_range
         part, per_class = self.measured_on, self.task.images_per_class[self.measured_on]
         images = per_class * len(self.task.classes)
-        yield f"Requests: results from {low:.3g} to {high:.3g} were sampled in training, no others."
-        yield (
-            f"Figures: measured on {images} {part} images, {per_class} of each class; an accuracy of "
-            f"such a sample has a standard error of up to {0.5 / math.sqrt(images):.2g}."
-        )
-        yield "Not measured: other images, shifted or noisy ones, calibration, harm of any kind."
+        yield cards.requests(low, high)
+        measured = f"measured on {images} {part} images, {per_class} of each class"
+        yield f"Figures: {measured}; {cards.precision(images)}."
+        yield cards.NOT_MEASURED
         yield f"Images: {self.task.image}; larger ones are reduced to that, smaller ones refused."
 
     def _command(self) -> str:
@@ -345,14 +338,3 @@ def file_name(sample: int) -> str:
     'network-00007.safetensors'
     """
     return f"network-{sample:05d}.safetensors"
-
-
-def _text(value: Any) -> str:
-    """A value of the report in words.
-
-    >>> _text({"low": 0.5, "high": 0.95})
-    'low 0.5, high 0.95'
-    """
-    if isinstance(value, dict):
-        return ", ".join(f"{k} {_text(v)}" for k, v in value.items())
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

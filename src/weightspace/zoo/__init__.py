@@ -2,6 +2,7 @@
 
 __all__ = [
     "card",
+    "contents",
     "generate",
     "imported",
     "outputs",
