@@ -7,6 +7,7 @@ import test_forged
 import test_images
 import test_imported
 import test_params
+import test_readers
 import test_sources
 import test_strict
 import test_suite
@@ -23,6 +24,7 @@ FILES = {
     + len(test_checkpoints.MISFITS)
     + len(test_checkpoints.NOT_STATES)
     + len(test_imported.BAD),
+    "public zoos": len(test_readers.MALFORMED) + len(test_readers.RULES),
     "metadata": len(test_strict.FORGED)
     + len(test_strict.NETS)
     + len(test_strict.TEXTS)

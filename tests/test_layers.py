@@ -49,6 +49,7 @@ FAMILIES = {
     "weightspace.shared_encoders": "SHARED_ENCODERS",
     "weightspace.data.sources": "SOURCES",
     "weightspace.jobs": "EXECUTORS",
+    "weightspace.zoo.readers": "READERS",
 }
 MODULES = sorted(
     ".".join(f.relative_to(SRC).with_suffix("").parts).removesuffix(".__init__")

@@ -89,6 +89,39 @@ def names(classes: str | None) -> list[str]:
     return chosen
 
 
+def pairs(words: list[str], where: str) -> dict[str, str]:
+    """Names and values of words like ``nlin=relu``.
+
+    >>> pairs(["nlin=relu", "epoch=50"], "--where")
+    {'nlin': 'relu', 'epoch': '50'}
+    """
+    out: dict[str, str] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name or name in out:
+            expected = "different columns, such as nlin=relu"
+            raise problem("is no COLUMN=VALUE", where=where, got=word, expected=expected)
+        out[name] = value
+    return out
+
+
+def numbers(text: str | None, where: str, count: int) -> tuple[float, ...] | None:
+    """So many numbers above 0 between commas; None of None.
+
+    >>> numbers("0.5,0.25", "--pixels", 2)
+    (0.5, 0.25)
+    """
+    if text is None:
+        return None
+    try:
+        values = tuple(float(word) for word in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) != count or not all(math.isfinite(v) and v > 0 for v in values):
+        raise problem("is no list of numbers", where=where, got=text, expected=f"{count} above 0")
+    return values
+
+
 def refuse(because: str, **given: object) -> None:
     """Refuse options that have no meaning beside another one.
 

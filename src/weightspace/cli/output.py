@@ -105,15 +105,16 @@ def show_samples(samples: Samples, out: Path) -> None:
     print(f"Written to {out}: networks, samples.parquet, report.json, MODEL_CARD.md")
 
 
-def show_import(imported: Imported, out: Path) -> None:
+def show_import(imported: Imported, out: Path, *, believe: bool) -> None:
     """Show what an imported zoo holds."""
     columns = [f"{part}_accuracy" for part in PARTS]
     table = imported.members.groupby("snapshot")[columns].mean().reset_index()
     table.insert(1, "members", imported.members.groupby("snapshot").size().to_numpy())
-    show_table(table, "Measured, mean per snapshot")
+    show_table(table, f"{'Believed' if believe else 'Measured'}, mean per snapshot")
     for note in imported.notes:
         print(note)
-    print(f"Written to {out}: {table['members'].sum()} networks, read again and measured again")
+    how = "; results are the zoo's, none was measured" if believe else " and measured again"
+    print(f"Written to {out}: {table['members'].sum()} networks, read again{how}")
 
 
 def check_encode(paths: list[Path], out: Path) -> None:

@@ -17,6 +17,28 @@ if TYPE_CHECKING:
 
 commands = typer.Typer()
 PANEL = "Use a finished project"
+ZooFolder = Annotated[
+    Path,
+    typer.Argument(
+        help="checkpoints, or the unpacked folder of a public zoo", exists=True, file_okay=False
+    ),
+]
+MaybeTable = Annotated[
+    Path | None,
+    typer.Option(
+        help="layout folder: CSV or Parquet with columns file and classes",
+        exists=True,
+        dir_okay=False,
+    ),
+]
+MaybeSplit = Annotated[
+    str | None,
+    typer.Option(help="fractions of the runs, 0.7,0.15,0.15, or a CSV with columns run and split"),
+]
+MaybeTolerance = Annotated[
+    float | None,
+    typer.Option(help="most that accuracies may differ from the zoo's, on average", min=0, max=1),
+]
 
 
 @commands.command(rich_help_panel=PANEL)
@@ -81,29 +103,51 @@ def sample(
 
 @commands.command("import", rich_help_panel=PANEL)
 def import_(
-    folder: Annotated[
-        Path,
-        typer.Argument(
-            help="checkpoints: .safetensors, .pt, .pth, .ckpt, .bin", exists=True, file_okay=False
-        ),
-    ],
+    folder: ZooFolder,
     arch: Annotated[str, typer.Option(help="architecture, of the sizes in params.yaml: nets")],
-    results: Annotated[
-        Path,
-        typer.Option(
-            help="CSV or Parquet with columns file and classes", exists=True, dir_okay=False
-        ),
-    ],
     out: door.NewFolder,
+    results: MaybeTable = None,
+    layout: Annotated[str, typer.Option(help="folder, matrix, ray_tune or wild_park")] = "folder",
+    where: Annotated[
+        list[str] | None, typer.Option(help="COLUMN=VALUE: only these networks; may be repeated")
+    ] = None,
+    split: MaybeSplit = None,
+    believe: Annotated[
+        bool, typer.Option("--believe", help="take the results of the zoo, measure nothing")
+    ] = False,
+    tolerance: MaybeTolerance = None,
+    pixels: Annotated[
+        str | None, typer.Option(help="MEAN,STD that pixels in [0, 1] were standardised by")
+    ] = None,
+    shape: Annotated[
+        str | None, typer.Option(help="C,H,W of the images, where there are none: with --believe")
+    ] = None,
     root: door.Root = Path(),
 ) -> None:
-    """Make a zoo of your own checkpoints: read strictly, measured, never run."""
+    """Make a zoo of networks that were trained elsewhere: read strictly, measured, never run as code."""
     from weightspace.cli.output import show_import
     from weightspace.project.project import import_zoo
     from weightspace.runtime import prepare
 
+    chosen = door.pairs(where or [], "--where")
+    moments = door.numbers(pixels, "--pixels", 2)
+    sizes = door.numbers(shape, "--shape", 3)
     prepare()
-    show_import(import_zoo(folder, results, out, arch=arch, root=root), out)
+    imported = import_zoo(
+        folder,
+        results,
+        out,
+        arch=arch,
+        root=root,
+        layout=layout,
+        where=chosen,
+        split=split,
+        believe=believe,
+        tolerance=tolerance,
+        pixels=(moments[0], moments[1]) if moments else None,
+        shape=(int(sizes[0]), int(sizes[1]), int(sizes[2])) if sizes else None,
+    )
+    show_import(imported, out, believe=believe)
 
 
 @commands.command(rich_help_panel=PANEL)

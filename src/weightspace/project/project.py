@@ -657,16 +657,38 @@ def is_latents(path: Path) -> bool:
 
 
 def import_zoo(
-    folder: Path | str, results: Path | str, out: Path | str, *, arch: str, root: Path | str = "."
+    folder: Path | str,
+    results: Path | str | None,
+    out: Path | str,
+    *,
+    arch: str,
+    root: Path | str = ".",
+    layout: str = "folder",
+    where: Mapping[str, str] | None = None,
+    split: str | None = None,
+    believe: bool = False,
+    tolerance: float | None = None,
+    pixels: tuple[float, float] | None = None,
+    shape: tuple[int, int, int] | None = None,
 ) -> Imported:
-    """Make a zoo from a folder of checkpoints that another program trained.
+    """Make a zoo from networks that another program trained.
 
     Args:
-        folder: the checkpoints.
-        results: table of them, see :func:`weightspace.zoo.imported.import_zoo`.
+        folder: the networks, in one of the layouts of :mod:`weightspace.zoo.readers`.
+        results: table of them where the layout is ``folder``, see
+            :func:`weightspace.zoo.readers.folder.members`; else None.
         out: a new or empty folder.
         arch: name of the architecture; its sizes are those of ``nets`` in params.yaml.
         root: folder of the project, where the dataset stage has run, or a bundle.
+        layout: ``folder``, ``matrix``, ``ray_tune`` or ``wild_park``.
+        where: column -> value: only members that have it.
+        split: three fractions of the runs, or a CSV with columns run and split; None for the column
+            split of the zoo, or else the split of each task.
+        believe: take the results of the zoo, without measuring.
+        tolerance: most that accuracies may differ from those of the zoo, on average.
+        pixels: mean and standard deviation that the networks' images were standardised by; the dataset
+            with these is written to ``out/dataset``.
+        shape: channels, height, width of the images, where there are none and results are believed.
 
     Returns:
         The table of members, and notes, a line each.
@@ -677,10 +699,24 @@ def import_zoo(
 
     """
     root, params, _ = settings(root)
-    dataset = Dataset.load(root / "data" / DATASET_FOLDER)
+    if shape is None:
+        dataset = Dataset.load(root / "data" / DATASET_FOLDER)
+    elif believe:
+        dataset = imported.without_images(shape, params.dataset.classes_per_task)
+    else:
+        raise problem(
+            "no images to measure on", where="--shape", do="add --believe, or leave it out"
+        )
+    if pixels is not None:
+        dataset = imported.with_pixels(dataset, *pixels)
     net = net_for(params, dataset.shape, dataset.classes_per_task, arch)
     runner = TaskRunner(net, dataset.to(device_of(params.runtime)))
-    return imported.import_zoo(Path(folder), Path(results), runner, Path(out))
+    table = None if results is None else Path(results)
+    source = imported.Source(
+        Path(folder), layout, table, where or {}, split, believe, tolerance, params.seed
+    )
+    changed = pixels is not None or shape is not None
+    return imported.import_zoo(source, runner, Path(out), keep_dataset=changed)
 
 
 def load(root: Path | str = ".", device: str | None = None) -> Project:

@@ -54,10 +54,17 @@ def read_state(path: Path) -> dict[str, Tensor]:
         except (SafetensorError, OSError, ValueError) as error:
             raise problem(f"not a complete safetensors file ({error})", where=path) from error
     if path.suffix in PICKLED:
-        return _unwrap(_unpickle(path), path)
+        return read_pickled(path)
     raise problem(
         "not a checkpoint", where=path, got=f"'{path.suffix}'", expected=", ".join(SAFE + PICKLED)
     )
+
+
+def read_pickled(path: Path) -> dict[str, Tensor]:
+    """As :func:`read_state`, of a file of ``torch.save`` whatever its name ends with."""
+    if not path.is_file():
+        raise problem("no such file", where=path, expected="a checkpoint")
+    return _unwrap(_unpickle(path), path)
 
 
 def _unpickle(path: Path) -> Any:

@@ -7,6 +7,7 @@ __all__ = [
     "imported",
     "outputs",
     "plan",
+    "readers",
     "result",
     "runner",
     "shards",
