@@ -37,7 +37,9 @@ MaybeSplit = Annotated[
 ]
 MaybeTolerance = Annotated[
     float | None,
-    typer.Option(help="most that accuracies may differ from the zoo's, on average", min=0, max=1),
+    typer.Option(
+        help="most that accuracies may differ from the zoo's, on average", min=1e-6, max=1
+    ),
 ]
 
 
