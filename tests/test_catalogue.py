@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from weightspace import registry
 from weightspace.bundles.locate import names
 from weightspace.cli import catalogue as module
 from weightspace.cli.catalogue import catalogue, lines
@@ -31,6 +32,25 @@ def test_every_member_is_listed_with_the_first_line_of_its_file():
             assert listed[name]["summary"] == said
             assert listed[name]["origin"] == "weightspace"
     assert [entry["name"] for entry in sections["bundles"]] == names()
+
+
+def test_a_member_from_outside_is_listed_and_not_imported(tmp_path, monkeypatch):
+    info = tmp_path / "waves-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: waves\nVersion: 1.2\n")
+    (info / "entry_points.txt").write_text("[weightspace.sources]\nwaves = waves_source\n")
+    (tmp_path / "waves_source.py").write_text(
+        '"""Waves of any length.\n\nMore."""\nraise OSError\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    registry.outside.cache_clear()
+    try:
+        listed = {entry["name"]: entry for entry in catalogue("sources")["sources"]}
+    finally:
+        registry.outside.cache_clear()
+    assert listed["waves"]["summary"] == "Waves of any length."
+    assert listed["waves"]["origin"] == "waves 1.2"
+    assert "  waves   Waves of any length. (waves 1.2)" in lines({"sources": list(listed.values())})
 
 
 def test_tasks_of_the_package_are_listed(tmp_path, monkeypatch):

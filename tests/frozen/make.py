@@ -43,7 +43,7 @@ READINGS = "readings.safetensors"
 LEFT_OUT = (".gitignore", "modes.parquet", "valid.json", "hypernetwork.safetensors")
 
 
-def digits():
+def images():
     """Images ``(90, 8, 8)`` of three made-up classes, and their labels."""
     labels = np.arange(90) % 3
     images = (
@@ -55,7 +55,7 @@ def digits():
 def readings(root):
     """What a version computes with the artefacts below ``root``: name -> tensor."""
     import weightspace as ws
-    from weightspace.artifacts import read_meta
+    from weightspace.artifacts import load_tensors, read_meta
     from weightspace.autoencoders.base import load_autoencoder
     from weightspace.evaluate.readout import load_readout
     from weightspace.shared_encoders.base import load_shared_encoder
@@ -63,7 +63,7 @@ def readings(root):
 
     project, out = ws.load(root, "cpu"), {}
     weights = project.zoo.weights(project.zoo.members.iloc[:4])
-    task = project.task(digits(), ["2", "0", "1"])
+    task = project.task(images(), ["2", "0", "1"])
     z = torch.linspace(-1, 1, 3 * project.autoencoder.latent).reshape(3, -1)
     condition = torch.linspace(-1, 1, 2 * project.shared_encoder.condition_features).reshape(2, -1)
     out["pca"] = TensorPca.load(root / "data/pca/pca.safetensors")(weights)
@@ -75,6 +75,10 @@ def readings(root):
     for steps in (0, 2):
         drawn = project.sample(task, accuracy=0.6, n=2, seed=3, guidance_steps=steps)
         out[f"sampled.{steps}"] = project.net.spec.flatten(drawn.weights)
+    out["network"] = ws.load_network(next((root / "samples").glob("*.safetensors"))).outputs(
+        images()[0]
+    )
+    out["latents"] = load_tensors(root / "latents.safetensors", "latents")[0]["z"]
     with torch.no_grad():
         for path in sorted(root.glob("data/autoencoder*/*.safetensors")):
             autoencoder, name = load_autoencoder(path), path.parent.name
@@ -86,6 +90,16 @@ def readings(root):
             out[f"{name}.drawn"] = model.sample(condition, 2, rng)
             out[f"{name}.embedded"] = model.dataset_encoder(task.images["train"])
     return {name: x.contiguous().double() for name, x in out.items()}
+
+
+def use(root):
+    """Leave what a person makes with a finished project: a sampled network, latents."""
+    import weightspace as ws
+
+    project = ws.load(root, "cpu")
+    drawn = project.sample(project.task(images(), ["2", "0", "1"]), accuracy=0.6)
+    drawn.save(root / "samples")
+    project.save_latents(root / "latents.safetensors", project.encode(drawn.weights), ["drawn"])
 
 
 def make(out, folder, others):
@@ -109,9 +123,13 @@ def make(out, folder, others):
     tiny.write("params.yaml", params)
     shutil.rmtree(root / "metrics")
     (root / "first").rename(root / "metrics")
+    use(root)
     read = save(readings(root))
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        files = [root / "params.yaml", *(root / "data").rglob("*"), *(root / "metrics").rglob("*")]
+        files = [root / "params.yaml", root / "latents.safetensors"]
+        files += [
+            path for part in ("data", "metrics", "samples") for path in (root / part).rglob("*")
+        ]
         for file in sorted(f for f in files if f.is_file() and f.name not in LEFT_OUT):
             archive.write(file, file.relative_to(root))
         archive.writestr(READINGS, read)
