@@ -2,12 +2,20 @@
 
 import json
 import re
+import shutil
 
 import pytest
 
 import weightspace as ws
 from test_earlier import FROZEN, unpacked
-from weightspace.artifacts import AUTOENCODER_FILE, file_sha256, read_json
+from weightspace.artifacts import (
+    AUTOENCODER_FILE,
+    MEMBERS_FILE,
+    file_sha256,
+    read_json,
+    read_parquet,
+    write_parquet,
+)
 from weightspace.errors import WeightspaceError
 from weightspace.evaluate.summary import RECONSTRUCTION, SAMPLING
 from weightspace.leaderboard.named import folder_hash
@@ -62,6 +70,12 @@ def test_figures_are_those_of_the_metrics_with_their_split(made, root, kind, fil
             assert shown[name, split] == figures[key.format(result="accuracy")]
         assert made[kind].fit.zero_shot[split] == figures["zero_shot"]
     assert {name for name, _ in shown} <= set(MEANINGS)
+
+
+def test_figures_of_a_zoo_are_those_of_its_stage(made, root):
+    shown = {f.name: f.value for f in made["zoo"].figures}
+    measured = read_json(root / "metrics" / "zoo.json")
+    assert shown == {name: value for name, value in measured.items() if "_q" in name}
 
 
 def test_markdown_has_every_hash_figure_and_limit(made):
@@ -123,3 +137,18 @@ def test_projects_of_earlier_versions_have_cards(path, tmp_path):
     root = unpacked(path, tmp_path)
     for kind in STAGE:
         assert make(root, kind).figures
+
+
+def test_the_card_of_an_imported_zoo_says_what_was_not_measured(root, made, tmp_path):
+    copy = shutil.copytree(root, tmp_path / "project")
+    members = read_parquet(copy / "data" / MEMBERS_FILE)
+    members["believed"] = members["member"] < 5
+    write_parquet(copy / "data" / MEMBERS_FILE, members)
+    card = make(copy, "zoo")
+    assert card.population.imported
+    assert card.population.believed == 5
+    assert "Results of 5 members" in card.markdown()
+    assert "zoo" in made["zoo"].settings
+    assert "zoo" not in card.settings
+    assert not made["zoo"].population.imported
+    assert made["zoo"].reproduce != card.reproduce

@@ -14,6 +14,7 @@ from weightspace.cli.catalogue import catalogue, lines
 from weightspace.errors import WeightspaceError
 from weightspace.jobs import EXECUTORS
 from weightspace.registry import FAMILIES
+from weightspace.zoo.readers import READERS
 from workspace import ROOT
 
 HEAVY = ("torch", "numpy", "pandas", "sklearn")
@@ -21,8 +22,9 @@ HEAVY = ("torch", "numpy", "pandas", "sklearn")
 
 def test_every_member_is_listed_with_the_first_line_of_its_file():
     sections = catalogue()
-    assert list(sections) == [*FAMILIES, "executors", "tasks", "bundles"]
-    tables = {name: family.table for name, family in FAMILIES.items()} | {"executors": EXECUTORS}
+    assert list(sections) == [*FAMILIES, "executors", "layouts", "tasks", "bundles"]
+    tables = {name: family.table for name, family in FAMILIES.items()}
+    tables |= {"executors": EXECUTORS, "layouts": READERS}
     for section, table in tables.items():
         listed = {entry["name"]: entry for entry in sections[section]}
         assert set(table) <= set(listed)

@@ -12,6 +12,7 @@ from weightspace.errors import nearest, problem
 from weightspace.jobs import EXECUTORS
 from weightspace.params import read_yaml
 from weightspace.registry import FAMILIES, SOURCE, find, listing
+from weightspace.zoo.readers import READERS
 
 TASKS = SOURCE / "weightspace" / "leaderboard" / "tasks"
 Entry = dict[str, str]
@@ -34,7 +35,9 @@ def catalogue(section: str | None = None) -> dict[str, list[Entry]]:
     for family, name, origin in listing():
         sections[family].append(_entry(name, _summary(family, name), origin))
     executors = [_entry(k, _first_line(_file(m)), "weightspace") for k, m in EXECUTORS.items()]
-    sections |= {"executors": executors, "tasks": list(_tasks()), "bundles": list(_bundles())}
+    layouts = [_entry(k, _first_line(_file(m)), "weightspace") for k, m in READERS.items()]
+    sections |= {"executors": executors, "layouts": layouts}
+    sections |= {"tasks": list(_tasks()), "bundles": list(_bundles())}
     if section is None:
         return sections
     if section not in sections:
@@ -48,11 +51,14 @@ def lines(sections: dict[str, list[Entry]]) -> Iterator[str]:
     >>> print(*lines({"nets": [{"name": "cnn", "summary": "Small.", "origin": "other 1.0"}]}), sep="|")
     nets: zoo.architecture in params.yaml|  cnn  Small. (other 1.0)
     """
-    keys = {name: family.key for name, family in FAMILIES.items()} | {
-        "executors": "runtime.executor"
+    keys = {name: family.key for name, family in FAMILIES.items()}
+    chosen = {name: f": {key} in params.yaml" for name, key in keys.items()}
+    chosen |= {
+        "executors": ": runtime.executor in params.yaml",
+        "layouts": " of other people's zoos: weightspace import --layout",
     }
     for section, entries in sections.items():
-        yield section + (f": {keys[section]} in params.yaml" if section in keys else "")
+        yield section + chosen.get(section, "")
         width = max((len(entry["name"]) for entry in entries), default=0)
         for entry in entries:
             origin = "" if entry["origin"] == "weightspace" else f" ({entry['origin']})"

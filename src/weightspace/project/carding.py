@@ -17,6 +17,7 @@ from weightspace.artifacts import (
     SHARED_ENCODER_FILE,
     ZOO_FOLDER,
     file_sha256,
+    finite,
     in_archive,
     read_json,
 )
@@ -34,6 +35,7 @@ from weightspace.project.project import commit_of, settings
 from weightspace.shared_encoders.base import load_shared_encoder
 from weightspace.zoo.card import read_card
 from weightspace.zoo.contents import folder_hash
+from weightspace.zoo.generate import summarise
 from weightspace.zoo.store import Zoo
 
 DATA = Path("data")
@@ -109,6 +111,10 @@ def make(root: Path | str, kind: str) -> Card:
         "reproduce": list(_reproduce(commit)),
     }
     part = {"zoo": _zoo, "autoencoder": _autoencoder, "sampler": _sampler}[kind](root)
+    if part.get("population", {}).get("imported"):
+        del card["settings"]["zoo"]
+        card["licence"][-1] = "Weights: that of whoever trained them."
+        card["reproduce"] = ["# an import: the networks and results of its source are needed"]
     card["settings"] |= part.pop("settings", {})
     card["limits"] += part.pop("limits", [])
     return Card.of(card | part, root)
@@ -117,16 +123,28 @@ def make(root: Path | str, kind: str) -> Card:
 def _zoo(root: Path) -> dict[str, Any]:
     """What only the card of a zoo has."""
     members = Zoo.open(root / DATA / ZOO_FOLDER).members
+    believed = int(members["believed"].sum()) if "believed" in members else 0
     population = {
         "members": len(members),
         "runs": int(members["run"].nunique()),
         "diverged_runs": int(members.loc[members["diverged"], "run"].nunique()),
         "per_split": {str(k): int(v) for k, v in members["split"].value_counts(sort=False).items()},
+        "imported": "believed" in members,
+        "believed": believed,
     }
     text = (
         f"A population of {len(members)} networks: what each was trained on, and what it reaches."
     )
-    return {"population": population, "description": text}
+    out: dict[str, Any] = {"population": population, "description": text}
+    out["figures"] = [
+        {"name": name, "meaning": meaning, "split": "all", "value": finite(value)}
+        for name, value in summarise(members).items()
+        if (meaning := _of_zoo(name))
+    ]
+    out["limits"] = [f"Results of {believed} members are their source's: not measured."] * (
+        believed > 0
+    )
+    return out
 
 
 def _autoencoder(root: Path) -> dict[str, Any]:
@@ -224,10 +242,6 @@ def _metrics(root: Path, name: str) -> dict[str, Any]:
 
 def _figures(root: Path, kind: str, params: Params) -> Iterator[dict[str, Any]]:
     """Headline figures, of every split that was measured."""
-    if kind == "zoo":
-        for name, value in _metrics(root, "zoo").items():
-            if meaning := _of_zoo(name):
-                yield {"name": name, "meaning": meaning, "split": "all", "value": value}
     for file, keys in TABLES.get(kind, {}).items():
         for split, values in _metrics(root, file).items():
             for name, key in keys.items():

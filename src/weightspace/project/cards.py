@@ -76,6 +76,8 @@ class Population(Settings):
     runs: Index
     diverged_runs: Index = Field(description="left out of everything")
     per_split: Counts = Field(description="split -> members")
+    imported: bool = Field(description="whether another program trained them")
+    believed: Index = Field(description="members whose results are their source's, not measured")
 
 
 class Fit(Settings):
