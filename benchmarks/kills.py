@@ -26,6 +26,7 @@ from pathlib import Path
 from subprocess import TimeoutExpired
 
 import numpy as np
+import pandas as pd
 import psutil
 from sklearn.datasets import load_digits
 
@@ -109,7 +110,9 @@ def prepare(clone):
     ):
         clone.run("python", "-m", "weightspace", *words)
     files = sorted(p.name for p in (clone.root / "nets").glob("*.safetensors"))
-    rows = [f"{name},0 1 2,{run}" for run, name in enumerate(files)]
+    tasks = pd.read_parquet(clone.root / "data" / "dataset" / "tasks.parquet")
+    names = " ".join(map(str, tasks["classes"].iloc[0]))  # of digits, the classes are 0 to 9
+    rows = [f"{name},{names},{run}" for run, name in enumerate(files)]
     (clone.root / "table.csv").write_text("\n".join(["file,classes,run", *rows]) + "\n")
 
 
@@ -227,8 +230,8 @@ def main():
         fresh = clone.copy(Path(folder) / "fresh")
         clone.dvc("repro")
         of_pipeline = options.kills // 2
-        kinds, compared, different, left = kill_pipeline(clone, fresh, of_pipeline, rng)
         files = len(results(clone))
+        kinds, compared, different, left = kill_pipeline(clone, fresh, of_pipeline, rng)
         signals, ended, partial = kill_commands(clone, options.kills - of_pipeline, rng)
         left += [p.name for p in clone.root.glob(".*.tmp")]
     figures = report.machine() | {
