@@ -12,6 +12,7 @@ import argparse
 import re
 import sys
 import time
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -38,7 +39,9 @@ from weightspace.params import load_params
 from weightspace.registry import resolve
 from weightspace.report.provenance import code_hash
 from weightspace.runtime import prepare
+from weightspace.sampling.requests import nearest_to
 from weightspace.sampling.sampler import Condition
+from weightspace.weights.pca import fit_pca
 from weightspace.weights.spec import take
 from weightspace.zoo.card import method_card
 
@@ -175,7 +178,7 @@ class Peers:
         )
         return self.autoencoder(model), card
 
-    def fit(self, name, kind, words, epochs=None, **options):
+    def fit(self, name, kind, words, epochs=None, data=None, more="", **options):
         """An autoencoder of the package, fitted anew.
 
         Args:
@@ -183,6 +186,8 @@ class Peers:
             kind: member of the family.
             words: title, description and source.
             epochs: instead of those of the settings.
+            data: instead of the project's.
+            more: of the budget.
             **options: of the member, instead of those of params.yaml.
 
         """
@@ -192,7 +197,7 @@ class Peers:
         chosen = self.params.autoencoders.of(kind).model_copy(update=options)
         start = time.process_time()
         family = resolve(AUTOENCODERS, kind, "autoencoder.model")
-        model, _ = family.fit(self.fitted_on, settings, chosen, self.params.seed)
+        model, _ = family.fit(data or self.fitted_on, settings, chosen, self.params.seed)
         seconds = round(time.process_time() - start)
         members = self.fitted_on.members
         seen = method_card(self.fitted_on.dataset, members, self.params, "autoencoder")
@@ -204,7 +209,7 @@ class Peers:
             selection="val",
             networks=len(members["train"]),
             seconds=seconds,
-            budget=f"{settings.epochs} epochs{changed}, else default settings; {seconds} s of one core",
+            budget=f"{settings.epochs} epochs{changed}, else default settings; {seconds} s of one core{more}",
         )
         return self.autoencoder(model.eval()), card
 
@@ -216,6 +221,21 @@ class Peers:
             "D. J. Swanevelder, A Contrastive Approach to Weight Space Learning (slides)",
         )
         return self.fit("mlp", "mlp", words)
+
+    def matched(self):
+        """The same after weight matching."""
+        zoo = self.evaluation.zoo
+        settings = self.params.pca.model_copy(update={"align": "matching"})
+        start = time.process_time()
+        pca = fit_pca(zoo.spec, zoo.weights(zoo.select("train")), settings)
+        words = (
+            "mlp after weight matching",
+            "As mlp; hidden units are matched to those of one finished network first.",
+            "arXiv 2209.04836, and the original study's autoencoder",
+        )
+        data = replace(self.fitted_on, pca=pca)
+        seconds = round(time.process_time() - start)
+        return self.fit("mlp-matched", "mlp", words, data=data, more=f"; matching {seconds} s")
 
     def behavioural(self):
         """The same with a loss on outputs."""
@@ -235,6 +255,24 @@ class Peers:
         )
         return self.fit("tokens", "tokens", words, epochs=10)
 
+    def flow_card(self, name, title, description, gradients=0, passes=0):
+        """Card of the default sampler, or of what is done with its draws.
+
+        Args:
+            name: of the result.
+            title: in the table.
+            description: a sentence.
+            gradients: labelled ones of a network.
+            passes: images that networks are run on for one.
+
+        """
+        facts = self.of_project("shared_encoder")
+        facts["trained"] += self.of_project("autoencoder")["trained"]
+        source = "src/weightspace/shared_encoders/flow.py"
+        card = self.card(name, title, description, source, passes=passes, **facts)
+        card["cost"]["labelled_gradients"] = gradients
+        return card
+
     def flow(self):
         """The default sampler, without gradients."""
         sampler = self.evaluation.sampler
@@ -243,14 +281,55 @@ class Peers:
             z = sampler.latents(Condition.of_images(images, targets), draws, rng)
             return take(sampler.networks(z), slice(None))
 
-        facts = self.of_project("shared_encoder")
-        facts["trained"] += self.of_project("autoencoder")["trained"]
-        card = self.card(
+        card = self.flow_card(
             "flow",
             "flow and critic (default)",
             "A flow draws latents for (D, R), a critic without labels moves them, the functional autoencoder decodes.",
-            "src/weightspace/shared_encoders/flow.py",
-            **facts,
+        )
+        return {"sample": sample}, card
+
+    def flow_best_of_16(self):
+        """The best of 16 of its draws by train images."""
+        evaluation = self.evaluation
+        sampler, net = evaluation.sampler, evaluation.runner.net
+
+        def sample(images, targets, draws, rng):
+            condition = Condition.of_images(images, targets)
+            z = sampler.latents(condition, 16 * draws, rng)
+            made = take(sampler.networks(z), slice(None))
+            results = evaluation.result.of(net.run(made, images.flatten(0, 1)))
+            results = results.reshape(len(targets), draws, 16).numpy()
+            best = torch.from_numpy(nearest_to(results, targets.numpy()[:, None, None]))
+            first = 16 * torch.arange(len(targets) * draws)
+            return {k: w[first + best.flatten()] for k, w in made.items()}
+
+        images = evaluation.runner.classes * evaluation.runner.dataset.images["train"].shape[1]
+        card = self.flow_card(
+            "flow-best-of-16",
+            "flow and critic, best of 16",
+            "Of 16 draws the one whose result on labelled train images is nearest to the request.",
+            passes=16 * images,
+        )
+        return {"sample": sample}, card
+
+    def flow_guided(self):
+        """Its draws after gradient steps."""
+        evaluation = self.evaluation
+        sampler, dataset = evaluation.sampler, evaluation.runner.dataset
+
+        def sample(images, targets, draws, rng):
+            condition = Condition.of_images(images, targets)
+            z = sampler.guided(sampler.latents(condition, draws, rng), condition, rng)
+            return take(sampler.networks(z), slice(None))
+
+        some = Condition.of_tasks(dataset, dataset.tasks_of("train")[:1], torch.zeros(1))
+        gradients = sampler.image_gradients(some)
+        card = self.flow_card(
+            "flow-guided",
+            "flow and critic, guided",
+            "Gradient steps on labelled train images bring the result of a drawn latent to the request.",
+            gradients=gradients,
+            passes=gradients,
         )
         return {"sample": sample}, card
 
@@ -313,9 +392,12 @@ PEERS = {
     "pca": (Peers.pca, [RECONSTRUCTION, PROPERTIES]),
     "functional": (Peers.functional, [RECONSTRUCTION, PROPERTIES]),
     "mlp": (Peers.mlp, [RECONSTRUCTION, PROPERTIES]),
+    "mlp-matched": (Peers.matched, [RECONSTRUCTION, PROPERTIES]),
     "behavioural": (Peers.behavioural, [RECONSTRUCTION, PROPERTIES]),
     "tokens": (Peers.tokens, [RECONSTRUCTION, PROPERTIES]),
     "flow": (Peers.flow, [SAMPLING, NOVELTY]),
+    "flow-best-of-16": (Peers.flow_best_of_16, [SAMPLING]),
+    "flow-guided": (Peers.flow_guided, [SAMPLING]),
     "hypernetwork": (Peers.hypernetwork, [SAMPLING, NOVELTY]),
     "nearest-task": (Peers.nearest_task, [SAMPLING, NOVELTY]),
 }

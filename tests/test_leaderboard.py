@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 from dataclasses import replace
 from typing import get_args
 
@@ -327,6 +328,7 @@ def test_zero_shot_is_read_off_the_card(task, root, evaluation):
     assert not of(class_sets=[scored]).classes
     assert not of(class_sets=None).class_sets
     assert of(class_sets=[scored], source="other").class_sets
+    assert not of(class_sets=[scored], source=source.upper()).class_sets
     assert not of(parts=["train", "test"]).images
 
 
@@ -499,6 +501,27 @@ def test_every_task_can_be_loaded(name):
     assert loaded.name == name
     assert loaded.figures[0].better in ("higher", "lower")
     assert loaded.data.make
+
+
+@pytest.mark.parametrize("name", names())
+def test_absent_data_is_one_line_that_says_what_to_do(name, tmp_path):
+    with pytest.raises(
+        WeightspaceError, match=f"no zoo of task {name}; (run|train|fetch) "
+    ) as caught:
+        open_data(load_task(name), tmp_path)
+    one_line(str(caught.value))
+
+
+def test_a_hash_is_of_values_and_not_of_the_form_of_a_table(root, tmp_path):
+    folder = tmp_path / "dataset"
+    shutil.copytree(root / "data/dataset", folder)
+    before, path = folder_hash(folder), folder / "tasks.parquet"
+    table = pd.read_parquet(path)
+    table.to_parquet(path, compression=None, index=False)
+    assert folder_hash(folder) == before
+    table.loc[0, "split"] = "val"
+    table.to_parquet(path, index=False)
+    assert folder_hash(folder) != before
 
 
 def test_an_unknown_task_is_one_line(tmp_path):

@@ -128,7 +128,9 @@ def zero_shot(data: TaskData, card: Card) -> ZeroShot:
         card: lists what the method was fitted on or chosen by.
 
     """
-    same = [t for t in card.trained_on if t.source == data.task.data.source]
+    given = data.task.data
+    sources = {name.casefold() for name in (given.source, *given.aliases)}
+    same = [t for t in card.trained_on if t.source.strip().casefold() in sources]
     images = not any("test" in t.parts for t in same)
     if data.dataset is None:  # which class sets there are is not known
         unseen = not same

@@ -63,7 +63,8 @@ def task_hash(task: Task) -> str:
     """SHA-256 of all that figures depend on: not of titles, baselines, published figures, changelog."""
     told = {"title", "question", "figures", "baselines", "published", "changelog"}
     data = task.model_dump(mode="json", exclude=told)
-    del data["data"]["make"]
+    for key in ("make", "aliases"):
+        del data["data"][key]
     return hashlib.sha256(canonical(data).encode()).hexdigest()
 
 

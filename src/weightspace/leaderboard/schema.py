@@ -40,6 +40,7 @@ class Data(Settings):
     zoo: Sha256 | None = Field(description="null: not fixed yet, results say what they had")
     dataset: Sha256 | None
     source: Text = Field(description="name of the images")
+    aliases: list[Text] = Field(default_factory=list, description="what cards may call them, too")
     make: Label = Field(description="what to run or to fetch")
 
 
