@@ -13,7 +13,9 @@ import pytest
 import torch
 import yaml
 
+import fake_zoos
 import weightspace as ws
+from cases import section
 from conftest import finish
 from weightspace.autoencoders.base import decode_latents, encode_members
 from weightspace.data.tasks import SPLITS
@@ -32,10 +34,14 @@ from weightspace.leaderboard.method import tensor
 from weightspace.leaderboard.named import folder_hash, load_task, names, open_data, task_hash
 from weightspace.leaderboard.page import entries, read_results, write_page
 from weightspace.leaderboard.schema import Result, Selection, Task, validated
+from weightspace.nets.base import build_net
 from weightspace.params import load_params
 from weightspace.rng import torch_stream
 from weightspace.sampling.sampler import Condition
 from weightspace.weights.spec import take
+from weightspace.zoo.imported import Source, import_zoo, without_images
+from weightspace.zoo.runner import TaskRunner
+from weightspace.zoo.store import Zoo
 from workspace import ROOT
 
 RESULTS = ROOT / "benchmarks/results"
@@ -234,6 +240,46 @@ def test_properties_are_the_pipelines(evaluation, root, task):
     tau = result.figures["test_accuracy_tau"]
     assert tau.low <= tau.high
     assert 0 < result.figures["test_accuracy_tau_ceiling"].value <= 1
+
+
+def test_networks_of_others_are_scored_by_their_believed_results(task, tmp_path, monkeypatch):
+    """A zoo of the layout of Unterthiner et al., without images; of others than the scored, not at random."""
+    monkeypatch.setattr(fake_zoos, "RUNS", 40)
+    rng = torch.Generator().manual_seed(0)
+    images, labels = torch.rand(50, 1, 8, 8, generator=rng), torch.arange(50) % 10
+    (tmp_path / "theirs").mkdir()
+    fake_zoos.make_matrix(tmp_path / "theirs", images, labels)
+    dataset = without_images((1, 8, 8), 10)
+    options = section("nets", convnet=fake_zoos.NETS["matrix"]).of("convnet")
+    runner = TaskRunner(build_net("convnet", dataset.shape, 10, options), dataset)
+    source = Source(
+        tmp_path / "theirs", "matrix", None, {"activation": "relu"}, "0.5,0.25,0.25", believe=True
+    )
+    import_zoo(source, runner, tmp_path / "zoo")
+    members = Zoo.open(tmp_path / "zoo").members
+    assert members["val_accuracy"].isna().all()
+    data = load_task("properties/unterthiner-cifar10gs").data.model_dump(mode="json")
+    asked = task("properties", net=None, data=data)
+    result = ws.evaluate_method(asked, encode=flat, card=CARD, root=tmp_path)
+    truth = members.loc[members["split"] == SPLIT, "test_accuracy"]
+    assert result.figures["members"].value == len(truth) == 15
+    most = truth.value_counts().iloc[0] / len(truth)
+    assert result.figures["test_accuracy_most_frequent"].value == pytest.approx(most)
+    assert result.figures["test_accuracy_tau"].low <= result.figures["test_accuracy_tau"].high
+    assert result.figures["test_accuracy_tau_ceiling"].value < 1  # 50 images: many share a value
+    assert not result.pinned
+    assert "classes_recall" not in result.figures
+    told = dict(zip(members["member"], members["test_accuracy"], strict=True))
+    known = {
+        w.tobytes(): told[i]
+        for i, w in enumerate(flat(Zoo.open(tmp_path / "zoo").weights(members)).numpy())
+    }
+
+    def oracle(weights):
+        return torch.tensor([[known[w.tobytes()]] for w in flat(weights).numpy()])
+
+    perfect = ws.evaluate_method(asked, encode=oracle, card=CARD, root=tmp_path)
+    assert perfect.figures["test_accuracy_r2"].value > 0.9
 
 
 def test_novelty_is_the_pipelines_and_copies_show(evaluation, root, task):

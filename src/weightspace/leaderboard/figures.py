@@ -20,6 +20,7 @@ from weightspace.evaluate.properties import (
     class_set_metrics,
     predictions,
     score,
+    target,
     varying_targets,
 )
 from weightspace.evaluate.reconstruction import Reconstruction, reconstruction_metrics
@@ -119,7 +120,7 @@ def _distance(
 def properties(data: TaskData, method: Method) -> dict[str, float]:
     """What predictors that are fitted on train members read off the columns of held-out ones."""
     split, zoo = data.task.split, data.zoo
-    members = {s: t for s in ("train", "val", split) if len(t := zoo.select(s))}
+    members = {s: _judged(t) for s in ("train", "val", split) if len(t := zoo.select(s))}
     x = {s: method.columns(zoo.networks(t)).numpy() for s, t in members.items()}
     features = Features(members, {READING: x}, _present(data, members))
     table = members[split]
@@ -128,6 +129,8 @@ def properties(data: TaskData, method: Method) -> dict[str, float]:
         sets = table["run"].to_numpy()
     out: dict[str, float] = {"members": len(table)}
     for name in varying_targets(members["train"]):
+        if not all(_is_known(name, t) for t in members.values()):
+            continue
         pair = predictions(features, READING, name, data.seed)[split]
         values = score(name, *pair)
         scores = {key: partial(_score, name, key, *pair) for key in values}
@@ -137,6 +140,18 @@ def properties(data: TaskData, method: Method) -> dict[str, float]:
         of_sets = class_set_metrics(features, [split], data.seed)[split]
         out |= {k.removeprefix(f"{READING}_"): v for k, v in of_sets.items()}
     return out
+
+
+def _judged(members: pd.DataFrame) -> pd.DataFrame:
+    """Members whose accuracy on val images is not known, as in published zoos, have that on test images."""
+    unknown = members["val_accuracy"].isna()
+    known = members["val_accuracy"].where(~unknown, members["test_accuracy"])
+    return members.assign(val_accuracy=known)
+
+
+def _is_known(name: str, members: pd.DataFrame) -> bool:
+    """Whether a target is known of all members."""
+    return not pd.isna(target(members, name)).any()
 
 
 def _score(
