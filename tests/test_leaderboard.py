@@ -4,6 +4,7 @@ import io
 import json
 import re
 import shutil
+import sys
 from dataclasses import replace
 from typing import get_args
 
@@ -28,12 +29,13 @@ from weightspace.evaluate.properties import Features, evaluate_properties
 from weightspace.evaluate.readings import latents
 from weightspace.evaluate.reconstruction import reconstruct_splits, reconstruction_metrics
 from weightspace.evaluate.sampling import evaluate_split
+from weightspace.leaderboard import page
 from weightspace.leaderboard.evaluate import seen, trained_on
 from weightspace.leaderboard.figures import as_figures
 from weightspace.leaderboard.method import tensor
 from weightspace.leaderboard.named import folder_hash, load_task, names, open_data, task_hash
-from weightspace.leaderboard.page import entries, read_results, write_page
-from weightspace.leaderboard.schema import Result, Selection, Task, validated
+from weightspace.leaderboard.page import AIDED, entries, read_results, write_page
+from weightspace.leaderboard.schema import Figure, Result, Selection, Task, validated
 from weightspace.nets.base import build_net
 from weightspace.params import load_params
 from weightspace.rng import torch_stream
@@ -393,6 +395,7 @@ def nothing(*_):
 
 HOSTILE = {
     "raises": (nothing, r"encode: the method's function failed \(ValueError: nothing to see\)"),
+    "ends the program": (sys.exit, r"encode: the method's function failed \(SystemExit"),
     "None": (lambda w: None, "encode: gave another type; found NoneType"),
     "a list": (lambda w: flat(w).tolist(), "encode: gave another type; found list"),
     "text": (lambda w: np.array(["a"]), "encode: gave another type"),
@@ -693,6 +696,31 @@ def test_the_best_row_comes_first(entry, tmp_path):
     )
     rows = entries(load_task("reconstruction/digits"), [other, result])
     assert [row.name for row in rows] == ["example", "another", "mlp"]
+
+
+def test_what_takes_labels_of_the_task_stands_apart(entry):
+    _, result = entry
+
+    def of(name, task, value, **cost):
+        card = result.method.model_copy(
+            update={"name": name, "title": name, "cost": result.method.cost.model_copy(update=cost)}
+        )
+        figures = {"r2_identity": Figure(value=value), "agreement_mean": Figure(value=value)}
+        named = result.task.model_copy(update={"name": task})
+        return result.model_copy(update={"method": card, "task": named, "figures": figures})
+
+    drawn, read = load_task("sampling/digits-sets"), load_task("reconstruction/digits")
+    rows = [
+        of("guided", drawn.name, 0.9, labelled_gradients=1440),
+        of("chosen", drawn.name, 0.8, forward_passes=4320),
+        of("plain", drawn.name, 0.1),
+    ]
+    assert [e.name for e in entries(drawn, rows)] == ["plain", "guided", "chosen"]
+    html = page.section(drawn, entries(drawn, rows))
+    assert html.index("plain") < html.index(AIDED) < html.index("guided")
+    probes = [of("probes", read.name, 0.9, forward_passes=256), of("plain", read.name, 0.1)]
+    assert [e.name for e in entries(read, probes)][:2] == ["probes", "plain"]
+    assert AIDED not in page.section(read, entries(read, probes))
 
 
 @pytest.mark.parametrize("name", ["other.json", "../../sampling/digits-sets/example.json"])

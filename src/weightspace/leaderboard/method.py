@@ -142,7 +142,7 @@ class Method:
             return function(*arguments)
         except WeightspaceError:
             raise
-        except Exception as error:  # code of others fails in every way
+        except (Exception, SystemExit) as error:  # code of others fails in every way
             text = f"{type(error).__name__}: {error}"
             raise problem(f"the method's function failed ({text})", where=name) from error
         finally:

@@ -33,6 +33,8 @@ tbody tr { background: #fff; }
 td { vertical-align: top; white-space: nowrap; }
 td.words { white-space: normal; text-align: left; min-width: 17em; font-size: .85rem; }
 td small, th small { display: block; color: var(--soft); font-weight: 400; }
+tbody tr.head { background: #f1f4f8; }
+tbody tr.head td { white-space: normal; font-size: .85rem; }
 tr.best td:first-child { font-weight: 700; }
 .flag { color: #a3213a; font-weight: 600; }
 @media (max-width: 640px) {
@@ -40,11 +42,12 @@ tr.best td:first-child { font-weight: 700; }
   td.words { min-width: 13em; }
 }
 """
+AIDED = "with results or gradients on labelled images of the task"
 FAR = 0.1  # from the figure of trained networks: shown in colour
 # A click sorts the rows of a table by the number or text of a column; nothing at last
 SCRIPT = """
 for (const button of document.querySelectorAll("th button")) button.onclick = () => {
-  const th = button.closest("th"), body = th.closest("table").tBodies[0];
+  const th = button.closest("th");
   const column = [...th.parentNode.children].indexOf(th);
   const up = th.getAttribute("aria-sort") === "descending";
   for (const other of th.parentNode.children) other.removeAttribute("aria-sort");
@@ -56,7 +59,10 @@ for (const button of document.querySelectorAll("th button")) button.onclick = ()
     const order = isNaN(x) || isNaN(y) ? x.localeCompare(y) : x - y;
     return up ? order : -order;
   };
-  body.append(...[...body.rows].sort(compare));
+  for (const body of th.closest("table").tBodies) {
+    const rows = [...body.rows].filter(row => row.className !== "head");
+    body.append(...rows.sort(compare));
+  }
 };
 """
 
@@ -75,6 +81,15 @@ class Entry:
     name: str
     result: Result | None
     published: tuple[Published, ...]
+
+    @property
+    def aided(self) -> bool:
+        """Whether a network costs gradients, or a network that is made costs results, on images of its task."""
+        if self.result is None:
+            return False
+        cost, family = self.result.method.cost, self.result.task.name.partition("/")[0]
+        makes = family in ("sampling", "novelty")
+        return cost.labelled_gradients > 0 or (makes and cost.forward_passes > 0)
 
     def value(self, figure: str) -> float | None:
         """What was measured, if it was."""
@@ -110,7 +125,7 @@ def read_results(folder: Path) -> dict[str, list[Result]]:
 
 
 def entries(task: Task, results: list[Result]) -> list[Entry]:
-    """Rows of a task, the best by its first figure first; those that were only published last."""
+    """Rows of a task, the best by its first figure first, aided ones apart; the only published last."""
     first = task.figures[0]
     sign = -1 if first.better == "higher" else 1
     measured = {r.method.name: r for r in results}
@@ -120,9 +135,9 @@ def entries(task: Task, results: list[Result]) -> list[Entry]:
         for name in dict.fromkeys(methods)
     ]
 
-    def key(entry: Entry) -> tuple[bool, float]:
+    def key(entry: Entry) -> tuple[bool, bool, float]:
         value = entry.value(first.name)
-        return value is None, 0.0 if value is None else sign * value
+        return entry.aided, value is None, 0.0 if value is None else sign * value
 
     return sorted(rows, key=key)
 
@@ -189,8 +204,8 @@ def document(tasks: list[tuple[Task, list[Entry]]]) -> str:
     )
     notes = (
         "Zero-shot is computed from the class sets and images that a method's card lists, not declared. Selection says "
-        "what settings and states were chosen by. Published figures are of other zoos unless said otherwise, and were not "
-        "checked. Some figures should be as those of trained networks, which are beside them; farther than .1 from these they "
+        "what settings and states were chosen by. Milliseconds are those of the machine of an entry, which may have been busy. Published figures are of other zoos unless said otherwise, and were not "
+        "checked. Below a figure is what it is to be seen beside: chance, or trained networks (members). Some should be as those of trained networks; farther than .1 from these they "
         "are in colour: draws of one request that agree much more than trained networks do are one network, however "
         "well they meet requests."
     )
@@ -225,22 +240,32 @@ def section(task: Task, rows: list[Entry]) -> str:
         out.append(element("p", "No results yet.", "missing"))
     if not rows:
         return "".join(out)
-    heads = "".join(_head(shown) for shown in task.figures)
-    body = "\n".join(_row(task, entry, bool(measured) and entry is measured[0]) for entry in rows)
+    columns = [
+        _column("method"),
+        *map(_head, task.figures),
+        _column("labelled gradients", "per network"),
+        _column("images run", "per network"),
+        _column("ms", "per network"),
+        _column("zero-shot"),
+        _column("selection"),
+        _column("published") if task.published else "",
+        _column("fitted with"),
+    ]
+    plain, aided = ([e for e in rows if e.aided == kind] for kind in (False, True))
+    best = next((e for e in plain if e.result), None)
+    bodies = ["\n".join(_row(task, entry, entry is best) for entry in plain)]
+    if aided:
+        width = sum(bool(column) for column in columns)
+        head = f'<tr class="head"><td>{AIDED}</td>{"<td></td>" * (width - 1)}</tr>'
+        bodies.append("\n".join([head, *(_row(task, entry, False) for entry in aided)]))
     return "".join(
         [
             *out,
             '<div class="box" tabindex="0">\n<table>\n<thead><tr>',
-            _column("method"),
-            heads,
-            _column("published") if task.published else "",
-            _column("zero-shot"),
-            _column("selection"),
-            _column("labelled gradients", "per network"),
-            _column("images run", "per network"),
-            _column("ms", "per network"),
-            _column("fitted with"),
-            f"</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>\n",
+            *columns,
+            "</tr></thead>\n",
+            *(f"<tbody>\n{body}\n</tbody>\n" for body in bodies),
+            "</table>\n</div>\n",
         ]
     )
 
@@ -264,9 +289,9 @@ def _row(task: Task, entry: Entry, best: bool) -> str:
 
     """
     cells = [_name(task, entry), *(_figure(shown, entry.result) for shown in task.figures)]
-    if task.published:
-        cells.append(_published(task, entry.published))
-    cells += _facts(entry.result)
+    *facts, budget = _facts(entry.result)
+    claims = [_published(task, entry.published)] if task.published else []
+    cells += [*facts, *claims, budget]
     return f"<tr{' class=best' if best else ''}>{''.join(cells)}</tr>"
 
 
@@ -300,7 +325,7 @@ def _figure(shown: Shown, result: Result | None) -> str:
     reference = result.figures.get(shown.reference or "")
     text = _number(figure.value)
     if reference is not None and reference.value is not None:
-        notes.append(f"beside {_number(reference.value)}")
+        notes.append(f"{escape(shown.beside)} {_number(reference.value)}")
         far = abs(figure.value - reference.value) > FAR
         if far and shown.better == "as the reference":
             text = f'<span class="flag">{text}</span>'
@@ -347,7 +372,7 @@ def _selection(selection: str) -> str:
 
 
 def _facts(result: Result | None) -> list[str]:
-    """Zero-shot, selection, cost and budget."""
+    """Cost, zero-shot, selection and budget."""
     if result is None:
         return [_cell("–")] * 6
     card, shot = result.method, result.zero_shot
@@ -365,12 +390,12 @@ def _facts(result: Result | None) -> list[str]:
     if fitted.labelled_gradients:
         budget += f"; {fitted.labelled_gradients:,} labelled gradients"
     return [
-        _cell(unseen, int(shot.class_sets and shot.images)),
-        _cell(_selection(card.selection), card.selection),
         _cell(f"{gradients:,}", gradients),
         _cell(f"{passes:,}", passes),
         _cell(
             f"{result.milliseconds:.3g}<small>{escape(result.device)}</small>", result.milliseconds
         ),
+        _cell(unseen, int(shot.class_sets and shot.images)),
+        _cell(_selection(card.selection), card.selection),
         _cell(budget, fitted.seconds if fitted.seconds is not None else "", "words"),
     ]

@@ -66,7 +66,8 @@ class Shown(Settings):
     name: FigureName
     title: Text
     better: Literal["higher", "lower", "as the reference"]
-    reference: FigureName | None = None
+    reference: FigureName | None = Field(default=None, description="a figure to see it beside")
+    beside: Text = Field(default="beside", description="what the reference is of, in a word")
 
 
 class Published(Settings):
