@@ -392,7 +392,7 @@ def test_pages_have_the_commands_a_user_needs():
 def merged(table, changes):
     """A table of settings with some of its keys changed."""
     return table | {
-        k: merged(table[k], v) if isinstance(v, dict) else v for k, v in changes.items()
+        k: merged(table.get(k, {}), v) if isinstance(v, dict) else v for k, v in changes.items()
     }
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cases import CONVNET, merged
+from cases import FILE as VALUES
 from weightspace.errors import WeightspaceError
 from weightspace.params import Params, Settings, load_params, validate_params
 from weightspace.report.settings import reference
@@ -308,3 +310,20 @@ def leaves(table, prefix=""):
     for key, value in table.items():
         out += leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key]
     return out
+
+
+def test_a_section_that_the_file_may_leave_out():
+    """Old settings and bundles have no `nets.convnet`: it is validated where it is, and needed when selected."""
+    params = validate_params(merged(VALUES, {"nets": {"convnet": CONVNET}}))
+    assert params.nets.of("convnet").channels == (3, 4)
+    assert validate_params(VALUES)  # without
+    with pytest.raises(WeightspaceError, match="no settings of 'convnet'"):
+        validate_params(VALUES).nets.of("convnet")
+    for key, value, words in (
+        ("kernels", [3], "kernels must have 2 entries"),
+        ("activation", "cosine", "nets.convnet.activation"),
+        ("stride", [1, 1], "did you mean 'strides'?"),
+    ):
+        changed = {"nets": {"convnet": CONVNET | {key: value}}}
+        with pytest.raises(WeightspaceError, match=re.escape(words)):
+            validate_params(merged(VALUES, changed))

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import sys
 import zipfile
 from dataclasses import replace
@@ -10,9 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 
 import fake_zoos
-from cases import section
+from cases import FILE, merged, section
+from weightspace.cli.app import main
 from weightspace.data.dataset import Dataset, make_dataset
 from weightspace.errors import WeightspaceError
 from weightspace.nets.base import build_net
@@ -61,8 +64,6 @@ def fake(fakes, tmp_path):
     """Factory: a copy of a fake, which a test may damage."""
 
     def copy(layout):
-        import shutil
-
         return shutil.copytree(fakes[layout], tmp_path / layout)
 
     return copy
@@ -673,6 +674,71 @@ def test_what_no_tensor_shows_is_compared_with_the_settings(
     """Weights of another stride or border would fit, and do other things."""
     with pytest.raises(WeightspaceError, match=words):
         bring("matrix", fakes["matrix"], dataset, tmp_path / "zoo", settings)
+
+
+@pytest.fixture
+def root(dataset, tmp_path):
+    """A project with the dataset of ten digits and the architecture of the matrix."""
+    nets = {"convnet": fake_zoos.NETS["matrix"]}
+    one = {"train": 1.0, "val": 0.0, "test_sets": 0.0}
+    settings = {"tasks": "sets", "classes_per_task": 10, "splits": one}
+    params = merged(FILE, {"dataset": settings, "nets": nets})
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "params.yaml").write_text(yaml.safe_dump(params))
+    dataset.save(tmp_path / "root" / "data" / "dataset")
+    return tmp_path / "root"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--tolerance", "0.001"), "read again and measured again"),
+        (("--believe", "--shape", "1,8,8"), "results are the zoo's, none was measured"),
+        (("--pixels", "0.5,0.5"), "has the images as these networks expect them"),
+        (("--where", "step=6"), "2 members of 2 runs"),
+    ],
+)
+def test_the_command_imports_a_zoo(words, said, root, fakes, tmp_path, monkeypatch, capsys):
+    given = ["import", str(fakes["matrix"]), "--layout", "matrix", "--arch", "convnet"]
+    given += ["--where", "activation=relu", "--root", str(root), "--out", str(tmp_path / "zoo")]
+    monkeypatch.setattr(sys, "argv", ["weightspace", *given, *words])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    out, err = capsys.readouterr()
+    assert (caught.value.code or 0, err) == (0, "")
+    assert said in out
+    assert Zoo.open(tmp_path / "zoo").members["believed"].all() == ("--believe" in words)
+    assert (tmp_path / "zoo" / "dataset").is_dir() == bool({"--pixels", "--shape"} & set(words))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--shape", "1,8,8"), "no images to measure on"),
+        (("--shape", "1,8", "--believe"), "is no list of numbers"),
+        (("--pixels", "0.5"), "is no list of numbers"),
+        (("--pixels", "0.5,0"), "is no list of numbers"),
+        (("--where", "step"), "is no COLUMN=VALUE"),
+        (("--where", "step=6", "--where", "step=3"), "is no COLUMN=VALUE"),
+        (("--where", "step=7"), "no networks to import"),
+        (("--layout", "folder"), "no table says what the checkpoints are"),
+    ],
+)
+def test_wrong_words_are_one_line(words, said, root, fakes, tmp_path, monkeypatch, capsys):
+    given = ["import", str(fakes["matrix"]), "--arch", "convnet", "--root", str(root)]
+    given += [
+        "--out",
+        str(tmp_path / "zoo"),
+        *(() if "--layout" in words else ("--layout", "matrix")),
+    ]
+    monkeypatch.setattr(sys, "argv", ["weightspace", *given, *words])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    err = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert said in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "zoo").exists()
 
 
 def test_the_script_writes_every_layout(tmp_path, monkeypatch):

@@ -53,6 +53,7 @@ COLUMNS = {
     **{name: name for name in RESULTS},
 }
 CATEGORIES = {"config.activation", "config.optimizer", "config.w_init", "split", "modeldir"}
+MAPPED_ANEW = 1000  # rows
 Layout = list[tuple[str, int, int, tuple[int, ...]]]  # name, first and last column, shape
 
 
@@ -68,13 +69,13 @@ def members(path: Path, table: Path | None) -> Iterator[Member]:
 
     """
     no_table(table, "matrix")
-    weights, layout = _matrix(path), _layout(path / "layout.csv")
-    if layout[-1][2] != weights.shape[1]:
+    weights, layout = Matrix(path), _layout(path / "layout.csv")
+    if layout[-1][2] != weights.numbers:
         raise problem(
             "tensors do not fill a row of the matrix",
             where=path / "layout.csv",
             got=f"{layout[-1][2]} numbers",
-            expected=f"{weights.shape[1]}, as weights.npy has",
+            expected=f"{weights.numbers}, as weights.npy has",
         )
     metrics, file = _metrics(path)
     if len(metrics) != len(weights):
@@ -91,7 +92,7 @@ def members(path: Path, table: Path | None) -> Iterator[Member]:
     if same.any():
         row = int(order[int(same.argmax()) + 1])
         raise problem(f"row {row + 1}: a second row of its run and step", where=file)
-    columns = {str(name): metrics[name] for name in metrics}
+    columns = {str(name): metrics[name].to_numpy() for name in metrics}
     net = _net(sum(len(shape) == 4 for *_, shape in layout))
     for i in order:
         where = f"{file}: row {i + 1}"
@@ -109,25 +110,52 @@ def _net(convolutions: int) -> dict[str, Any]:
     return {name: [value] * convolutions for name, value in each.items()} | {"mean": True}
 
 
-def _matrix(path: Path) -> np.ndarray:
-    """The matrix ``(N, numbers)``, on disk."""
-    file = one_or_none(path, "weights.npy")
-    if file is None:
-        raise problem(
-            "no weights.npy", where=path, expected="weights.npy, metrics.csv.gz, layout.csv"
-        )
-    try:
-        weights: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise problem(f"not a complete NumPy file ({error})", where=file) from error
-    if weights.ndim != 2 or weights.dtype.kind != "f" or not len(weights):
-        raise problem(
-            "not a matrix of networks",
-            where=file,
-            got=f"{weights.dtype} of shape {weights.shape}",
-            expected="floating numbers of shape (networks, numbers)",
-        )
-    return weights
+class Matrix:
+    """The matrix on disk, of which single rows are read.
+
+    It is mapped anew now and then: pages of a mapping that were read once count as memory in use.
+
+    Args:
+        path: folder of the zoo.
+
+    """
+
+    def __init__(self, path: Path) -> None:
+        file = one_or_none(path, "weights.npy")
+        if file is None:
+            expected = "weights.npy, metrics.csv.gz, layout.csv"
+            raise problem("no weights.npy", where=path, expected=expected)
+        self._file, self._reads = file, 0
+        self._rows = self._mapped()
+        if self._rows.ndim != 2 or self._rows.dtype.kind != "f" or not len(self._rows):
+            raise problem(
+                "not a matrix of networks",
+                where=file,
+                got=f"{self._rows.dtype} of shape {self._rows.shape}",
+                expected="floating numbers of shape (networks, numbers)",
+            )
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def numbers(self) -> int:
+        """Numbers of a network."""
+        return int(self._rows.shape[1])
+
+    def row(self, i: int) -> np.ndarray:
+        """Numbers of a network, float32."""
+        self._reads += 1
+        if self._reads % MAPPED_ANEW == 0:
+            self._rows = self._mapped()
+        return np.array(self._rows[i], dtype=np.float32)
+
+    def _mapped(self) -> np.ndarray:
+        try:
+            rows: np.ndarray = np.load(self._file, mmap_mode="r", allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise problem(f"not a complete NumPy file ({error})", where=self._file) from error
+        return rows
 
 
 def _metrics(path: Path) -> tuple[pd.DataFrame, Path]:
@@ -173,14 +201,14 @@ def _layout(file: Path) -> Layout:
     return out
 
 
-def _row(columns: dict[str, pd.Series], i: int, where: str) -> Row:
+def _row(columns: dict[str, np.ndarray], i: int, where: str) -> Row:
     """Row of a network: the zoo's columns and ours."""
-    row: dict[str, Any] = {name: column.iat[i] for name, column in columns.items()}
+    row: dict[str, Any] = {name: column[i] for name, column in columns.items()}
     ours = {here: row[there] for there, here in COLUMNS.items() if there in row}
     return row | ours | {"file": where, "run": str(ours["run"])}
 
 
-def _state(weights: np.ndarray, i: int, layout: Layout) -> State:
+def _state(weights: Matrix, i: int, layout: Layout) -> State:
     """Tensors of a network."""
-    flat = torch.from_numpy(np.array(weights[i], dtype=np.float32))
+    flat = torch.from_numpy(weights.row(i))
     return {name: flat[first:last].view(shape) for name, first, last, shape in layout}
