@@ -18,6 +18,7 @@ import fake_zoos
 import weightspace as ws
 from cases import section
 from conftest import finish
+from weightspace.artifacts import load_tensors, save_tensors
 from weightspace.autoencoders.base import decode_latents, encode_members
 from weightspace.data.tasks import SPLITS
 from weightspace.errors import WeightspaceError
@@ -561,13 +562,21 @@ def test_absent_data_is_one_line_that_says_what_to_do(name, tmp_path):
     one_line(str(caught.value))
 
 
-def test_a_hash_is_of_values_and_not_of_the_form_of_a_table(root, tmp_path):
+def test_a_hash_is_of_values_and_not_of_their_form(root, tmp_path):
     folder = tmp_path / "dataset"
     shutil.copytree(root / "data/dataset", folder)
     before, path = folder_hash(folder), folder / "tasks.parquet"
     table = pd.read_parquet(path)
     table.to_parquet(path, compression=None, index=False)
+    images, meta = load_tensors(folder / "images.safetensors", "dataset")
+    images = {name: x.clone() for name, x in images.items()}
+    save_tensors(folder / "images.safetensors", "dataset", images, {**meta, "more": 1})
     assert folder_hash(folder) == before
+    images["test"][0, 0, 0, 0, 0] += 1
+    save_tensors(folder / "images.safetensors", "dataset", images, meta)
+    assert folder_hash(folder) != before
+    images["test"][0, 0, 0, 0, 0] -= 1
+    save_tensors(folder / "images.safetensors", "dataset", images, meta)
     table.loc[0, "split"] = "val"
     table.to_parquet(path, index=False)
     assert folder_hash(folder) != before
