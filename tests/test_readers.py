@@ -252,6 +252,16 @@ def test_nothing_in_a_pickle_runs(tmp_path):
     assert plain(value) == [str(tmp_path / "ran"), "w"]
 
 
+def test_numpy_scalars_are_numbers(tmp_path):
+    values = {"a": np.float64(0.1), "b": np.int32(-3), "c": [np.float32(0.5), np.bool_(True)]}
+    torch.save(values, tmp_path / "a.pt")
+    assert plain(read_stubbed(tmp_path / "a.pt")) == {"a": 0.1, "b": -3, "c": [0.5, True]}
+    torch.save({"a": np.datetime64("2020-01-01")}, tmp_path / "a.pt")
+    value = read_stubbed(tmp_path / "a.pt")
+    with pytest.raises(WeightspaceError, match="no number"):
+        plain(value)
+
+
 def test_other_pixels_are_the_same_images(dataset):
     other = with_pixels(dataset, 0.5, 0.25)
     back = with_pixels(other, dataset.mean, dataset.std)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from weightspace.artifacts import SOURCE_BYTES, check_archive
@@ -23,6 +24,7 @@ KNOWN = {
     ("torch", "device"): torch.device,
     ("torch", "Size"): torch.Size,
 }
+NUMBERS = ("b1", "i4", "i8", "f4", "f8")  # NumPy's names of types
 DEEPEST = 20  # values inside values
 
 
@@ -102,6 +104,17 @@ def read_stubbed(path: Path) -> Any:
         raise problem(f"not a complete file of torch.save ({name})", where=path) from error
 
 
+def _numpy_scalar(value: Stub) -> Any:
+    """Number of a pickled NumPy scalar: its type's short name and its bytes, or these as text."""
+    kind, raw = value.arguments
+    if isinstance(raw, Stub):  # _codecs.encode(text, "latin1"), as protocol 2 has it
+        raw = str(raw.arguments[0]).encode("latin1")
+    name = str(kind.arguments[0])
+    if name not in NUMBERS or len(raw) != np.dtype(name).itemsize:
+        raise problem("no number", where="NumPy scalar", got=name, expected=", ".join(NUMBERS))
+    return np.frombuffer(raw, name)[0].item()
+
+
 def plain(value: Any, depth: int = 0) -> Any:
     """Values of stubs as plain tables, lists and numbers: dataclasses, paths, omegaconf's containers.
 
@@ -114,6 +127,8 @@ def plain(value: Any, depth: int = 0) -> Any:
     if depth > DEEPEST:
         raise problem("values are nested too deeply", expected=f"at most {DEEPEST} levels")
     if isinstance(value, Stub):
+        if value.name.endswith("multiarray.scalar"):
+            return _numpy_scalar(value)
         state = value.state
         if isinstance(state, tuple):  # state and slots
             state = next((s for s in state if isinstance(s, Mapping)), {})
