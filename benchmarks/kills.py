@@ -36,6 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 import workspace  # noqa: E402
+from weightspace.experiments.parallel import mend_locks  # noqa: E402
 
 LONGEST = 12.0  # seconds until a kill, at most
 MADE = ("data", "metrics", "dvc.lock", "dvclive", ".work", ".dvc/cache")
@@ -66,14 +67,16 @@ def kill(process, rng):
 
 def go_on(clone, seconds, rng):
     """Run the pipeline until it is killed or ends: what was killed, and whether it ended well by itself."""
-    process, killed = clone.start("dvc", "repro"), None
+    process, killed, text = clone.start("dvc", "repro"), None, ""
     try:
-        process.communicate(timeout=seconds)
+        text, _ = process.communicate(timeout=seconds)
     except TimeoutExpired:
         killed = kill(process, rng)
         if killed != "all":  # the rest ends by itself
             process.communicate()
         process.wait()
+    if not killed and process.returncode:
+        raise RuntimeError(f"it does not go on:\n{text}")
     return killed, process.returncode == 0
 
 
@@ -194,6 +197,8 @@ NEVER = _Never(0)
 def kill_pipeline(clone, fresh, kills, rng):
     """Kill a pipeline so often: how often what was killed, runs compared, what differed, what was left.
 
+    Where DVC was killed while it wrote its list of locks, that is mended, as `make repro` does, and counted.
+
     Args:
         clone: where it ran undisturbed.
         fresh: the same where it has not run.
@@ -201,9 +206,10 @@ def kill_pipeline(clone, fresh, kills, rng):
         rng: of the moments.
 
     """
-    expected, kinds, compared, different = results(clone), Counter(), 0, set()
+    expected, kinds, compared, different, mended = results(clone), Counter(), 0, set(), 0
     while True:
         enough = sum(kinds.values()) >= kills
+        mended += mend_locks(fresh.root)
         killed, ended = go_on(fresh, (NEVER if enough else rng).uniform(0.5, LONGEST), rng)
         kinds.update([killed] if killed else [])
         if ended:
@@ -211,7 +217,7 @@ def kill_pipeline(clone, fresh, kills, rng):
             different |= {n for n in expected.keys() | found if expected.get(n) != found.get(n)}
             compared += 1
             if enough:
-                return kinds, compared, sorted(different), remains(fresh)
+                return kinds, mended, compared, sorted(different), remains(fresh)
             for name in MADE:
                 remove(fresh.root / name)
             fresh.restore()
@@ -231,11 +237,12 @@ def main():
         clone.dvc("repro")
         of_pipeline = options.kills // 2
         files = len(results(clone))
-        kinds, compared, different, left = kill_pipeline(clone, fresh, of_pipeline, rng)
+        kinds, mended, compared, different, left = kill_pipeline(clone, fresh, of_pipeline, rng)
         signals, ended, partial = kill_commands(clone, options.kills - of_pipeline, rng)
         left += [p.name for p in clone.root.glob(".*.tmp")]
     figures = report.machine() | {
         "kills": dict(kinds),
+        "lists_of_locks_mended": mended,
         "files": files,
         "runs_compared": compared,
         "different": different,

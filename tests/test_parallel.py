@@ -1,12 +1,13 @@
 """Stages side by side: those that do not need one another overlap, what failed stops what follows."""
 
+import fcntl
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from weightspace.errors import WeightspaceError
-from weightspace.experiments.parallel import repro
+from weightspace.experiments.parallel import mend_locks, repro
 
 # Each of two stages ends only when the other has begun.
 MEET = "touch began_{a}; for i in $(seq 300); do [ -e began_{b} ] && break; sleep 0.1; done; "
@@ -59,6 +60,24 @@ def test_dvc_itself_finds_nothing_to_do(root: Path) -> None:
     repro(root, jobs=2)
     status = subprocess.run(["dvc", "status"], cwd=root, capture_output=True, text=True, check=True)
     assert "up to date" in status.stdout
+
+
+@pytest.mark.parametrize("left", ["", '{"read": {"sou'])
+def test_a_list_of_locks_that_a_killed_dvc_left_incomplete_is_removed(
+    left: str, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    locks = root / ".dvc" / "tmp" / "rwlock"
+    locks.parent.mkdir(exist_ok=True)
+    locks.write_text(left)
+    stuck = subprocess.run(["dvc", "repro"], cwd=root, capture_output=True, check=False)
+    assert stuck.returncode != 0  # the control
+    with locks.with_name("rwlock.lock").open("a") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        assert not mend_locks(root)  # it may be being written
+    repro(root, jobs=2)
+    assert (root / "last").read_text() == "11"
+    assert "list of locks" in capsys.readouterr().err
+    assert not mend_locks(root)  # a complete list stays
 
 
 def test_what_follows_a_failed_stage_does_not_run(root: Path) -> None:

@@ -6,6 +6,7 @@ several `dvc repro --single-item` may run at once; they write the same `dvc.lock
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -36,6 +37,10 @@ def repro(root: Path, jobs: int) -> None:
 
     """
     stages = load_stages(root)
+    if mend_locks(root):
+        print(
+            "DVC was killed while it wrote its list of locks; the list is removed", file=sys.stderr
+        )
     waiting = to_run(stages, changed(root))
     if not waiting:
         print("Data and pipelines are up to date.")
@@ -59,6 +64,27 @@ def repro(root: Path, jobs: int) -> None:
             where="repro",
             do="read the lines above; what is finished is kept, run it again to continue",
         )
+
+
+def mend_locks(root: Path) -> bool:
+    """Remove DVC's list of locks where a killed DVC left it empty or cut short; whether it was.
+
+    DVC writes the list anew at every change, and no DVC starts while it is no JSON. Its own lock is held
+    meanwhile, so that nothing is removed that is being written.
+    """
+    path = root / ".dvc" / "tmp" / "rwlock"
+    if not path.is_file():
+        return False
+    with path.with_name("rwlock.lock").open("a") as guard:
+        try:
+            fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            json.loads(path.read_bytes())
+        except BlockingIOError:
+            return False
+        except ValueError:
+            path.unlink()
+            return True
+    return False
 
 
 def changed(root: Path) -> set[str]:
