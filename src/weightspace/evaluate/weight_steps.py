@@ -29,9 +29,9 @@ from weightspace.weights.pca import TensorPca
 from weightspace.weights.spec import Weights
 from weightspace.zoo.outputs import choose_probes
 
-RATES = (3e-4, 1e-3, 3e-3, 1e-2)  # to choose from, on weights and in a random subspace
-PCA_RATES = (0.003, 0.01, 0.03, 0.1)  # along components, in standard deviations
-LATENT_RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # of latents
+RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1)  # to choose from, on weights and in a random subspace
+PCA_RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # along components, in standard deviations
+LATENT_RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # of latents
 STATISTICS = 32  # images that statistics of batch normalisation are measured on
 
 
