@@ -99,10 +99,12 @@ class Disk:
 
 @pytest.fixture
 def disk(monkeypatch):
-    """What is on the disk."""
+    """What is on the disk; signals are as at the start of a process, whatever Ray did in this one."""
     monkeypatch.setattr(artifacts, "_swept", set())
     monkeypatch.setattr("weightspace.project.onnx.onnx_bytes", lambda network: bytes(9000))  # slow
-    return Disk(monkeypatch)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield Disk(monkeypatch)
+    signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 TOOK = re.compile(rb"[0-9][0-9.,]* ms")
