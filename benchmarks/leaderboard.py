@@ -33,6 +33,7 @@ from weightspace.evaluate import hypernetwork
 from weightspace.evaluate.evaluation import Evaluation
 from weightspace.evaluate.readings import weight_statistics
 from weightspace.leaderboard.evaluate import trained_on
+from weightspace.leaderboard.figures import FAMILIES
 from weightspace.leaderboard.named import FOLDER, folder_hash, folders, load_task, names
 from weightspace.leaderboard.page import write_page
 from weightspace.params import load_params
@@ -416,9 +417,8 @@ def run(root, chosen):
         make, tasks = PEERS[name]
         functions, card = make(peers)
         for task in tasks:
-            needed = {"properties": ["encode"], "reconstruction": ["encode", "decode"]}
-            family = task.partition("/")[0]
-            given = {k: functions[k] for k in needed.get(family, ["sample"])}
+            _, needed = FAMILIES[load_task(task).family]
+            given = {k: functions[k] for k in needed}
             out = RESULTS / task / f"{name}.json"
             start = time.monotonic()
             result = ws.evaluate_method(task, card=card, root=root, out=out, **given)
@@ -432,18 +432,16 @@ def run(root, chosen):
 
 def write_hashes(root):
     """Write the hashes of the default project's data into the tasks that are about it."""
-    at = folders(root)
+    hashes = {key: folder_hash(folder) for key, folder in folders(root).items()}
     for name in names():
         if load_task(name).data.source != "digits":
             continue
         path = FOLDER / f"{name}.yaml"
         text = path.read_text()
-        for key, folder in at.items():
-            text = re.sub(rf"^  {key}: .*$", f"  {key}: {folder_hash(folder)}", text, flags=re.M)
+        for key, value in hashes.items():
+            text = re.sub(rf"^  {key}: .*$", f"  {key}: {value}", text, flags=re.M)
         path.write_text(text)
-        print(
-            f"{name}: zoo {load_task(name).data.zoo[:12]}, dataset {load_task(name).data.dataset[:12]}"
-        )
+        print(f"{name}: zoo {hashes['zoo'][:12]}, dataset {hashes['dataset'][:12]}")
 
 
 def main():

@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from weightspace import __version__
@@ -135,7 +134,7 @@ def zero_shot(data: TaskData, card: Card) -> ZeroShot:
     if data.dataset is None:  # which class sets there are is not known
         unseen = not same
         return ZeroShot(class_sets=unseen, classes=unseen, images=images)
-    tasks = np.unique(data.zoo.select(data.task.split)["task"])
+    tasks = data.tasks(data.task.split)
     scored = [frozenset(names) for names in class_sets(data.dataset, tasks)]
     known = all(t.class_sets is not None for t in same)
     seen = {frozenset(names) for t in same for names in t.class_sets or ()}

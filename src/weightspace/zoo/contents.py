@@ -26,8 +26,8 @@ KNOWN = ("class_names", "unseen", "mean", "std")  # of a dataset, what figures d
 def folder_hash(folder: Path) -> str:
     """SHA-256 of the contents of a folder of artefacts: values of tensors and tables.
 
-    Bytes of a file depend on the versions of what wrote it, its values do not. Files that are neither
-    images, shards nor tables count by their bytes.
+    Bytes of a file depend on the versions of what wrote it, its values do not. Tensors that are neither
+    images nor shards count by their bytes, files that are neither tensors nor tables not at all.
     """
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.*")):

@@ -54,6 +54,9 @@ class Kind:
     axes: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
 
+PYTORCH = (Kind(".weight", ".weight"), Kind(".bias", ".bias"))  # its axes are those of this package
+
+
 def fit_by_order(state: State, spec: Spec, kinds: Sequence[Kind], where: object) -> Weights:
     """Weights ``(*shape)`` of one network: the n-th tensor of each kind is the n-th of that kind here.
 

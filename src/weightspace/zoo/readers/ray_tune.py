@@ -22,7 +22,7 @@ from weightspace.weights.checkpoints import read_pickled
 from weightspace.weights.spec import Spec, Weights
 from weightspace.zoo.readers._pickles import Stub, read_stubbed
 from weightspace.zoo.readers.base import (
-    Kind,
+    PYTORCH,
     Member,
     Row,
     State,
@@ -32,9 +32,8 @@ from weightspace.zoo.readers.base import (
     some,
 )
 
-__all__ = ["KINDS", "fit", "members", "read_images"]
+__all__ = ["fit", "members", "read_images"]
 
-KINDS = (Kind(".weight", ".weight"), Kind(".bias", ".bias"))  # PyTorch's own order of axes
 SETTINGS = {  # params.json -> column here
     "model::nlin": "activation",
     "optim::optimizer": "optimizer",
@@ -81,7 +80,7 @@ def members(path: Path, table: Path | None) -> Iterator[Member]:
 
 def fit(state: State, spec: Spec, where: object) -> Weights:
     """Weights ``(*shape)`` of one network, by the declared table."""
-    return fit_by_order(state, spec, KINDS, where)
+    return fit_by_order(state, spec, PYTORCH, where)
 
 
 def read_images(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -20,7 +20,7 @@ from weightspace.errors import problem
 from weightspace.weights.spec import Spec, Weights
 from weightspace.zoo.readers._pickles import plain, read_stubbed
 from weightspace.zoo.readers.base import (
-    Kind,
+    PYTORCH,
     Member,
     Row,
     State,
@@ -30,9 +30,8 @@ from weightspace.zoo.readers.base import (
     one_or_none,
 )
 
-__all__ = ["KINDS", "fit", "members"]
+__all__ = ["fit", "members"]
 
-KINDS = (Kind(".weight", ".weight"), Kind(".bias", ".bias"))  # PyTorch's own order of axes
 SPLITS = ("train", "val", "test")
 LISTS = ("channels", "kernel_size", "stride", "padding", "residual", "activation")
 
@@ -66,7 +65,7 @@ def members(path: Path, table: Path | None) -> Iterator[Member]:
 
 def fit(state: State, spec: Spec, where: object) -> Weights:
     """Weights ``(*shape)`` of one network, by the declared table."""
-    return fit_by_order(state, spec, KINDS, where)
+    return fit_by_order(state, spec, PYTORCH, where)
 
 
 def _rows(file: Path) -> Iterator[Row]:
