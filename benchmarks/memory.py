@@ -5,16 +5,20 @@
 
 Members are made up, not trained: a few random ResNet-18s plus noise, written shard by shard; so are
 their results and the images. Every stage runs in a process of its own with settings that are small in
-everything but the network. ``resident`` counts every page of the stage's processes, files that are
+everything but the network; figures of other widths in the same file stay. ``resident`` counts every page of the stage's processes, files that are
 mapped into memory too, which the system may drop at any time; ``anonymous`` counts the rest. A block
 holds as many networks as at width 64, so that a narrow run shows what grows.
 """
 
 import argparse
+import json
+import os
+import resource
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -38,8 +42,9 @@ sys.path[:0] = [str(ROOT / folder) for folder in ("tests", "stages")]
 from _stage import usage  # noqa: E402
 from workspace import clone  # noqa: E402
 
-STAGES = ("outputs", "pca", "autoencoder", "shared_encoder", *(f"evaluate_{name}" for name in (
-    "reconstruction", "sampling", "distribution", "novelty", "finetuning", "properties", "generation"
+STAGES = ("outputs", "pca", "autoencoder", "shared_encoder", "hypernetwork", *(f"evaluate_{name}" for name in (
+    "reconstruction", "sampling", "baselines", "distribution", "novelty", "finetuning", "properties",
+    "generation",
 )))  # fmt: skip
 BASES, NOISE = 4, 0.1  # networks that members are near; noise, in units of a tensor's spread
 PER_CLASS, CLASSES = 60, 10  # images
@@ -49,10 +54,13 @@ SETTINGS = {
     "sources.path": "images.npz",
     "zoo.architecture": "resnet18",
     "zoo.snapshots": 2,
+    "zoo.batch_size": 16,  # two steps an epoch, so that trainings are short, and still measured 40 times
     "nets.resnet18.stem": "small",
     "pca.components": 8,
     "autoencoder.batch_size": 8,  # networks decoded in a step, at width 64 some 90 MiB each
     "autoencoders.functional.statistics": 4,
+    "dataset.tasks": 24,  # few val tasks, on which baselines by training are tuned
+    "evaluate.novelty_networks": 2,
     "evaluate.targets": 2,
     "evaluate.finetune_tasks": 2,
 }
@@ -107,22 +115,43 @@ def make_table(params, dataset, members):
 
 
 def watch(workspace, stage):
-    """Run a stage; its seconds and its peaks in MiB."""
+    """Run a stage; its seconds, CPU seconds, the fraction of these that workers took, peaks in MiB."""
     command = [sys.executable, f"stages/{stage}.py"]
-    start, peak = time.monotonic(), np.zeros(2)
+    start, cpu_before, peak, alone = time.monotonic(), _cpu_of_children(), np.zeros(2), 0.0
     with tempfile.TemporaryFile() as text:
         process = subprocess.Popen(
             command, cwd=workspace.root, env=workspace.env, stdout=text, stderr=text
         )
         while process.poll() is None:
             peak = np.maximum(peak, usage(process.pid))
+            alone = max(alone, _cpu_of(process.pid))
             time.sleep(0.05)
         text.seek(0)
         if process.returncode:
             raise SystemExit(f"{stage} failed:\n{text.read().decode()[-3000:]}")
+    cpu = _cpu_of_children() - cpu_before
     resident, anonymous = (round(float(x) / 2**20) for x in peak)
-    seconds = round(time.monotonic() - start, 1)
-    return {"seconds": seconds, "resident_mib": resident, "anonymous_mib": anonymous}
+    return {
+        "seconds": round(time.monotonic() - start, 1),
+        "cpu_seconds": round(cpu, 2),
+        "in_workers": round(max(0.0, 1 - alone / cpu), 3),
+        "resident_mib": resident,
+        "anonymous_mib": anonymous,
+    }
+
+
+def _cpu_of_children():
+    """CPU seconds of all processes that this one started, theirs included, and that have ended."""
+    times = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return times.ru_utime + times.ru_stime
+
+
+def _cpu_of(process):
+    """CPU seconds of a process without those that it started; 0 when it is gone."""
+    with suppress(OSError):
+        fields = (Path("/proc") / str(process) / "stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def measure(root, members, draws, options):
@@ -130,7 +159,7 @@ def measure(root, members, draws, options):
     size = {"zoo.runs": -(-members // 2), "nets.resnet18.width": options.width}
     size |= {"evaluate.draws": draws, "evaluate.val_draws": draws, "evaluate.ensemble": draws}
     workspace = clone(root, SETTINGS | size)
-    narrow(workspace, (options.width / FULL) ** 2)
+    shorten(workspace, (options.width / FULL) ** 2)
     make_images(root / "images.npz", options.pixels)
     workspace.stages("check", "dataset")
     spec = make_zoo(root, members)
@@ -142,13 +171,19 @@ def measure(root, members, draws, options):
     return out, spec.numel
 
 
-def narrow(workspace, fraction):
-    """Make the blocks of a copy of the project smaller, as much as its networks are."""
-    path, line = "src/weightspace/weights/spec.py", "BLOCK_NUMBERS = 1 << 26"
-    text = workspace.read(path)
-    if line not in text:
-        raise SystemExit(f"{path}: no line '{line}'")
-    workspace.write(path, text.replace(line, f"BLOCK_NUMBERS = {int(fraction * (1 << 26))}"))
+def shorten(workspace, fraction):
+    """Make the blocks of a copy of the project smaller, as much as its networks are; fewer rates to try."""
+    block = "BLOCK_NUMBERS = 1 << 26"
+    lines = {
+        "weights/spec.py": (block, f"BLOCK_NUMBERS = {int(fraction * (1 << 26))}"),
+        "evaluate/trained.py": ("RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)", "RATES = (1e-3, 3e-3)"),
+        "evaluate/finetuning.py": ("RATES = (3e-4, 1e-3, 3e-3, 1e-2)", "RATES = (1e-3, 3e-3)"),
+    }
+    for name, (line, other) in lines.items():
+        path = f"src/weightspace/{name}"
+        if line not in (text := workspace.read(path)):
+            raise SystemExit(f"{path}: no line '{line}'")
+        workspace.write(path, text.replace(line, other))
 
 
 def rows(sizes):
@@ -181,8 +216,12 @@ def main():
                 Path(work) / name.replace(" ", ""), members, draws, options
             )
     print("\n".join(rows(sizes)), file=sys.stderr)
-    facts = {"width": options.width, "numbers_of_a_network": numel, "pixels": options.pixels}
-    report.write(report.machine() | facts | {"sizes": sizes}, options.out)
+    facts = {"numbers_of_a_network": numel, "pixels": options.pixels, "load": os.getloadavg()}
+    out = {"settings": SETTINGS, "widths": {}}
+    if options.out and options.out.is_file():
+        out["widths"] = json.loads(options.out.read_text())["widths"]  # other widths stay
+    out["widths"][str(options.width)] = report.machine() | facts | {"sizes": sizes}
+    report.write(out, options.out)
 
 
 if __name__ == "__main__":

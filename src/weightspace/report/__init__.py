@@ -11,6 +11,7 @@ __all__ = [
     "page",
     "plots",
     "provenance",
+    "scale",
     "settings",
     "speed",
     "stages",

@@ -15,7 +15,7 @@ from typing import Any
 
 from weightspace.artifacts import write_bytes
 from weightspace.errors import problem
-from weightspace.report import evidence, headline, speed, stages, tables
+from weightspace.report import evidence, headline, scale, speed, stages, tables
 from weightspace.report.markdown import BLOCK, EXAMPLE, replace_blocks, replace_outputs
 
 # name of a block -> what makes its text from the files of a project
@@ -28,6 +28,10 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "speed": speed.table,
     "stages": stages.table,
     "evidence": evidence.tables,
+    "growth": scale.growth,
+    "widths": scale.widths,
+    "cluster": scale.cluster,
+    "memory": scale.memory,
 }
 NEEDED = ("data", "params.yaml", "examples")  # what examples see of the project
 

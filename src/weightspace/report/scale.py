@@ -1,0 +1,236 @@
+"""Tables of how cost grows: stages by runs of the zoo, ResNet-18 by width, memory, machines of a cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from weightspace.artifacts import read_json, structured
+from weightspace.params import Params, load_params
+from weightspace.report import markdown
+
+GROWTH, MEMORY = (Path("benchmarks") / f"{name}.json" for name in ("growth", "memory"))
+EPOCH = "{}, an epoch"  # of a fit, as benchmarks/growth.py names it
+FITS = ("autoencoder", "shared_encoder")
+MACHINES = (1, 4, 16, 64)
+
+
+def growth(root: Path) -> str:
+    """CPU seconds and memory of every stage by runs, and what the model predicts."""
+    found = _read(root / GROWTH)
+    if not found:
+        return "Not measured yet: `python benchmarks/growth.py --out benchmarks/growth.json`."
+    with structured(root / GROWTH):
+        return _growth(found)
+
+
+def _growth(found: dict[str, Any]) -> str:
+    zoos, models = found["zoo"], found["models"]
+    sizes = [int(runs) for runs in zoos]
+    far = str(max(_extrapolated(models)))
+    body = []
+    for stage, model in models.items():
+        runs = [zoos[str(n)].get(stage) for n in sizes]
+        name, _, epoch = stage.partition(",")
+        row = [f"`{name}`{epoch and ',' + epoch}"]
+        row += [_number(figures["cpu_seconds"]) if figures else "" for figures in runs]
+        row += [_errors(model["cpu_seconds"]), _time(model["cpu_seconds"]["extrapolated"][far])]
+        if peak := model.get("resident_mib"):
+            mib = [figures["resident_mib"] for figures in runs if figures]
+            row += [
+                f"{mib[0]:,}",
+                f"{mib[-1]:,}",
+                _errors(peak),
+                f"{peak['extrapolated'][far]:,.0f}",
+            ]
+        body.append(row + [""] * (len(sizes) + 7 - len(row)))
+    most = f"at {int(far):,}"
+    head = ["CPU seconds at", *(f"{n:,}" for n in sizes), "error", most]
+    head += ["MiB at the fewest", "at the most", "error", most]
+    return f"{_origin(found)}\n\n{markdown.rows(head, body)}\n\n{_rate(zoos, sizes)}"
+
+
+def _extrapolated(models: dict[str, Any]) -> list[int]:
+    """Runs that the models were asked for, in rising order."""
+    return sorted(
+        {int(n) for model in models.values() for n in model["cpu_seconds"]["extrapolated"]}
+    )
+
+
+def _rate(zoos: dict[str, Any], sizes: list[int]) -> str:
+    """Members that are trained per second, at the least and the most runs."""
+    rates = [
+        zoos[str(n)]["members"] / zoos[str(n)]["zoo"]["cpu_seconds"] for n in (sizes[0], sizes[-1])
+    ]
+    return (
+        f"The zoo trains {rates[0]:.0f} members per second of a core with {sizes[0]:,} runs and "
+        f"{rates[1]:.0f} with {sizes[-1]:,}."
+    )
+
+
+def widths(root: Path) -> str:
+    """Training of ResNet-18 by width: operations, milliseconds, GFLOP/s, memory, and the model."""
+    found = _read(root / GROWTH)
+    if not found or "model" not in found["resnet18"]:
+        return "Not measured yet: `python benchmarks/growth.py --out benchmarks/growth.json`."
+    with structured(root / GROWTH):
+        part = found["resnet18"]
+        predicted = part["model"]["predicted"]
+        body = [
+            [
+                width,
+                f"{row['numbers']:,}",
+                f"{row['flops_per_run_step'] / 1e9:.3g}",
+                _number(row["cpu_ms"]["median"]),
+                f"{_number(predicted[width]['model'])} ({predicted[width]['error']:+.0%})"
+                if width in predicted
+                else "fitted on",
+                _number(row["gflops"]["median"]),
+                f"{row['peak_mib']:,}",
+            ]
+            for width, row in part["widths"].items()
+        ]
+        head = ["width", "numbers", "GFLOP of a step", "ms", "model", "GFLOP/s", "MiB"]
+        return (
+            f"A step of one network on {part['batch']} images of {part['pixels']}x{part['pixels']} pixels, forward and "
+            f"backward, {part['networks']} networks at once on one core; {_origin(found)}\n\n{markdown.rows(head, body)}"
+        )
+
+
+def cluster(root: Path) -> str:
+    """Hours of the whole pipeline by runs and machines (Amdahl)."""
+    found = _read(root / GROWTH)
+    costs = {
+        f.stem: read_json(f)["seconds"] for f in sorted((root / "metrics" / "cost").glob("*.json"))
+    }
+    if not found or not costs:
+        return "Not measured yet: `python benchmarks/growth.py --out benchmarks/growth.json`."
+    with structured(root / GROWTH):
+        params, models = load_params(root / "params.yaml"), found["models"]
+        body = []
+        for runs in sorted({params.zoo.runs, *_extrapolated(models)}):
+            of_stage = stage_hours(costs, models, params, runs)
+            spent = [_hours(total(of_stage, n)) for n in (*MACHINES, float("inf"))]
+            body.append([f"{runs:,}", *spent, f"{alone(of_stage):.0%}"])
+        head = ["runs", *(f"{n} machine{'s' * (n > 1)}" for n in MACHINES), "any number"]
+        return markdown.rows([*head, "fraction on one machine"], body)
+
+
+def stage_hours(
+    costs: dict[str, float], models: dict[str, Any], params: Params, runs: int
+) -> dict[str, tuple[float, float]]:
+    """Stage -> hours that only one machine can spend, and hours that machines can divide.
+
+    A stage takes what it took in the committed run, and what further runs of the zoo add.
+
+    Args:
+        costs: seconds of each stage in the committed run.
+        models: of ``benchmarks/growth.json``.
+        params: settings of the committed run.
+        runs: of the zoo.
+
+    """
+    epochs = {stage: getattr(params, stage).epochs for stage in FITS}
+    out = {}
+    for stage, seconds in costs.items():
+        more = seconds_per_run(models, stage, epochs.get(stage, 1)) * (runs - params.zoo.runs)
+        hours = max(0.0, seconds + more) / 3600
+        workers = models.get(stage, {}).get("in_workers", 0.0)
+        out[stage] = hours * (1 - workers), hours * workers
+    return out
+
+
+def total(of_stage: dict[str, tuple[float, float]], machines: float) -> float:
+    """Hours of all stages, one after the other, on so many machines.
+
+    >>> of_stage = {"zoo": (1.0, 8.0), "fit": (2.0, 0.0)}
+    >>> total(of_stage, 1), total(of_stage, 4), total(of_stage, float("inf"))
+    (11.0, 5.0, 3.0)
+
+    """
+    return sum(one + divided / machines for one, divided in of_stage.values())
+
+
+def alone(of_stage: dict[str, tuple[float, float]]) -> float:
+    """Fraction of the hours that only one machine can spend."""
+    return sum(one for one, _ in of_stage.values()) / total(of_stage, 1)
+
+
+def seconds_per_run(models: dict[str, Any], stage: str, epochs: int) -> float:
+    """Seconds that another run of the zoo adds to a stage on an idle machine, all epochs of a fit together.
+
+    Args:
+        models: of ``benchmarks/growth.json``.
+        stage: its name.
+        epochs: of a fit; 1 for any other stage.
+
+    """
+    parts = {stage: 1, EPOCH.format(stage): epochs - 1}
+    seconds = 0.0
+    for name, times in parts.items():
+        if model := models.get(name):
+            seconds += times * model["cpu_seconds"]["factors"][1] / model["cores"]
+    return seconds
+
+
+def memory(root: Path) -> str:
+    """Peak memory of every stage at every width that was measured."""
+    found = _read(root / MEMORY)
+    if not found:
+        return "Not measured yet: `python benchmarks/memory.py --out benchmarks/memory.json`."
+    with structured(root / MEMORY):
+        sizes = [
+            (f"width {width}, {name}", part, stages)
+            for width, part in found["widths"].items()
+            for name, stages in part["sizes"].items()
+        ]
+        names = list(dict.fromkeys(stage for _, _, stages in sizes for stage in stages))
+        body = [
+            [
+                f"`{name}`",
+                *(_peaks(stages[name]) if name in stages else "" for _, _, stages in sizes),
+            ]
+            for name in names
+        ]
+        facts = " ".join(
+            f"Width {width}: {part['numbers_of_a_network']:,} numbers, images of {part['pixels']}x{part['pixels']} pixels."
+            for width, part in found["widths"].items()
+        )
+        first = sizes[0][1]
+        where = f"{first['machine']}, Python {first['python']}, torch {first['torch']}."
+        return (
+            f"{facts} {where}\n\n{markdown.rows(['stage', *(size for size, _, _ in sizes)], body)}"
+        )
+
+
+def _peaks(figures: dict[str, float]) -> str:
+    return f"{figures['anonymous_mib']:,} ({figures['resident_mib']:,})"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
+
+
+def _origin(found: dict[str, Any]) -> str:
+    load = f"load {found['load_at_start']:.1f} to {found['load_at_end']:.1f}"
+    return f"{found['machine']}, {load}, nice {found['nice']}, Python {found['python']}, torch {found['torch']}."
+
+
+def _errors(model: dict[str, Any]) -> str:
+    """Error of every prediction, of rising sizes."""
+    return ", ".join(f"{p['error']:+.0%}" for p in model["predicted"].values()) or "-"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _time(seconds: float) -> str:
+    """Seconds, or minutes and hours where there are many."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _hours(hours: float) -> str:
+    return f"{60 * hours:.0f} min" if hours < 2 else f"{hours:.1f} h"
