@@ -9,8 +9,10 @@ from weightspace.learning.behavioural import behaviour
 from weightspace.learning.result_matching import result_error, soft_result
 from weightspace.nets.base import build_net
 from weightspace.params import GuidanceSettings, validate_params
+from weightspace.sampling import latent_steps
 from weightspace.sampling.latent_steps import BETAS, BLOCK, Adam, LatentSteps
 from weightspace.weights import spec
+from weightspace.weights.spec import count
 from weightspace.zoo.result import Result
 
 ACCURACY, LOSS = Result("accuracy"), Result("loss")
@@ -50,9 +52,9 @@ class Counted(Plain):
         super().__init__(spec)
         self.sizes = []
 
-    def outputs(self, net, z, images):
-        self.sizes.append(len(z))
-        return super().outputs(net, z, images)
+    def outputs_of(self, net, weights, images):
+        self.sizes.append(count(weights))
+        return super().outputs_of(net, weights, images)
 
 
 @pytest.fixture
@@ -65,6 +67,13 @@ def task(rng):
     """Images (c, n, C, H, W) of three classes that a network can tell apart."""
     centres = torch.randn(3, 1, 1, 8, 8, generator=rng)
     return centres + 0.5 * torch.randn(3, 40, 1, 8, 8, generator=rng)
+
+
+def guide(autoencoder, net, z, task, target, result=ACCURACY, settings=SETTINGS, seed=0):
+    """Guided latents for one task, which has all classes."""
+    classes = torch.arange(len(task)).expand(len(z), -1)
+    rng = torch.Generator().manual_seed(seed)
+    return LatentSteps(autoencoder, net, settings).guide(z, task, classes, target, result, rng)
 
 
 def test_soft_result_is_accuracy_and_loss_per_class(rng):
@@ -111,9 +120,7 @@ def test_guided_networks_reach_the_request(net, task):
         outputs = net.outputs(autoencoder.decode(latents), task.flatten(0, 1))
         return (soft_result(outputs, ACCURACY)[0].mean(1) - target).abs().mean()
 
-    moved = LatentSteps(autoencoder, net, SETTINGS).guide(
-        z, task, target, ACCURACY, torch.Generator()
-    )
+    moved = guide(autoencoder, net, z, task, target)
     assert gap(moved) < 0.5 * gap(z)
     assert not moved.requires_grad
 
@@ -121,7 +128,7 @@ def test_guided_networks_reach_the_request(net, task):
 def test_guidance_towards_a_loss(net, task):
     autoencoder, target = Plain(net.spec), torch.full((6,), 0.5)
     z = autoencoder.encode(networks(net, 6))
-    moved = LatentSteps(autoencoder, net, SETTINGS).guide(z, task, target, LOSS, torch.Generator())
+    moved = guide(autoencoder, net, z, task, target, LOSS)
 
     def loss(latents):
         outputs = net.outputs(autoencoder.decode(latents), task.flatten(0, 1))
@@ -152,10 +159,7 @@ def test_a_latent_moves_as_if_it_were_alone(net, task):
     z = autoencoder.encode(networks(net, 3))
 
     def moved(rows):
-        generator = torch.Generator().manual_seed(1)
-        return LatentSteps(autoencoder, net, SETTINGS).guide(
-            z[rows], task, target[rows], ACCURACY, generator
-        )
+        return guide(autoencoder, net, z[rows], task, target[rows], seed=1)
 
     torch.testing.assert_close(moved(slice(0, 3))[1:2], moved(slice(1, 2)), atol=1e-3, rtol=1e-3)
 
@@ -164,12 +168,10 @@ def test_latents_stay_valid_and_no_steps_change_nothing(net, task):
     autoencoder = Sphere(net.spec)
     z = autoencoder.nearest_valid(autoencoder.encode(networks(net, 3)))
     target, off = torch.ones(3), SETTINGS.model_copy(update={"sampling_steps": 0})
-    moved = LatentSteps(autoencoder, net, SETTINGS).guide(
-        z, task, target, ACCURACY, torch.Generator()
-    )
+    moved = guide(autoencoder, net, z, task, target)
     assert not torch.equal(moved, z)
     torch.testing.assert_close(moved.norm(dim=1), torch.full((3,), 5.0))
-    unmoved = LatentSteps(autoencoder, net, off).guide(z, task, target, ACCURACY, torch.Generator())
+    unmoved = guide(autoencoder, net, z, task, target, settings=off)
     assert torch.equal(unmoved, z)
 
 
@@ -180,9 +182,37 @@ def test_the_more_images_a_step_has_the_fewer_latents_it_moves(per_class, net, t
     monkeypatch.setattr(spec, "BLOCK_NUMBERS", 4 * numbers)
     autoencoder, few = Counted(net.spec), {"sampling_steps": 1, "images_per_class": per_class}
     z, target = autoencoder.encode(networks(net, 10)), torch.full((10,), 0.5)
-    steps = LatentSteps(autoencoder, net, SETTINGS.model_copy(update=few))
-    steps.guide(z, task, target, ACCURACY, torch.Generator())
-    assert autoencoder.sizes == ([4, 4, 2] if per_class == 40 else [10])
+    guide(autoencoder, net, z, task, target, settings=SETTINGS.model_copy(update=few))
+    assert sorted(autoencoder.sizes) == ([2, 4, 4] if per_class == 40 else [10])
+
+
+@pytest.mark.parametrize("cached", [1, latent_steps.CACHED])
+def test_several_tasks_at_once_are_those_one_after_the_other(cached, net, task, rng, monkeypatch):
+    """They see the images that they would see alone, however few networks run at once."""
+    monkeypatch.setattr(latent_steps, "CACHED", cached)
+    torch.set_num_threads(2)
+    decoded, decode = [], Plain.decode
+    monkeypatch.setattr(Plain, "decode", lambda self, z: decoded.append(len(z)) or decode(self, z))
+    classes = torch.tensor([[0, 1, 2]] * 3 + [[1, 2, 0]] + [[2, 0, 1]] * 2)
+    autoencoder, target = Plain(net.spec), torch.tensor([0.4, 0.6, 0.8, 0.5, 0.9, 0.7])
+    z = autoencoder.encode(networks(net, 6))
+    few = SETTINGS.model_copy(update={"sampling_steps": 3, "images_per_class": 5})
+    steps = LatentSteps(autoencoder, net, few)
+
+    def moved(order, groups):
+        generator, out = torch.Generator().manual_seed(1), torch.empty_like(z)
+        for group in groups:
+            rows = torch.tensor(order)[group]
+            out[rows] = steps.guide(z[rows], task, classes[rows], target[rows], ACCURACY, generator)
+        return out
+
+    order = [0, 1, 2, 3, 4, 5]
+    together = moved(order, [slice(0, 6)])
+    assert decoded == [6] * 3
+    one_by_one = moved(order, [slice(0, 3), slice(3, 4), slice(4, 6)])
+    torch.testing.assert_close(together, one_by_one, atol=1e-4, rtol=1e-4)
+    others_first = moved([3, 4, 5, 0, 1, 2], [slice(0, 6)])
+    assert not torch.allclose(together, others_first, atol=1e-2)  # the control: other images
 
 
 def test_all_of_a_block_are_moved_at_once_with_the_settings_of_the_digits():
@@ -198,9 +228,9 @@ def test_descent_is_adam_with_a_falling_rate():
     autoencoder = Plain(build("mlp").spec)
     z = torch.tensor([[3.0, -3.0]])
     steps = LatentSteps(autoencoder, None, SETTINGS.model_copy(update={"rate": 0.1}))
-    one = steps.descend(z, lambda x: x.square().sum(), 1)
+    one = steps.descend(z, lambda x, _: x.square().sum(), 1)
     torch.testing.assert_close(one, torch.tensor([[2.9, -2.9]]))
-    two = steps.descend(z, lambda x: x.square().sum(), 2)
+    two = steps.descend(z, lambda x, _: x.square().sum(), 2)
     assert 2.8 < float(two[0, 0]) < 2.87
 
 

@@ -1,5 +1,7 @@
 """Device and precision: a GPU that is required is there or said to be missing; bf16 where it is fast."""
 
+from threading import Barrier, BrokenBarrierError
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from cases import tiny
 from fake_device import fake_device
 from weightspace.errors import WeightspaceError
 from weightspace.params import RuntimeSettings
-from weightspace.runtime import device, environment, precision
+from weightspace.runtime import device, environment, precision, side_by_side
 
 CPU = torch.device("cpu")
 
@@ -62,3 +64,24 @@ def test_auto_takes_the_gpu_and_cpu_does_not():
     with fake_device():
         chosen = [device(runtime(where)).type for where in ("auto", "cuda", "cpu")]
     assert chosen == ["cuda", "cuda", "cpu"]
+
+
+def test_parts_run_side_by_side_each_on_one_thread():
+    """As many at once as torch has threads, and it has as many afterwards, whatever happened."""
+    torch.set_num_threads(2)
+    meeting, done = Barrier(2, timeout=60), []
+
+    def work(part):
+        meeting.wait()  # for another part: one after the other would wait in vain
+        done.append((part, torch.get_num_threads()))
+        if part == "bad":
+            raise ValueError(part)
+
+    side_by_side(work, ["a", "b"])
+    assert sorted(done) == [("a", 1), ("b", 1)]
+    with pytest.raises(ValueError, match="bad"):
+        side_by_side(work, ["c", "bad"])
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+    with pytest.raises(BrokenBarrierError):
+        side_by_side(lambda _: meeting.wait(0), ["d", "e"])

@@ -11,12 +11,16 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 
 from weightspace.errors import problem
 from weightspace.params import Params, RuntimeSettings
 
+Part = TypeVar("Part")
 THREADS = 2  # fixed, because sums in another order give other bytes
 
 
@@ -96,3 +100,25 @@ def workers(settings: RuntimeSettings) -> int:
         os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     )
     return len(cores)
+
+
+def side_by_side(work: Callable[[Part], None], parts: Sequence[Part]) -> None:
+    """Do independent parts of some work, as many at once as torch has threads, each on one.
+
+    So that all cores are busy where the operations of a part are too small for several.
+
+    Args:
+        work: does one part; what it computes depends on no other.
+        parts: all of them.
+
+    """
+    threads = torch.get_num_threads()
+    if threads == 1 or len(parts) == 1:
+        for part in parts:
+            work(part)
+        return
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            list(pool.map(work, parts))
+    finally:
+        torch.set_num_threads(threads)  # what new threads start with is one number for all

@@ -208,11 +208,26 @@ class Autoencoder(nn.Module, ABC):
             images: as those of :meth:`Net.outputs`.
 
         """
-        return net.outputs(self.decode(z), images)
+        return self.outputs_of(net, self.unmeasured(z), images)
+
+    def unmeasured(self, z: Tensor) -> Weights:
+        """As :meth:`decode`, but statistics that :meth:`outputs_of` measures may be any."""
+        return self.decode(z)
+
+    def outputs_of(self, net: Net, weights: Weights, images: Tensor) -> Tensor:
+        """Outputs ``(N, B, classes)`` of :meth:`unmeasured` networks, with a gradient by statistics, too.
+
+        Args:
+            net: the architecture.
+            weights: tensors ``(N, *shape)``.
+            images: as those of :meth:`Net.outputs`.
+
+        """
+        return net.outputs(weights, images)
 
     @property
     def images_besides(self) -> int:
-        """Images that :meth:`outputs` runs each network on in addition to those given."""
+        """Images that :meth:`outputs_of` runs each network on in addition to those given."""
         return 0
 
     @property

@@ -167,21 +167,24 @@ class FunctionalAutoencoder(Autoencoder):
 
     def decode(self, z: Tensor) -> Weights:
         """Weights ``(N, *shape)`` of latents ``(N, latent)``; statistics are measured on probes."""
-        weights = self.pca.moved(self.reference, self.movement(z))
+        weights = self.unmeasured(z)
         if not self.measures:
             return weights
         return self.net.with_statistics(weights, self.images_of_statistics)
 
-    def outputs(self, net: Net, z: Tensor, images: Tensor) -> Tensor:
-        """Outputs ``(N, B, classes)`` of decoded latents, with a gradient by statistics, too.
+    def unmeasured(self, z: Tensor) -> Weights:
+        """Weights ``(N, *shape)`` of latents ``(N, latent)``; statistics are those of the reference."""
+        return self.pca.moved(self.reference, self.movement(z))
+
+    def outputs_of(self, net: Net, weights: Weights, images: Tensor) -> Tensor:
+        """Outputs ``(N, B, classes)`` of networks whose statistics are measured on probes.
 
         Args:
             net: the architecture.
-            z: latents ``(N, latent)``.
+            weights: tensors ``(N, *shape)``.
             images: as those of :meth:`Net.outputs`.
 
         """
-        weights = self.pca.moved(self.reference, self.movement(z))
         if not self.measures:
             return net.outputs(weights, images)
         return net.outputs_by_references(weights, images, self.images_of_statistics)

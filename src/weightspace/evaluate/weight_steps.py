@@ -72,16 +72,19 @@ class Coordinates(Autoencoder):
             self.net.with_statistics(weights, self.references) if self.images_besides else weights
         )
 
-    def outputs(self, net: Net, z: Tensor, images: Tensor) -> Tensor:
+    def unmeasured(self, z: Tensor) -> Weights:
+        """As :meth:`decode`, without statistics."""
+        return self.weights_of(z)
+
+    def outputs_of(self, net: Net, weights: Weights, images: Tensor) -> Tensor:
         """Outputs ``(N, B, classes)``, with a gradient by statistics, too.
 
         Args:
             net: the architecture.
-            z: coordinates ``(N, L)``.
+            weights: tensors ``(N, *shape)``.
             images: as those of :meth:`Net.outputs`.
 
         """
-        weights = self.weights_of(z)
         if not self.images_besides:
             return net.outputs(weights, images)
         return net.outputs_by_references(weights, images, self.references)

@@ -227,6 +227,11 @@ class Net:
     def _norms(self) -> list[BatchNorm]:
         return [m for m in self.module.modules() if isinstance(m, BatchNorm)]
 
+    @property
+    def in_threads(self) -> bool:
+        """Whether several threads may run it: vmap puts weights into the module while it runs."""
+        return self._batched is not None
+
     @cached_property
     def _batched(self) -> Callable[[Mapping[str, Tensor], Tensor], Chain] | None:
         """Layers of many networks, where the module has them: asked once, not in each call."""

@@ -12,8 +12,10 @@ section 4.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,17 +25,36 @@ from weightspace.learning.behavioural import behaviour
 from weightspace.learning.result_matching import result_error
 from weightspace.nets.base import Net
 from weightspace.params import GuidanceSettings
-from weightspace.weights.spec import block_size, fill_blocks
+from weightspace.runtime import side_by_side
+from weightspace.weights.spec import Weights, block_size, block_slices
 from weightspace.zoo.result import Result
 
 BETAS = (0.8, 0.95)  # of Adam: short memories for few steps
-BLOCK = (
-    200  # latents moved at once, fewer where networks or what lies between their layers is large
-)
-
+BLOCK = 200  # latents decoded at once, fewer where networks are large
+CACHED = (
+    1 << 20
+)  # numbers between the layers of networks that run at once: a core's cache holds them
 EPSILON = 1e-8
 
-LatentLoss = Callable[[Tensor], Tensor]  # latents (N, L) -> scalar, a sum of one term per latent
+# Latents (N, L) and number of the step -> scalar, a sum of one term per latent
+LatentLoss = Callable[[Tensor, int], Tensor]
+
+
+class Piece(NamedTuple):
+    """Networks that run at once, on the same images.
+
+    Attributes:
+        rows: which of all latents.
+        chosen: images in each step ``(steps, n)``.
+
+    """
+
+    rows: slice
+    chosen: Tensor
+
+
+# Networks of a piece and number of the step -> scalar, a sum of one term per network
+NetworkLoss = Callable[[Piece, Weights, int], Tensor]
 
 
 class Adam:
@@ -84,44 +105,51 @@ class LatentSteps:
     settings: GuidanceSettings
 
     def at_once(self, images: int) -> int:
-        """Latents that are moved at once: a gradient holds all that so many images are on their way."""
-        on_the_way = (images + self.autoencoder.images_besides) * self.net.activations
-        return block_size(self.net.spec, BLOCK, on_the_way)
+        """Latents that see the same images at most: a gradient may hold so many between the layers."""
+        return block_size(self.net.spec, BLOCK, self._between(images))
 
     def guide(
         self,
         z: Tensor,
-        images: Tensor,
+        class_images: Tensor,
+        classes: Tensor,
         target: Tensor,
         result: Result,
         rng: torch.Generator,
     ) -> Tensor:
-        """Bring the results of drawn latents ``(N, L)`` to their targets.
+        """Bring the results of drawn latents ``(N, L)`` to their targets, those of several tasks at once.
 
         Args:
-            z: latents drawn for one task ``(N, L)``.
-            images: train images of the task, class after class ``(c, n, C, H, W)``.
+            z: latents, those of a task side by side ``(N, L)``.
+            class_images: train images of each class ``(K, n, C, H, W)``.
+            classes: of the task of each latent ``(N, c)``.
             target: requested result of each latent ``(N,)``.
             result: what R is.
-            rng: chooses the images of each step.
+            rng: chooses the images of each step, for one task after the other.
 
         """
-        count = min(self.settings.images_per_class, images.shape[1])
+        steps, available = self.settings.sampling_steps, class_images.shape[1]
+        count = min(self.settings.images_per_class, available)
+        pieces, start = list[Piece](), 0
+        for size in torch.unique_consecutive(classes, return_counts=True, dim=0)[1].tolist():
+            of_task = block_slices(size, self.at_once(count * classes.shape[1]))
+            for rows in of_task:
+                chosen = _choose(available, count, steps, rng)
+                pieces += self._pieces(
+                    start + rows.start, start + rows.stop, chosen, classes.shape[1]
+                )
+            start += size
 
-        def compute(rows: slice) -> Tensor:
-            def loss(latents: Tensor) -> Tensor:
-                chosen = torch.randperm(images.shape[1], generator=rng)[:count]
-                batch = images[:, chosen].flatten(0, 1)
-                outputs = self.autoencoder.outputs(self.net, latents, batch)
-                return result_error(outputs, target[rows], result)[0].sum()
+        def loss(piece: Piece, weights: Weights, step: int) -> Tensor:
+            index = classes[piece.rows.start, :, None], piece.chosen[step]
+            images = class_images[index].flatten(0, 1)
+            outputs = self.autoencoder.outputs_of(self.net, weights, images)
+            return result_error(outputs, target[piece.rows], result)[0].sum()
 
-            return self.descend(z[rows], loss, self.settings.sampling_steps)
-
-        size = self.at_once(count * len(images))
-        return fill_blocks(torch.empty_like(z), size, compute)
+        return self._move(z, pieces, loss, steps)
 
     def refine(self, z: Tensor, images: Tensor, outputs: Tensor, rng: torch.Generator) -> Tensor:
-        """Bring the outputs of decoded latents ``(N, L)`` to those of the originals, all at once.
+        """Bring the outputs of decoded latents ``(N, L)`` to those of the originals.
 
         Args:
             z: latents of the originals ``(N, L)``.
@@ -130,23 +158,94 @@ class LatentSteps:
             rng: chooses the images of each step.
 
         """
-        std = outputs.std(1, keepdim=True) + 1e-3
+        std, steps = outputs.std(1, keepdim=True) + 1e-3, self.settings.encoding_steps
         count = min(self.settings.images_per_class * outputs.shape[2], images.shape[1])
+        chosen = _choose(images.shape[1], count, steps, rng)
 
-        def loss(latents: Tensor) -> Tensor:
-            chosen = torch.randperm(images.shape[1], generator=rng)[:count]
-            rebuilt = self.autoencoder.outputs(self.net, latents, images[:, chosen])
-            parts = behaviour(rebuilt, outputs[:, chosen], std, count)
-            return len(latents) * (parts["error"] + parts["kl"] + parts["cosine"])
+        def loss(piece: Piece, weights: Weights, step: int) -> Tensor:
+            rows, index = piece.rows, piece.chosen[step]
+            rebuilt = self.autoencoder.outputs_of(self.net, weights, images[rows, index])
+            parts = behaviour(rebuilt, outputs[rows, index], std[rows], count)
+            return len(rebuilt) * (parts["error"] + parts["kl"] + parts["cosine"])
 
-        return self.descend(z, loss, self.settings.encoding_steps)
+        return self._move(z, self._pieces(0, len(z), chosen), loss, steps)
+
+    def _pieces(self, start: int, stop: int, chosen: Tensor, classes: int = 1) -> list[Piece]:
+        """Cut latents that see the same images.
+
+        Networks that run at once fit a core's cache with all that is between their layers.
+
+        Args:
+            start: first latent.
+            stop: the one after the last.
+            chosen: images in each step ``(steps, n)``.
+            classes: n is of each of so many.
+
+        """
+        numbers = self._between(chosen.shape[1] * classes)
+        size = max(1, CACHED // numbers) if self.autoencoder.device.type == "cpu" else stop - start
+        return [
+            Piece(slice(start + rows.start, start + rows.stop), chosen)
+            for rows in block_slices(stop - start, size)
+        ]
+
+    def _between(self, images: int) -> int:
+        """Numbers between the layers of one network."""
+        return (images + self.autoencoder.images_besides) * self.net.activations
+
+    def _move(self, z: Tensor, pieces: list[Piece], loss: NetworkLoss, steps: int) -> Tensor:
+        """Move latents ``(N, L)`` block by block: a block is decoded at once, and run piece by piece.
+
+        Args:
+            z: where to start.
+            pieces: of all latents, in order.
+            loss: of the networks of a piece.
+            steps: gradient steps.
+
+        """
+        out = torch.empty_like(z)
+        for block in _packed(pieces, block_size(self.net.spec, BLOCK, self.net.spec.numel)):
+            rows = slice(block[0].rows.start, block[-1].rows.stop)
+            of_block = partial(self._through, block, loss)
+            out[rows] = self.descend(z[rows], of_block, steps)
+        return out
+
+    def _through(self, block: list[Piece], loss: NetworkLoss, latents: Tensor, step: int) -> Tensor:
+        """Scalar whose gradient by the latents of a block ``(N, L)`` is that of the loss.
+
+        Args:
+            block: pieces of these latents.
+            loss: of the networks of a piece.
+            latents: are decoded.
+            step: number of the step.
+
+        """
+        weights = self.autoencoder.unmeasured(latents)
+        slopes = {name: torch.zeros_like(w) for name, w in weights.items()}
+
+        def run(piece: Piece) -> None:
+            start = block[0].rows.start
+            rows = slice(piece.rows.start - start, piece.rows.stop - start)
+            part = {name: w[rows].detach().requires_grad_() for name, w in weights.items()}
+            by_part = torch.autograd.grad(
+                loss(piece, part, step), tuple(part.values()), materialize_grads=True
+            )
+            for slope, by in zip(slopes.values(), by_part, strict=True):
+                slope[rows] = by
+
+        if self.net.in_threads and latents.device.type == "cpu":
+            side_by_side(run, block)
+        else:
+            for piece in block:
+                run(piece)
+        return torch.stack([(w * slopes[name]).sum() for name, w in weights.items()]).sum()
 
     def descend(self, z: Tensor, loss: LatentLoss, steps: int) -> Tensor:
         """Adam on latents ``(N, L)``, the rate falling linearly to zero; the decoder stays as it is.
 
         Args:
             z: where to start.
-            loss: of valid latents; a sum of one term per latent, so that each moves alone.
+            loss: of valid latents in a step; a sum of one term per latent, so that each moves alone.
             steps: gradient steps; 0 returns ``z``.
 
         """
@@ -157,6 +256,37 @@ class LatentSteps:
         adam = Adam(z)
         with torch.enable_grad():
             for step in range(steps):
-                (gradient,) = torch.autograd.grad(loss(nearest_valid(z)), z)
+                (gradient,) = torch.autograd.grad(loss(nearest_valid(z), step), z)
                 adam.step(gradient, rate * (1 - step / steps))
         return nearest_valid(z.detach())
+
+
+def _choose(available: int, count: int, steps: int, rng: torch.Generator) -> Tensor:
+    """Images of each step ``(steps, count)``, in a step without repetition.
+
+    Args:
+        available: number of images.
+        count: of a step.
+        steps: number of steps.
+        rng: chooses.
+
+    """
+    orders = [torch.randperm(available, generator=rng)[:count] for _ in range(steps)]
+    return torch.stack(orders) if orders else torch.empty(0, count, dtype=torch.long)
+
+
+def _packed(pieces: Iterable[Piece], size: int) -> Iterator[list[Piece]]:
+    """Pieces side by side of at most ``size`` latents together, at least one.
+
+    >>> pieces = [Piece(rows, torch.empty(0)) for rows in block_slices(7, 2)]
+    >>> [[piece.rows.stop for piece in block] for block in _packed(pieces, 4)]
+    [[2, 4], [6, 7]]
+    """
+    block: list[Piece] = []
+    for piece in pieces:
+        if block and piece.rows.stop - block[0].rows.start > size:
+            yield block
+            block = []
+        block.append(piece)
+    if block:
+        yield block

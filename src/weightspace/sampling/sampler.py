@@ -149,21 +149,12 @@ class Sampler:
         """
         if self.guidance is None or not self.guidance.sampling_steps:
             return z
-        (tasks, sizes), target = condition.by_task(), condition.target.to(z)
+        classes, target = (
+            x.repeat_interleave(z.shape[1], 0) for x in (condition.classes, condition.target.to(z))
+        )
         steps = LatentSteps(self.autoencoder, self.net, self.guidance)
-        moved = [
-            steps.guide(
-                latents.flatten(0, 1),
-                condition.class_images[classes],
-                targets.repeat_interleave(z.shape[1]),
-                self.shared_encoder.result,
-                rng,
-            ).reshape(latents.shape)
-            for classes, latents, targets in zip(
-                tasks, z.split(sizes), target.split(sizes), strict=True
-            )
-        ]
-        return torch.cat(moved)
+        images, result = condition.class_images, self.shared_encoder.result
+        return steps.guide(z.flatten(0, 1), images, classes, target, result, rng).reshape(z.shape)
 
     def draw(self, condition: Condition, draws: int, rng: torch.Generator) -> Weights:
         """Draw networks ``(N * draws, *shape)``, those of a request side by side.
