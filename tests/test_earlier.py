@@ -169,7 +169,7 @@ def test_settings_of_an_earlier_version_are_read_with_a_line_and_refused_by_the_
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: ")
     assert all(key in line for key in ADDED)
-    with pytest.raises(WeightspaceError, match=r"width' is missing .* version 0\.1 did as with"):
+    with pytest.raises(WeightspaceError, match=r"widths?' is missing .* version 0\.1 did as with"):
         load_params(oldest / "params.yaml")
     text = (oldest / "params.yaml").read_text()
     (oldest / "params.yaml").write_text(text.replace("seed:", "sed:"))

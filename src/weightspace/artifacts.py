@@ -58,6 +58,16 @@ AUTOENCODER_CARD, SHARED_ENCODER_CARD = (
 READOUT_FILE = Path("readout") / "readout.safetensors"
 HYPERNETWORK_FILE = Path("hypernetwork") / "hypernetwork.safetensors"
 
+
+def at_width(path: Path, width: float) -> Path:
+    """The file of networks of one width of the zoo, beside that of width 1, whose name says none.
+
+    >>> at_width(PCA_FILE, 1).name, at_width(PCA_FILE, 0.5).name
+    ('pca.safetensors', 'pca@0.5.safetensors')
+    """
+    return path if width == 1 else path.with_stem(f"{path.stem}@{width:g}")
+
+
 META_KEY = "weightspace"
 # Types of tensors and their names in a safetensors file, in the order in which it holds them
 DTYPES = {

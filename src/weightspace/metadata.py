@@ -169,6 +169,7 @@ class SizesMeta(Meta):
     dataset_shape: Annotated[list[Side], Field(min_length=3, max_length=3)]
     classes: Side
     latent: Side
+    widths: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2)] | None = None
 
 
 class SharedEncoderMeta(Meta):

@@ -89,6 +89,12 @@ def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
     return pair
 
 
+def _different(values: tuple[float, ...]) -> tuple[float, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("a value twice")
+    return values
+
+
 def _count_or(*words: str) -> Callable[[Any], Any]:
     """Validate an integer from 1 to ``MOST_COUNT``, or one of some words."""
 
@@ -146,6 +152,10 @@ Count = Annotated[int, Field(ge=1, le=MOST_COUNT)]
 Size = Annotated[int, Field(ge=1, le=MOST_SIZE)]
 IntRange = Annotated[tuple[Count, Count], AfterValidator(_ordered)]
 Widths = Annotated[tuple[Size, ...], Field(min_length=1, max_length=100)]
+Factors = Annotated[
+    tuple[Positive, ...], Field(min_length=1, max_length=100), AfterValidator(_different)
+]
+UNITS = ("channels", "hidden", "width")  # keys under nets.NAME that count units, if it has them
 
 
 class SamplesPerClass(Settings):
@@ -259,6 +269,9 @@ class ZooSettings(Settings):
     architecture: str = Field(description="a file in src/weightspace/nets")
     init: Literal["independent", "shared"] = Field(description="own or one common initialisation")
     runs: Count = Field(description="training runs; more never change the earlier ones")
+    widths: Factors = Field(
+        description="factors on channels or units of the architecture, the first 1; a shard has one"
+    )
     runs_per_shard: Count = Field(description="runs trained together; the resumable unit")
     batch_size: Count = Field(description="images per step")
     optimizers: tuple[Literal["adam", "sgd"], ...] = Field(
@@ -661,6 +674,34 @@ class Params(Settings):
     dataset_encoders: DatasetEncodersSettings
     shared_encoders: SharedEncodersSettings
 
+    @property
+    def width(self) -> float:
+        """Width of the networks that these settings are of: the first of ``zoo.widths``."""
+        return self.zoo.widths[0]
+
+    def at(self, width: float) -> Params:
+        """Settings of one width of the zoo: the architecture has its sizes.
+
+        Raises:
+            WeightspaceError: no such width, or one at which the architecture has no sizes.
+
+        """
+        if width not in self.zoo.widths:
+            raise problem(
+                f"no networks of width {width:g}",
+                where="zoo.widths",
+                expected=", ".join(f"{w:g}" for w in self.zoo.widths),
+            )
+        name = self.zoo.architecture
+        sizes = widened(self.nets.of(name), width / self.width)
+        nets = self.nets.model_copy(update={name: sizes})
+        zoo = self.zoo.model_copy(update={"widths": (width,)})
+        return self.model_copy(update={"nets": nets, "zoo": zoo})
+
+    def each_width(self) -> list[Params]:
+        """Settings of every width of the zoo, as :meth:`at` gives them."""
+        return [self.at(width) for width in self.zoo.widths]
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to other processes as plain values: the class may be one of :func:`_schema`.
 
@@ -674,6 +715,41 @@ class Params(Settings):
             needed = {*built_in.model_fields, data[section][key]}
             data[name] = {k: v for k, v in data[name].items() if k in needed}
         return validate_params, (data,)
+
+
+def widened(settings: Settings, width: float) -> Settings:
+    """Sizes of an architecture with so many times the channels or units.
+
+    Args:
+        settings: section ``nets.NAME`` of params.yaml.
+        width: factor.
+
+    Raises:
+        WeightspaceError: nothing to multiply, or a product that is no integer.
+
+    >>> widened(CnnSettings(channels=(8, 16), batch_norm=False), 0.5).channels
+    (4, 8)
+
+    """
+    if width == 1:
+        return settings
+    sizes = {k: getattr(settings, k) for k in UNITS if k in type(settings).model_fields}
+    products = {
+        k: [width * x for x in (v if isinstance(v, tuple) else (v,))] for k, v in sizes.items()
+    }
+    numbers = [x for some in products.values() for x in some]
+    if not numbers or any(x != round(x) or not 1 <= x <= MOST_SIZE for x in numbers):
+        raise problem(
+            f"width {width:g} gives no sizes of this architecture",
+            where="params.yaml: zoo.widths",
+            got={k: list(v) if isinstance(v, tuple) else v for k, v in sizes.items()} or "no sizes",
+            expected=f"one of {', '.join(UNITS)} under nets, with integers at every width",
+        )
+    as_given = {
+        k: tuple(map(round, v)) if isinstance(sizes[k], tuple) else round(v[0])
+        for k, v in products.items()
+    }
+    return settings.model_copy(update=as_given)
 
 
 def settings_of(family: str, name: str) -> type[Settings]:
@@ -780,7 +856,8 @@ def _explain(path: Path, schema: type[Params], error: ValidationError) -> Weight
         hint = nearest(str(location[-1]), names)
         return problem(f"unknown key '{key}'{more}", where=path, do=hint)
     if first["type"] == "missing":
-        before = f"; version 0.1 did as with {ADDED[key]}" if key in ADDED else ""
+        values = ADDED | SINCE
+        before = f"; version 0.1 did as with {values[key]}" if key in values else ""
         return problem(
             f"key '{key}' is missing{more}",
             where=path,
@@ -881,6 +958,10 @@ ADDED: dict[str, float | str] = {
 }
 
 
+# Keys that came later and whose value of before changes nothing: no line tells of them
+SINCE: dict[str, list[float]] = {"zoo.widths": [1.0]}
+
+
 def settings_of_project(data: dict[str, Any], where: Path | str) -> Params:
     """Settings of a finished project, of this version or 0.1; a line on standard error says if of 0.1.
 
@@ -901,6 +982,10 @@ def settings_of_project(data: dict[str, Any], where: Path | str) -> Params:
             source, of_source = _section(data, value) if isinstance(value, str) else ({}, "")
             section[name] = source.get(of_source, value)
             added.append(f"{key} {brief(section[name])}")
+    for key, values in SINCE.items():
+        section, name = _section(data, key)
+        if section:
+            section.setdefault(name, values)
     if added:
         _say_added(str(where), ", ".join(added))
     return validate_params(data, where)

@@ -17,6 +17,7 @@ from weightspace.artifacts import (
     AUTOENCODER_FILE,
     PCA_FILE,
     ZOO_FOLDER,
+    at_width,
     fill_module,
     load_tensors,
     save_tensors,
@@ -74,11 +75,11 @@ class AutoencoderData:
             WeightspaceError: a stage has not run, or its output is damaged.
 
         """
-        zoo = Zoo.open(data / ZOO_FOLDER)
+        zoo = Zoo.open(data / ZOO_FOLDER, params.width)
         members = {split: zoo.select(split) for split in FITTED}
         return cls(
             load_runner(data, params),
-            TensorPca.load(data / PCA_FILE),
+            TensorPca.load(at_width(data / PCA_FILE, params.width)),
             {split: zoo.networks(table) for split, table in members.items()},
             members,
             load_originals(data, zoo),
@@ -266,9 +267,11 @@ def load_autoencoder(path: Path) -> Autoencoder:
     tensors, meta = load_tensors(path, "autoencoder")
     family = resolve(AUTOENCODERS, meta["autoencoder"], "autoencoder.model")
     autoencoder: Autoencoder = fill_module(path, tensors, lambda: family.from_meta(meta))
+    _, mark, width = path.stem.partition("@")  # see at_width
+    pca = path.absolute().parent.parent / PCA_FILE.with_stem(f"{PCA_FILE.stem}{mark}{width}")
     for module in autoencoder.modules():
         if isinstance(module, TensorPca):
-            module.find(path.absolute().parent.parent / PCA_FILE, path)
+            module.find(pca, path)
     return autoencoder.eval()
 
 
@@ -280,7 +283,8 @@ def load_trained(data: Path, params: Params) -> tuple[TaskRunner, Autoencoder]:
 
     """
     runner = load_runner(data, params)
-    return runner, load_autoencoder(data / AUTOENCODER_FILE).to(runner.device)
+    file = at_width(data / AUTOENCODER_FILE, params.width)
+    return runner, load_autoencoder(file).to(runner.device)
 
 
 @dataclass(frozen=True)

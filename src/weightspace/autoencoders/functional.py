@@ -20,7 +20,8 @@ robust error and the measured statistics are of this project.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -38,6 +39,7 @@ from weightspace.rng import normal, torch_stream
 from weightspace.runtime import precision
 from weightspace.weights.pca import TensorPca
 from weightspace.weights.spec import Weights, output_orders, reorder_outputs, take, to_device
+from weightspace.zoo.outputs import joined
 
 
 class FunctionalAutoencoder(Autoencoder):
@@ -146,6 +148,12 @@ class FunctionalAutoencoder(Autoencoder):
 
         """
         return torch.stack([self.encode_read(y, y) for y in (outputs[..., o] for o in orders)], 1)
+
+    def share(self, other: FunctionalAutoencoder) -> None:
+        """Take the encoder, the probes and the decoder's trunk of that of another width."""
+        self.encoder, self.probes = other.encoder, other.probes
+        for name in ("first", "blocks", "norms"):
+            setattr(self.decoder, name, getattr(other.decoder, name))
 
     def start_at(self, weights: Mapping[str, Tensor]) -> None:
         """Make a network ``(*shape)`` the reference."""
@@ -368,3 +376,72 @@ def fit(
     autoencoder.start_at(reference(data, options, seed))
     loss = FunctionalLoss(autoencoder.to(data.runner.device), data, settings)
     return autoencoder, run_fit("autoencoder", autoencoder, loss, data.counts, settings, seed)
+
+
+class WidthsLoss:
+    """Loss of members of all widths: each is decoded at one of the widths, at random in training.
+
+    Args:
+        losses: of each width, all on the members of every width.
+
+    """
+
+    def __init__(self, losses: Sequence[FunctionalLoss]) -> None:
+        self.losses = losses
+
+    def __call__(self, rows: Tensor, split: str, rng: torch.Generator) -> dict[str, Tensor]:
+        """Named losses of some members, means over them.
+
+        Args:
+            rows: indices of the members in the split ``(B,)``.
+            split: "train" or "val".
+            rng: draws widths, and what the losses draw.
+
+        """
+        at = torch.randint(len(self.losses), rows.shape, generator=rng)
+        at = at if split == "train" else rows % len(self.losses)
+        total: dict[str, Tensor] = {}
+        for i, loss in enumerate(self.losses):
+            some = rows[at == i]
+            for name, value in (loss(some, split, rng) if len(some) else {}).items():
+                total[name] = total.get(name, 0) + value * (len(some) / len(rows))
+        return total
+
+
+def fit_widths(
+    data: Sequence[AutoencoderData],
+    settings: AutoencoderSettings,
+    options: FunctionalSettings,
+    seed: int,
+) -> tuple[list[FunctionalAutoencoder], pd.DataFrame]:
+    """One encoder and latent space for several widths: any latent can be decoded at each.
+
+    Encoder, probes and the decoder's trunk are the same modules in all of them; reference, directions
+    and the last layer are of a width. The members of all widths are decoded at every width, since
+    what the decoded network should do is known from outputs alone.
+
+    Args:
+        data: of each width; the first is that of width 1.
+        settings: section ``autoencoder`` of params.yaml.
+        options: section ``autoencoders.functional``; outputs are all that is read, weights are in no loss.
+        seed: root seed.
+
+    """
+    originals = {
+        split: joined([one.originals[split] for one in data]) for split in data[0].originals
+    }
+    fitted: list[FunctionalAutoencoder] = []
+    for i, one in enumerate(data):
+        rng = torch_stream(seed, "autoencoder", "init", *([i] if i else []))
+        probes = one.probes.clone()
+        other = FunctionalAutoencoder(one.net, one.pca, probes, settings.latent, options, rng)
+        other.start_at(reference(one, options, seed))
+        fitted.append(other.to(one.runner.device))
+        other.share(fitted[0])
+    losses = [
+        FunctionalLoss(autoencoder, replace(one, originals=originals), settings)
+        for autoencoder, one in zip(fitted, data, strict=True)
+    ]
+    counts = {split: len(o.members) for split, o in originals.items()}
+    together, loss = nn.ModuleList(fitted), WidthsLoss(losses)
+    return fitted, run_fit("autoencoder", together, loss, counts, settings, seed)

@@ -22,7 +22,7 @@ section 3. The linear path parallel to the transformers and the PCA are of this 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -322,7 +322,7 @@ class TokensAutoencoder(FeaturePcaAutoencoder):
         decoded = [self.decode_tokens(encoded[:, part], part) for part in self.windows()]
         return self.untokenised(torch.cat(decoded, 1))
 
-    def at(self, spec: Spec, weights: Weights) -> TokensAutoencoder:
+    def at(self, spec: Spec, weights: Population) -> TokensAutoencoder:
         """Give the autoencoder of another width of the same architecture: the transformers are shared.
 
         Args:
@@ -473,3 +473,23 @@ def fit(
     autoencoder.to(data.runner.device).fit_scale(data.weights["train"])
     loss = TokensLoss(autoencoder, data, settings)
     return autoencoder, fit_feature_pca(autoencoder, loss, data, settings, options.refit, seed)
+
+
+def fit_widths(
+    data: Sequence[AutoencoderData],
+    settings: AutoencoderSettings,
+    options: TokensSettings,
+    seed: int,
+) -> tuple[list[TokensAutoencoder], pd.DataFrame]:
+    """One pair of transformers for several widths, fitted at width 1: see :meth:`TokensAutoencoder.at`.
+
+    Args:
+        data: of each width; the first is that of width 1.
+        settings: section ``autoencoder`` of params.yaml.
+        options: section ``autoencoders.tokens``.
+        seed: root seed.
+
+    """
+    first, history = fit(data[0], settings, options, seed)
+    others = [first.at(one.net.spec, one.weights["train"]) for one in data[1:]]
+    return [first, *others], history

@@ -76,6 +76,9 @@ def sample(
         bool, typer.Option("--reestimate", help="running statistics from your train images")
     ] = False,
     guidance_steps: door.Steps = None,
+    width: Annotated[
+        float | None, typer.Option(help="one of zoo.widths, where the zoo has several")
+    ] = None,
     seed: door.Seed = 0,
     root: door.Root = Path(),
 ) -> None:
@@ -86,6 +89,7 @@ def sample(
     chosen = names(classes)
     with new_folder(out) as folder:
         project = start(root)
+        project = project if width is None else project.at(width)
         project.target(accuracy, loss)  # before images are read
         samples = project.sample(
             project.task(data, chosen, seed=seed),

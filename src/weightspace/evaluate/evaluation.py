@@ -95,7 +95,8 @@ class Evaluation(Scoring):
     @classmethod
     def load(cls, data: Path, params: Params) -> Evaluation:
         """Read what the stages left in the folder ``data``."""
-        return cls(Zoo.open(data / ZOO_FOLDER), *load_sampler(data, params), params, data)
+        zoo = Zoo.open(data / ZOO_FOLDER, params.width)
+        return cls(zoo, *load_sampler(data, params), params, data)
 
     @property
     def settings(self) -> EvaluateSettings:

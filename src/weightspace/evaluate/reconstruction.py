@@ -39,6 +39,7 @@ from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.store import Zoo
 
 SCORES = {"cosine": m.cosine, "correlation": m.correlation, "agreement": m.agreement}
+OF_WIDTHS = ("agreement_mean", "encoder_only_agreement_mean", "members")  # given of every width
 MEMBERS, NUMBERS = 500, 2**28  # of one job at most; fixed, so that no executor changes a byte
 
 
@@ -197,7 +198,11 @@ class PartJob:
         return replace(self, weights=take(self._networks(), slice(None)))
 
     def _networks(self) -> Population:
-        return self.weights or Zoo.open(self.data / ZOO_FOLDER).networks(self.members)
+        return self.weights or self._zoo.networks(self.members)
+
+    @property
+    def _zoo(self) -> Zoo:
+        return Zoo.open(self.data / ZOO_FOLDER, self.params.width)
 
     def moved(self, folder: Path) -> PartJob:
         """The same job on artefacts in another folder."""
@@ -223,7 +228,7 @@ def reconstruct_splits(data: Path, params: Params) -> dict[str, Reconstruction]:
         params: all settings; the executor is one of them.
 
     """
-    zoo = Zoo.open(data / ZOO_FOLDER)
+    zoo = Zoo.open(data / ZOO_FOLDER, params.width)
     tables = {split: table for split in HELD_OUT if len(table := zoo.select(split))}
     size = max(1, min(MEMBERS, NUMBERS // zoo.spec.numel))
     where = device(params.runtime).type
@@ -244,6 +249,25 @@ def reconstruct_splits(data: Path, params: Params) -> dict[str, Reconstruction]:
         )
         for split, table in tables.items()
     }
+
+
+def of_other_widths(data: Path, params: Params) -> dict[str, dict[str, float]]:
+    """Split -> how like their reconstructions members of every other width than 1 are.
+
+    Metrics ``width_<width>_<metric>``, a few of :func:`reconstruction_metrics`.
+
+    Args:
+        data: folder of the artefacts.
+        params: all settings.
+
+    """
+    out: dict[str, dict[str, float]] = {}
+    for one in params.each_width()[1:]:
+        for split, rebuilt in reconstruct_splits(data, one).items():
+            metrics = reconstruction_metrics(rebuilt, params.evaluate, params.seed)
+            chosen = {k: metrics[k] for k in OF_WIDTHS}
+            out[split] = out.get(split, {}) | m.prefixed(f"width_{one.width:g}", chosen)
+    return out
 
 
 def reconstruction_metrics(

@@ -271,6 +271,25 @@ def ceiling(grid: Grid, outputs: Tensor) -> float:
     return float(1 - noise / np.var(grid.target))
 
 
+def of_width(evaluation: Evaluation, split: str) -> dict[str, float]:
+    """Metrics ``width_<width>_unguided_<metric>`` of draws in one pass, at another width than 1.
+
+    Args:
+        evaluation: of this width.
+        split: "val" or a test split.
+
+    """
+    tasks, params = evaluation.tasks(split), evaluation.params
+    if not len(tasks):
+        return {}
+    grid, width = evaluation.grid(tasks), f"width_{params.width:g}"
+    rng = torch_stream(params.seed, "evaluate", "draws", split, width)
+    sampler, draws = evaluation.sampler, params.evaluate.val_draws
+    drawn = sampler.networks(sampler.latents(grid.condition(evaluation.runner.dataset), draws, rng))
+    metrics, _ = unguided(grid, evaluation.runner, drawn, split, evaluation.result)
+    return m.prefixed(width, metrics)
+
+
 def evaluate_split(
     evaluation: Evaluation, split: str
 ) -> tuple[dict[str, float], pd.DataFrame] | None:

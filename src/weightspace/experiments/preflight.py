@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import torch
 
 from weightspace.autoencoders import AUTOENCODERS
@@ -14,7 +16,7 @@ from weightspace.params import Params
 from weightspace.registry import resolve
 from weightspace.runtime import device
 from weightspace.shared_encoders import SHARED_ENCODERS
-from weightspace.zoo.plan import plan_run, steps_per_epoch
+from weightspace.zoo.plan import plan_run, steps_per_epoch, width_of
 
 
 def check(params: Params) -> Dataset:
@@ -45,23 +47,83 @@ def check(params: Params) -> Dataset:
     dataset = make_dataset(params.dataset, params.sources, params.seed)
     options = params.dataset_encoders.of(params.shared_encoder.dataset_encoder)
     encoder.build(dataset.shape, options, torch.Generator())
-    net_for(params, dataset.shape, dataset.classes_per_task)
+    for one in check_widths(params).each_width():
+        net_for(one, dataset.shape, dataset.classes_per_task)
     per_epoch = steps_per_epoch(dataset, params.zoo)
     shortest = params.zoo.model_copy(update={"epochs": (params.zoo.epochs[0],) * 2})
     plan_run(0, shortest, len(dataset.tasks), per_epoch, params.seed)
-    split = dataset.tasks.set_index("task")["split"]
-    runs = [
-        plan_run(r, params.zoo, len(split), per_epoch, params.seed)
-        for r in range(min(params.zoo.runs, len(split)))
-    ]
-    trained = {split[r.task] for r in runs}
-    for name in sorted({"train", "val", "test_sets"} | set(split)):
-        if name not in trained:
+    check_runs(params, dataset, per_epoch)
+    return dataset
+
+
+def check_widths(params: Params) -> Params:
+    """Verify that all that is selected supports several widths, where there are several; the settings.
+
+    Raises:
+        WeightspaceError: the first width is not 1, or what does not support several; one line.
+
+    """
+    if params.zoo.widths[0] != 1:
+        raise problem(
+            "the first width is that of the sizes under nets",
+            where="params.yaml: zoo.widths",
+            got=list(params.zoo.widths),
+            expected="1 as the first",
+        )
+    if len(params.zoo.widths) == 1:
+        return params
+    model, functional = params.autoencoder.model, params.autoencoders.functional
+    needed: dict[str, tuple[object, object]] = {
+        "shared_encoder.model": (params.shared_encoder.model, "flow")
+    }
+    if not hasattr(resolve(AUTOENCODERS, model, "autoencoder.model"), "fit_widths"):
+        needed["autoencoder.model"] = model, "functional or tokens"
+    if model == "functional":
+        needed |= {
+            "autoencoders.functional.reads": (functional.reads, "outputs"),
+            "autoencoders.functional.learn_probes": (functional.learn_probes, False),
+            "autoencoders.functional.structural_weight": (functional.structural_weight, 0),
+        }
+    for key, (value, expected) in needed.items():
+        if value != expected:
             raise problem(
-                f"no run is in split '{name}'",
+                "does not support several widths",
+                where=f"params.yaml: {key}",
+                got=value,
+                expected=f"{expected}, or one width in zoo.widths",
+            )
+    return params
+
+
+def check_runs(params: Params, dataset: Dataset, per_epoch: int) -> None:
+    """Verify that every split has a run, and where there are several widths one of each.
+
+    Args:
+        params: all settings.
+        dataset: images and tasks.
+        per_epoch: optimiser steps per epoch.
+
+    Raises:
+        WeightspaceError: a split without one; one line.
+
+    """
+    zoo, split = params.zoo, dataset.tasks.set_index("task")["split"]
+    count = zoo.runs if len(zoo.widths) > 1 else min(zoo.runs, len(split))
+    trained = {
+        (
+            width_of(r // zoo.runs_per_shard, zoo.widths, params.seed),
+            split[plan_run(r, zoo, len(split), per_epoch, params.seed).task],
+        )
+        for r in range(count)
+    }
+    names = sorted({"train", "val", "test_sets"} | set(split))
+    for width, name in product(zoo.widths, names):
+        if (width, name) not in trained:
+            of_width = f" of width {width:g}" if len(zoo.widths) > 1 else ""
+            raise problem(
+                f"no run{of_width} is in split '{name}'",
                 where="params.yaml: zoo.runs",
-                got=f"{params.zoo.runs} runs over {len(split)} tasks",
+                got=f"{zoo.runs} runs over {len(split)} tasks",
                 expected="at least one run in each split",
                 do="raise zoo.runs or the share of the split",
             )
-    return dataset

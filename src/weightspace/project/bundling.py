@@ -45,6 +45,10 @@ def write_bundle(
     """
     if project.bundle is not None:
         raise problem("is a bundle itself", where=project.root, do="give the folder of a project")
+    if len(project.params.zoo.widths) > 1:
+        raise problem(
+            "a bundle holds one width", where=project.root, got=list(project.params.zoo.widths)
+        )
     check_out(out)
     most = None if megabytes is None else int(megabytes * MEGABYTE)
     data, used = make(project.root, commit_of(project.root), bits, most)

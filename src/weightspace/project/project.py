@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -38,6 +38,7 @@ from weightspace.artifacts import (
     SHARED_ENCODER_FILE,
     TASKS_FILE,
     ZOO_FOLDER,
+    at_width,
     check_file,
     check_tensors,
     file_sha256,
@@ -151,14 +152,55 @@ class Project:
             if file_state(file) != state:
                 raise problem("changed while it was used", where=file, do="run it again")
 
+    def at(self, width: float) -> Project:
+        """The same project for networks of one width, where the zoo has several.
+
+        Args:
+            width: one of ``zoo.widths``.
+
+        Returns:
+            A project whose networks, zoo and autoencoder are of that width. Its latents are those of
+            this one where the autoencoder is functional: what one encoded the other decodes.
+
+        Raises:
+            WeightspaceError: no such width.
+
+        """
+        params = self.params.at(width)
+        if width == self.params.width:
+            return replace(self, params=params)
+        files = [
+            at_width(self.root / "data" / name, width) for name in (PCA_FILE, AUTOENCODER_FILE)
+        ]
+        states = {} if self.bundle else {file: file_state(file) for file in files}
+        sampler, runner = load_sampler(self.root / "data", params)
+        return replace(
+            self,
+            params=params,
+            states={**self.states, **states},
+            net=runner.net,
+            autoencoder=sampler.autoencoder,
+            shared_encoder=sampler.shared_encoder,
+        )
+
     @cached_property
     def zoo(self) -> Zoo:
-        """The population of networks that all was fitted on."""
-        return Zoo.open(self.root / "data" / ZOO_FOLDER)
+        """The population of networks that all was fitted on, of this width."""
+        return Zoo.open(self.root / "data" / ZOO_FOLDER, self.params.width)
 
     @cached_property
     def readout(self) -> Readout:
-        """Latents of the zoo, and what reads properties off them."""
+        """Latents of the zoo, and what reads properties off them.
+
+        Raises:
+            WeightspaceError: of another width than 1, where no members were read.
+
+        """
+        if self.params.width != 1:
+            raise problem(
+                "properties are read off, and members retrieved, at width 1 only",
+                got=f"width {self.params.width:g}",
+            )
         from weightspace.evaluate.readout import load_readout  # scikit-learn is slow to import
 
         return load_readout(self.root / "data" / READOUT_FILE, self._autoencoder_sha256)
@@ -167,7 +209,9 @@ class Project:
     def _autoencoder_sha256(self) -> str:
         """Hash of the autoencoder's file, by which latents say whose they are."""
         self.check_unchanged()
-        return file_sha256(self.root / "data" / AUTOENCODER_FILE)
+        every_width = self.autoencoder.images_read is not None  # decodes its latents
+        width = 1 if every_width else self.params.width
+        return file_sha256(self.root / "data" / at_width(AUTOENCODER_FILE, width))
 
     @property
     def result(self) -> Result:
@@ -318,6 +362,7 @@ class Project:
         fine_tune_epochs: int = 0,
         reestimate: bool = False,
         guidance_steps: int | None = None,
+        width: float | None = None,
         into: Path | None = None,
     ) -> Samples:
         """Draw networks from P(W | D, R) and measure each.
@@ -338,6 +383,8 @@ class Project:
                 images, before it is measured.
             guidance_steps: gradient steps on every candidate, 0 or more; 0 for a draw in one pass,
                 None for ``guidance.sampling_steps`` of params.yaml.
+            width: of the networks, one of ``zoo.widths``; None for that of the project, which is 1
+                unless :meth:`at` gave it.
             into: an empty folder, where networks are written a block after the other, with table,
                 report and model card at the end; the result then has no weights in memory.
 
@@ -345,10 +392,11 @@ class Project:
             The networks, a table of what each achieves, and what was requested.
 
         Raises:
-            WeightspaceError: a request of the other kind of result or out of range, or
-                ``reestimate`` for an architecture without running statistics.
+            WeightspaceError: a request of the other kind of result or out of range, an unknown width,
+                or ``reestimate`` for an architecture without running statistics.
 
         """
+        project = self if width is None else self.at(width)
         guidance, images = self.params.guidance, task.images["train"]
         request = Request(
             self.result,
@@ -361,8 +409,9 @@ class Project:
             reestimate=reestimate,
             guidance_steps=guidance.sampling_steps if guidance_steps is None else guidance_steps,
             images_per_step=guidance.images_per_step(images.shape[1], len(images)),
+            width=project.params.width,
         )
-        drawn = self._draws(task, request)
+        drawn = project._draws(task, request)
         return join(drawn) if into is None else write(drawn, into)
 
     def _draws(self, task: GivenTask, request: Request) -> Iterator[Samples]:
@@ -625,7 +674,7 @@ class Project:
         files = {
             "params": self.root / SETTINGS,
             "dataset": self.root / "data" / IMAGES_FILE,
-            "autoencoder": self.root / "data" / AUTOENCODER_FILE,
+            "autoencoder": self.root / "data" / at_width(AUTOENCODER_FILE, self.params.width),
             "shared_encoder": self.root / "data" / SHARED_ENCODER_FILE,
         }
         hashes = {k: file_sha256(p)[:16] for k, p in files.items()}

@@ -44,6 +44,7 @@ class Request:
         reestimate: replace running statistics by those of the train images.
         guidance_steps: gradient steps that moved every candidate; 0 for draws without gradients.
         images_per_step: labelled train images that each of them read.
+        width: of the networks, where the zoo has several; 1 for the first.
 
     Raises:
         WeightspaceError: the target, or a number that is out of its limits.
@@ -66,6 +67,7 @@ class Request:
     reestimate: bool = False
     guidance_steps: int = 0
     images_per_step: int = 0
+    width: float = 1.0
 
     def __post_init__(self) -> None:
         limits.check_result(self.result.name, self.target)
@@ -124,9 +126,11 @@ class Request:
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready form, for the report."""
+        width = {"width": self.width} if self.width != 1 else {}
         return {
             "result": self.result.name,
             "target": self.target,
+            **width,
             "trained_range": dict(zip(("low", "high"), self.trained_range, strict=True)),
             "outside_trained_range": self.outside_trained_range,
             "networks": self.n,
@@ -293,6 +297,7 @@ class Samples:
         words += [f"--{request.result.name}", f"{request.target!r}", "-n", str(request.n)]
         for name in ("best_of", "fine_tune_epochs", "guidance_steps", "seed"):
             words += [f"--{name.replace('_', '-')}", str(getattr(request, name))]
+        words += ["--width", f"{request.width:g}"] if request.width != 1 else []
         words += ["--reestimate"] if request.reestimate else []
         words += ["--root", bundle["root"]] if (bundle := self.provenance.get("bundle")) else []
         return shlex.join([*words, "--out", "again"])

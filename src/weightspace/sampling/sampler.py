@@ -186,4 +186,5 @@ def load_sampler(data: Path, params: Params) -> tuple[Sampler, TaskRunner]:
     """
     runner, autoencoder = load_trained(data, params)
     model = load_shared_encoder(data / SHARED_ENCODER_FILE).to(runner.device)
+    model = model.at(params.width)
     return Sampler(autoencoder, model, runner.net, params.guidance), runner

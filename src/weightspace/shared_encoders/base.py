@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weightspace.artifacts import fill_module, load_tensors, rebuilding, save_tensors
 from weightspace.autoencoders.base import Autoencoder, encode_orders
 from weightspace.dataset_encoders import DATASET_ENCODERS
 from weightspace.dataset_encoders.base import DatasetEncoder
+from weightspace.errors import problem
 from weightspace.params import Settings, SharedEncoderSettings, options_of
 from weightspace.registry import origins, resolve
 from weightspace.rng import torch_stream
@@ -43,6 +46,7 @@ class Sizes:
         classes: classes of a task.
         latent: features of z.
         dataset_encoder: options of the dataset encoder.
+        widths: of the networks; where there are several, the width is part of the condition.
 
     """
 
@@ -50,12 +54,19 @@ class Sizes:
     classes: int
     latent: int
     dataset_encoder: Settings
+    widths: tuple[float, ...] = (1.0,)
 
     @classmethod
     def of(cls, data: SharedEncoderData) -> Sizes:
         """Sizes that fit the data."""
         classes, latent = data.runner.classes, data.train.z.shape[2]
-        return cls(data.runner.dataset.shape, classes, latent, data.dataset_encoder)
+        shape, encoder = data.runner.dataset.shape, data.dataset_encoder
+        return cls(shape, classes, latent, encoder, tuple(data.at_widths))
+
+    @property
+    def marks(self) -> int:
+        """Features that say the width: one for each, or none where there is one width."""
+        return len(self.widths) if len(self.widths) > 1 else 0
 
 
 class SharedEncoder(nn.Module, ABC):
@@ -86,7 +97,8 @@ class SharedEncoder(nn.Module, ABC):
         self.dataset_encoder: DatasetEncoder = family.build(
             sizes.dataset_shape, sizes.dataset_encoder, rng
         )
-        self.features = sizes.classes * self.dataset_encoder.features
+        self.features = sizes.classes * self.dataset_encoder.features + sizes.marks
+        self.width = 0  # index of the width that is asked for, see :meth:`at`
         self.no_dataset = nn.Parameter(torch.zeros(self.features))
         self.no_result = nn.Parameter(torch.zeros(1 + 2 * settings.fourier))
         self.register_buffer("trained_range", torch.tensor([0.0, 1.0]))  # trained range of R
@@ -107,15 +119,40 @@ class SharedEncoder(nn.Module, ABC):
         low, high = self.trained_range.tolist()
         return low, high
 
-    def embed(self, class_images: Tensor, classes: Tensor) -> Tensor:
-        """Dataset embeddings ``(N, E)`` of N tasks.
+    def at(self, width: float) -> Self:
+        """The same model, asked for networks of one width.
+
+        Raises:
+            WeightspaceError: it was not fitted to networks of this width.
+
+        """
+        if width not in self.sizes.widths:
+            raise problem(
+                f"shared encoder of no networks of width {width:g}",
+                expected=list(self.sizes.widths),
+                do="run `dvc repro`",
+            )
+        other = copy(self)  # the same tensors
+        other.width = self.sizes.widths.index(width)
+        return other
+
+    def embed(self, class_images: Tensor, classes: Tensor, width: Tensor | None = None) -> Tensor:
+        """Dataset embeddings ``(N, E)`` of N tasks, with the width that is asked for.
 
         Args:
             class_images: train images of every class ``(K, n, C, H, W)``.
             classes: classes of each task, in the order of its outputs ``(N, c)``.
+            width: index of each request's width ``(N,)``; None for that of :meth:`at`.
 
         """
-        return self.embed_classes(self.dataset_encoder(class_images), classes)
+        return self.marked(self.embed_classes(self.dataset_encoder(class_images), classes), width)
+
+    def marked(self, e: Tensor, width: Tensor | None) -> Tensor:
+        """Dataset embeddings ``(N, E)``, each followed by a mark of its width where there are several."""
+        if not self.sizes.marks:
+            return e
+        index = torch.full((len(e),), self.width) if width is None else width
+        return torch.cat([e, F.one_hot(index.to(e.device), self.sizes.marks).to(e)], 1)
 
     @staticmethod
     def embed_classes(of_class: Tensor, classes: Tensor) -> Tensor:
@@ -177,7 +214,8 @@ class SharedEncoder(nn.Module, ABC):
 
     def save(self, path: Path) -> None:
         """Write one safetensors file."""
-        sizes = {k: getattr(self.sizes, k) for k in ("dataset_shape", "classes", "latent")}
+        names = ("dataset_shape", "classes", "latent", *(["widths"] if self.sizes.marks else []))
+        sizes = {k: getattr(self.sizes, k) for k in names}
         sections = {
             "settings": self.settings,
             "options": self.options,
@@ -215,8 +253,8 @@ def load_shared_encoder(path: Path) -> SharedEncoder:
         settings = SharedEncoderSettings.model_validate(meta["settings"])
         options = options_of("shared_encoders", settings.model, meta["options"])
         encoder = options_of("dataset_encoders", settings.dataset_encoder, meta["dataset_encoder"])
-        shape = tuple(meta["sizes"]["dataset_shape"])
-        sizes = Sizes(**meta["sizes"] | {"dataset_shape": shape, "dataset_encoder": encoder})
+        tuples = {k: tuple(v) for k, v in meta["sizes"].items() if k in ("dataset_shape", "widths")}
+        sizes = Sizes(**meta["sizes"] | tuples, dataset_encoder=encoder)
         family = resolve(SHARED_ENCODERS, settings.model, "shared_encoder.model")
     model: SharedEncoder = fill_module(
         path, tensors, lambda: family.build(sizes, settings, options, torch.Generator())
@@ -233,6 +271,7 @@ class Pairs:
         runs: run of each member ``(N,)``.
         result: R ``(N,)``.
         z: latent ``(N, O, L)`` for each order of the outputs; the first order is that of the member.
+        width: index of each member's width ``(N,)``; None where there is one.
 
     """
 
@@ -240,6 +279,17 @@ class Pairs:
     runs: Tensor
     result: Tensor
     z: Tensor
+    width: Tensor | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence[Pairs]) -> Pairs:
+        """Members of several widths, one width after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        names = ("tasks", "runs", "result", "z")
+        tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        index = [torch.full((len(part.tasks),), i) for i, part in enumerate(parts)]
+        return cls(**tensors, width=torch.cat(index))
 
 
 @dataclass(frozen=True)
@@ -252,6 +302,7 @@ class SharedEncoderData:
         train: members of the train split.
         val: members of the val split.
         dataset_encoder: options of the dataset encoder.
+        other_widths: width -> what runs, and what decodes, networks of it, beside those of width 1.
 
     """
 
@@ -260,6 +311,12 @@ class SharedEncoderData:
     train: Pairs
     val: Pairs
     dataset_encoder: Settings
+    other_widths: Mapping[float, tuple[TaskRunner, Autoencoder]] = field(default_factory=dict)
+
+    @property
+    def at_widths(self) -> dict[float, tuple[TaskRunner, Autoencoder]]:
+        """Width -> what runs, and what decodes, networks of it, that of width 1 first."""
+        return {1.0: (self.runner, self.autoencoder), **self.other_widths}
 
 
 def encode_pairs(

@@ -194,6 +194,7 @@ class FlowLoss:
         twice = rows.repeat(2)
         classes = self.data.runner.dataset.classes[p.tasks[twice]].gather(1, self.orders[which])
         e = model.embed_classes(self.class_embeddings(split, rng), classes)
+        e = model.marked(e, None if p.width is None else p.width[twice])
         z = p.z[twice, which]
         result = p.result[twice].to(z.device)
         groups = p.runs[twice] * len(self.orders) + which
@@ -242,6 +243,7 @@ class Draws:
 
     def __init__(self, model: FlowModel, data: SharedEncoderData, split: str, count: int) -> None:
         self.model, self.data, self.count = model, data, count
+        self.at_widths = list(data.at_widths.values())
         self.with_slopes = split == "train" and model.options.critic_slopes > 0
         self.tasks = data.runner.dataset.tasks_of(split)  # all: none of them needs a member
         device, sizes = data.runner.device, model.sizes
@@ -249,6 +251,7 @@ class Draws:
         self.classes = torch.empty(0, sizes.classes, dtype=torch.long)
         self.measured = torch.empty(0, sizes.classes, device=device)  # results of each class
         self.slopes = torch.empty(0, sizes.latent, device=device)  # of their means, by x
+        self.width = torch.empty(0, dtype=torch.long)  # index of the width that each is decoded at
 
     def __len__(self) -> int:
         return len(self.x)
@@ -265,7 +268,8 @@ class Draws:
         model, runner = self.model, self.data.runner
         tasks = self.tasks[torch.randint(len(self.tasks), (self.count,), generator=rng)]
         classes = runner.dataset.classes[tasks]
-        e = model.embed(runner.dataset.images["train"], classes)
+        width = torch.arange(self.count) % len(self.at_widths)
+        e = model.embed(runner.dataset.images["train"], classes, width)
         low, high = model.bounds
         target = low + (high - low) * torch.rand(self.count, generator=rng)
         z = model.sample(model.condition(e, target), 1, rng)[:, 0]
@@ -275,19 +279,23 @@ class Draws:
             z[rows] = model.moved(z[rows], e[rows], target.to(z)[rows], k)
         x = model.standard(z)
         images = model.options.critic_images * runner.classes
-        size = block_size(runner.net.spec, BLOCK, images * runner.net.activations)
+        nets = [r.net for r, _ in self.at_widths]
+        size = min(block_size(net.spec, BLOCK, images * net.activations) for net in nets)
         measured = fill_blocks(
             x.new_empty(self.count, classes.shape[1] + x.shape[1]),
             size,
-            lambda rows: torch.cat(self._measure(x[rows], classes[rows], rng), 1),
+            lambda rows: torch.cat(self._measure(x[rows], classes[rows], width[rows], rng), 1),
         )
         results, slopes = measured.split([classes.shape[1], x.shape[1]], 1)
         self.x = torch.cat([self.x, x])
         self.classes = torch.cat([self.classes, classes])
         self.measured = torch.cat([self.measured, results])
         self.slopes = torch.cat([self.slopes, slopes])
+        self.width = torch.cat([self.width, width])
 
-    def _measure(self, x: Tensor, classes: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _measure(
+        self, x: Tensor, classes: Tensor, width: Tensor, rng: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
         """Results per class ``(N, c)`` on random train images, and the slope ``(N, L)`` of their mean.
 
         Where no loss reads slopes they are 0, and nothing is run backwards.
@@ -295,6 +303,7 @@ class Draws:
         Args:
             x: latents in standard units ``(N, L)``, which are decoded.
             classes: of the task of each ``(N, c)``.
+            width: index of the width of each ``(N,)``.
             rng: chooses the images.
 
         """
@@ -304,11 +313,30 @@ class Draws:
         with torch.set_grad_enabled(self.with_slopes):
             x = x.detach().requires_grad_(self.with_slopes)
             z = self.model.latents(x)
-            outputs = self.data.autoencoder.outputs(self.data.runner.net, z, images)
+            outputs = self._outputs(z, images, width)
             results, soft = soft_result(outputs, self.model.result)
             total = soft.mean(1).sum()
         slope = torch.autograd.grad(total, x)[0] if self.with_slopes else torch.zeros_like(x)
         return results.detach(), slope
+
+    def _outputs(self, z: Tensor, images: Tensor, width: Tensor) -> Tensor:
+        """Outputs ``(N, B, c)`` of latents, each decoded at its width.
+
+        Args:
+            z: latents ``(N, L)``.
+            images: of each ``(N, B, C, H, W)``.
+            width: index of the width of each ``(N,)``.
+
+        """
+        if len(self.at_widths) == 1:
+            return self.data.autoencoder.outputs(self.data.runner.net, z, images)
+        rows = [(width == i).nonzero()[:, 0].to(z.device) for i in range(len(self.at_widths))]
+        parts = [
+            autoencoder.outputs(runner.net, z[some], images[some])
+            for some, (runner, autoencoder) in zip(rows, self.at_widths, strict=True)
+            if len(some)
+        ]
+        return torch.cat(parts)[torch.cat(rows).argsort()]
 
 
 def fit_critic(model: FlowModel, loss: FlowLoss, seed: int) -> None:
@@ -332,6 +360,7 @@ def fit_critic(model: FlowModel, loss: FlowLoss, seed: int) -> None:
         pool = draws[split]
         with torch.no_grad():
             e = model.embed_classes(loss.class_embeddings(split, rng), pool.classes[rows])
+            e = model.marked(e, pool.width[rows])
         x, measured = pool.x[rows], pool.measured[rows]
         if split == "train":
             x = x + JITTER * normal(x.shape, rng, x.device)

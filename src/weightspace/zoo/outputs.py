@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from weightspace.artifacts import (
     OUTPUTS_FILES,
     Form,
     again,
+    at_width,
     check_tensors,
     load_tensors,
     save_tensors,
@@ -86,10 +88,22 @@ class Originals:
         return originals
 
 
+def joined(parts: Sequence[Originals]) -> Originals:
+    """Members of several widths as those of one, one width after the other; of the same probes."""
+    if len(parts) == 1:
+        return parts[0]
+    names = ("members", "tasks", "on_task", "on_probes")
+    tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+    return Originals(**tensors, probes=parts[0].probes)
+
+
 def load_originals(data: Path, zoo: Zoo) -> dict[str, Originals]:
     """Outputs of the members of a zoo, by split, that the stage ``outputs`` left in ``data``."""
     files = OUTPUTS_FILES.items()
-    return {split: Originals.load(data / path, zoo.select(split)) for split, path in files}
+    return {
+        split: Originals.load(at_width(data / path, zoo.width), zoo.select(split))
+        for split, path in files
+    }
 
 
 def read_originals(

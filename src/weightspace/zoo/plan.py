@@ -48,6 +48,25 @@ def plan_runs(
     return [plan_run(i, settings, len(dataset.tasks), per_epoch, seed) for i in indices]
 
 
+def width_of(shard: int, widths: Sequence[float], seed: int) -> float:
+    """Width of the runs of a shard; every cycle of as many shards as widths has each of them once.
+
+    Args:
+        shard: index of the shard.
+        widths: ``zoo.widths``.
+        seed: root seed.
+
+    >>> sorted(width_of(shard, (1, 2, 4), seed=0) for shard in range(3))
+    [1, 2, 4]
+
+    """
+    if len(widths) == 1:
+        return widths[0]
+    cycle, position = divmod(shard, len(widths))
+    order = stream(seed, "zoo", "widths", cycle).permutation(len(widths))
+    return float(widths[order[position]])
+
+
 def steps_per_epoch(dataset: Dataset, settings: ZooSettings) -> int:
     """Optimiser steps per epoch; a last batch that is not full is left out."""
     per_task = dataset.images["train"].shape[1] * dataset.classes_per_task

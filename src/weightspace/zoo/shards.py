@@ -29,10 +29,10 @@ from weightspace.artifacts import (
 from weightspace.data.dataset import PARTS, Dataset
 from weightspace.errors import WeightspaceError, problem
 from weightspace.nets.base import Net, build_net
-from weightspace.params import Settings, ZooSettings
+from weightspace.params import Settings, ZooSettings, widened
 from weightspace.rng import torch_stream
 from weightspace.weights.spec import Population, Weights, stack
-from weightspace.zoo.plan import Run, draw_batches, plan_runs
+from weightspace.zoo.plan import Run, draw_batches, plan_runs, width_of
 from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.store import check_shard, shard_name, shard_pieces
 from weightspace.zoo.train import train_runs
@@ -123,7 +123,9 @@ def train_shard(job: ShardJob) -> int:
     larger one; runs beyond ``zoo.runs`` are left out when the zoo is put together.
     """
     dataset = Dataset.load(job.dataset).to(torch.device(job.device))
-    net = build_net(job.zoo.architecture, dataset.shape, dataset.classes_per_task, job.net)
+    width = width_of(job.shard, job.zoo.widths, job.seed)
+    sizes = widened(job.net, width)
+    net = build_net(job.zoo.architecture, dataset.shape, dataset.classes_per_task, sizes)
     runner = TaskRunner(net, dataset)
     first = job.shard * job.zoo.runs_per_shard
     runs = plan_runs(range(first, first + job.zoo.runs_per_shard), dataset, job.zoo, job.seed)
@@ -132,6 +134,8 @@ def train_shard(job: ShardJob) -> int:
     weights = _train(runner, runs, batches, job)
     table = _table(runner, runs, weights)
     table.insert(0, "shard", job.shard)
+    if len(job.zoo.widths) > 1:
+        table["width"] = width
     pieces = list(shard_pieces(weights, runner.net.spec, job.shard))
     write_parquet(job.table_path, table)
     sums = _checksums(file_sha256(job.table_path), sha256_of(pieces))

@@ -180,21 +180,36 @@ class Zoo:
         folder: where ``members.parquet`` and the shards lie.
         members: one row per member, with results, hyper-parameters and split.
         spec: specification of the architecture.
+        width: of the members, where the zoo on disk has several.
 
     """
 
     folder: Path
     members: pd.DataFrame
     spec: Spec
+    width: float = 1.0
 
     @classmethod
-    def open(cls, folder: Path | str) -> Zoo:
-        """Open a zoo; shards are read when their members are asked for."""
+    def open(cls, folder: Path | str, width: float = 1.0) -> Zoo:
+        """Open a zoo, or its members of one width; shards are read when their members are asked for.
+
+        Raises:
+            WeightspaceError: no table, a damaged one, or no members of this width.
+
+        """
         folder = Path(folder)
         members = read_members(folder / MEMBERS_FILE.name)
+        widths = members["width"] if "width" in members else pd.Series(1.0, members.index)
+        if not (widths == width).any():
+            raise problem(
+                f"no members of width {width:g}",
+                where=folder / MEMBERS_FILE.name,
+                expected=sorted(widths.unique().tolist()),
+            )
+        members = members[widths == width].reset_index(drop=True)
         first = int(members["shard"].iloc[0])
         _, spec = open_shard(folder / shard_name(first), members[members["shard"] == first])
-        return cls(folder, members, spec)
+        return cls(folder, members, spec, width)
 
     def select(self, split: str, *, last_only: bool = False) -> pd.DataFrame:
         """Members of a split whose runs did not diverge, in order."""
