@@ -77,7 +77,8 @@ def sample(
     ] = False,
     guidance_steps: door.Steps = None,
     width: Annotated[
-        float | None, typer.Option(help="one of zoo.widths, where the zoo has several")
+        float | None,
+        typer.Option(min=1e-3, max=1000, help="one of zoo.widths, where the zoo has several"),
     ] = None,
     seed: door.Seed = 0,
     root: door.Root = Path(),
