@@ -106,6 +106,7 @@ def make(root: Path | str, kind: str) -> Card:
             f"Networks: {net.spec.architecture} with {net.spec.numel} numbers, no others.",
             f"Figures: measured on {images} images of each task; {cards.precision(images)}.",
             cards.NOT_MEASURED,
+            *_widths(params),
         ],
         "licence": cards.licence(params.dataset.source),
         "reproduce": list(_reproduce(commit)),
@@ -118,6 +119,13 @@ def make(root: Path | str, kind: str) -> Card:
     card["settings"] |= part.pop("settings", {})
     card["limits"] += part.pop("limits", [])
     return Card.of(card | part, root)
+
+
+def _widths(params: Params) -> Iterator[str]:
+    """That figures are of one width, where there are several."""
+    others = [f"{w:g}" for w in params.zoo.widths if w != 1]
+    if others:
+        yield f"Widths 1, {', '.join(others)}: figures are of width 1 unless their name says another."
 
 
 def _zoo(root: Path) -> dict[str, Any]:

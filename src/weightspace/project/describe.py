@@ -134,8 +134,10 @@ def _zoo(path: Path) -> Facts:
         hashes.append(stated_sha256(load_meta(file, "zoo-shard")))
     m = zoo.members
     runs = m.groupby("split")["run"].nunique()
+    others = ", ".join(f"{w:g}" for w in zoo.widths if w != zoo.width)
     return {
         "kind": "zoo",
+        **({"width": f"1, of which the rest is; others: {others}"} if others else {}),
         "architecture": f"{zoo.spec.architecture}, {zoo.spec.numel} numbers in {len(zoo.spec.tensors)} tensors",
         "members": f"{len(m)} of {m['run'].nunique()} runs",
         "runs per split": ", ".join(f"{split} {n}" for split, n in runs.items()),

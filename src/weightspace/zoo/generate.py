@@ -178,6 +178,8 @@ def summarise(table: pd.DataFrame) -> dict[str, float | int]:
         "members": len(table),
         "diverged_runs": int(table[table["diverged"]]["run"].nunique()),
     }
+    for width, group in table.groupby("width") if "width" in table else ():
+        metrics[f"width_{width:g}_runs"] = int(group["run"].nunique())
     for snapshot, group in good.groupby("snapshot"):
         for q in (5, 25, 50, 75, 95):
             level = float(group["test_accuracy"].quantile(q / 100))

@@ -180,7 +180,8 @@ class Zoo:
         folder: where ``members.parquet`` and the shards lie.
         members: one row per member, with results, hyper-parameters and split.
         spec: specification of the architecture.
-        width: of the members, where the zoo on disk has several.
+        width: of the members.
+        widths: of all members of the zoo on disk.
 
     """
 
@@ -188,6 +189,7 @@ class Zoo:
     members: pd.DataFrame
     spec: Spec
     width: float = 1.0
+    widths: tuple[float, ...] = (1.0,)
 
     @classmethod
     def open(cls, folder: Path | str, width: float = 1.0) -> Zoo:
@@ -199,17 +201,18 @@ class Zoo:
         """
         folder = Path(folder)
         members = read_members(folder / MEMBERS_FILE.name)
-        widths = members["width"] if "width" in members else pd.Series(1.0, members.index)
-        if not (widths == width).any():
+        of_each = members["width"] if "width" in members else pd.Series(1.0, members.index)
+        widths = tuple(sorted(of_each.unique().tolist()))
+        if width not in widths:
             raise problem(
                 f"no members of width {width:g}",
                 where=folder / MEMBERS_FILE.name,
-                expected=sorted(widths.unique().tolist()),
+                expected=", ".join(f"{w:g}" for w in widths),
             )
-        members = members[widths == width].reset_index(drop=True)
+        members = members[of_each == width].reset_index(drop=True)
         first = int(members["shard"].iloc[0])
         _, spec = open_shard(folder / shard_name(first), members[members["shard"] == first])
-        return cls(folder, members, spec, width)
+        return cls(folder, members, spec, width, widths)
 
     def select(self, split: str, *, last_only: bool = False) -> pd.DataFrame:
         """Members of a split whose runs did not diverge, in order."""
