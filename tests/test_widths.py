@@ -1,5 +1,6 @@
 """Networks of several widths in one zoo: one latent space, one sampler, the width in the request."""
 
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -17,6 +18,7 @@ from weightspace.artifacts import (
 )
 from weightspace.autoencoders import tokens
 from weightspace.autoencoders.base import AutoencoderData, decode_latents, encode_members
+from weightspace.cli import app
 from weightspace.data.dataset import Dataset
 from weightspace.errors import WeightspaceError
 from weightspace.evaluate.metrics import agreement
@@ -183,6 +185,35 @@ def test_latents_of_one_width_are_read_at_the_other(narrow, wide, tmp_path):
     again = narrow.load_latents(tmp_path / "z.safetensors").z
     assert torch.equal(again, z)
     assert narrow.net.spec.check(narrow.decode(again)) == 2
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, root):
+    """Run the command line on the project: exit code and standard error."""
+
+    def call(*words):
+        arguments = ["weightspace", words[0], "--root", str(root), *map(str, words[1:])]
+        monkeypatch.setattr(sys, "argv", arguments)
+        with pytest.raises(SystemExit) as caught:
+            app.main()
+        return caught.value.code or 0, capsys.readouterr().err
+
+    return call
+
+
+def test_the_command_line_decodes_one_latent_at_every_width(run, narrow, wide, tmp_path):
+    nets, z = tmp_path / "nets", tmp_path / "z.safetensors"
+    members = wide.zoo.weights(wide.zoo.members.iloc[:2])
+    names = ["a.safetensors", "b.safetensors"]
+    wide.save(nets, names, members, [{"classes": ["a", "b", "c"]}] * 2)
+    assert run("encode", nets, "--out", z, "--width", 2)[0] == 0
+    for width, project in ((1, narrow), (2, wide)):
+        assert run("decode", z, "--out", tmp_path / str(width), "--width", width)[0] == 0
+        networks = project.networks(tmp_path / str(width))
+        assert project.net.spec.check(networks) == 2
+    code, error = run("decode", z, "--out", tmp_path / "no", "--width", 3)
+    assert (code, error) == (2, "error: zoo.widths: no networks of width 3; expected 1, 2\n")
+    assert not (tmp_path / "no").exists()
 
 
 def test_an_unknown_width_is_one_line(narrow, wide, task):

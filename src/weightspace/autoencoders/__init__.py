@@ -2,7 +2,8 @@
 
 A module has ``fit(data, settings, options, seed) -> (Autoencoder, history)`` and ``from_meta(meta) ->
 Autoencoder``; settings are the section ``autoencoder`` of params.yaml, options are
-``autoencoders.NAME``.
+``autoencoders.NAME``. One that supports several widths of the zoo has ``fit_widths``, too: a sequence of data, that of
+each width, gives a list of autoencoders.
 """
 
 from weightspace.registry import Members

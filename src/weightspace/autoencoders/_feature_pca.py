@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -17,6 +17,7 @@ from weightspace.autoencoders.base import (
     by_block,
     encode_members,
 )
+from weightspace.learning.loop import Loss
 from weightspace.learning.loop import fit as run_fit
 from weightspace.params import AutoencoderSettings, BehaviouralSettings
 from weightspace.weights.lazy import Moments
@@ -120,9 +121,9 @@ FeaturePcaLoss = Callable[[Tensor, str, torch.Generator, Tensor | None], dict[st
 
 
 def fit_feature_pca(
-    autoencoder: FeaturePcaAutoencoder,
-    loss: FeaturePcaLoss,
-    data: AutoencoderData,
+    autoencoders: Sequence[FeaturePcaAutoencoder],
+    losses: Sequence[FeaturePcaLoss],
+    data: Sequence[AutoencoderData],
     settings: AutoencoderSettings,
     refit: float,
     seed: int,
@@ -130,9 +131,9 @@ def fit_feature_pca(
     """Fit the non-linear stage, then the PCA, then the decoder behind it.
 
     Args:
-        autoencoder: fitted in place.
-        loss: of some rows of a split, through the whole autoencoder.
-        data: members.
+        autoencoders: fitted in place, one of each width; they share all that is learned.
+        losses: of some rows of a split, through the whole autoencoder.
+        data: members of each width.
         settings: section ``autoencoder`` of params.yaml.
         refit: fraction of the epochs, the last ones, for the decoder.
         seed: root seed.
@@ -140,22 +141,59 @@ def fit_feature_pca(
     """
     last = round(refit * settings.epochs)
     first = settings.model_copy(update={"epochs": max(1, settings.epochs - last)})
-
-    def without(rows: Tensor, split: str, rng: torch.Generator) -> dict[str, Tensor]:
-        return loss(rows, split, rng, None)
-
-    history = run_fit("autoencoder", autoencoder, without, data.counts, first, seed)
-    autoencoder.fit_pool(data.weights["train"])
+    counts = [one.counts for one in data]
+    total = {split: sum(count[split] for count in counts) for split in counts[0]}
+    together = nn.ModuleList(autoencoders)
+    without = by_width([_at(loss) for loss in losses], counts)
+    history = run_fit("autoencoder", together, without, total, first, seed)
+    for autoencoder, one in zip(autoencoders, data, strict=True):
+        autoencoder.fit_pool(one.weights["train"])
     if not last:
         return history
-    z = {split: encode_members(autoencoder, weights) for split, weights in data.weights.items()}
-    autoencoder.encoder.requires_grad_(requires_grad=False)
+    parts = [
+        _at(loss, {s: encode_members(autoencoder, w) for s, w in one.weights.items()})
+        for autoencoder, loss, one in zip(autoencoders, losses, data, strict=True)
+    ]
+    autoencoders[0].encoder.requires_grad_(requires_grad=False)
     second = settings.model_copy(update={"epochs": last})
-
-    def behind(rows: Tensor, split: str, rng: torch.Generator) -> dict[str, Tensor]:
-        return loss(rows, split, rng, z[split][rows])
-
-    more = run_fit("autoencoder", autoencoder, behind, data.counts, second, seed)
-    autoencoder.encoder.requires_grad_(requires_grad=True)
+    more = run_fit("autoencoder", together, by_width(parts, counts), total, second, seed)
+    autoencoders[0].encoder.requires_grad_(requires_grad=True)
     more["epoch"] += history["epoch"].iloc[-1]
     return pd.concat([history, more], ignore_index=True)
+
+
+def _at(loss: FeaturePcaLoss, z: Mapping[str, Tensor] | None = None) -> Loss:
+    """The loss of members, from their latents, split -> ``(N, L)``, once the PCA is fitted."""
+
+    def of_rows(rows: Tensor, split: str, rng: torch.Generator) -> dict[str, Tensor]:
+        return loss(rows, split, rng, None if z is None else z[split][rows])
+
+    return of_rows
+
+
+def by_width(losses: Sequence[Loss], counts: Sequence[Mapping[str, int]]) -> Loss:
+    """Loss of rows of all widths, one width after the other: that of each width, means over the rows.
+
+    Args:
+        losses: of the rows of each width.
+        counts: rows of each width, by split.
+
+    >>> losses = [lambda rows, *_: {"loss": rows.float().mean()}] * 2
+    >>> loss = by_width(losses, [{"train": 3}, {"train": 5}])
+    >>> loss(torch.tensor([2, 3, 4, 5]), "train", torch.Generator())  # of rows 2; 0, 1, 2
+    {'loss': tensor(1.2500)}
+
+    """
+    if len(losses) == 1:
+        return losses[0]
+
+    def of_rows(rows: Tensor, split: str, rng: torch.Generator) -> dict[str, Tensor]:
+        out, start = dict[str, Tensor](), 0
+        for loss, count in zip(losses, counts, strict=True):
+            some = rows[(rows >= start) & (rows < start + count[split])] - start
+            for name, value in (loss(some, split, rng) if len(some) else {}).items():
+                out[name] = out.get(name, 0) + value * (len(some) / len(rows))
+            start += count[split]
+        return out
+
+    return of_rows

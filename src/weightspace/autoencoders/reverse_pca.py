@@ -103,4 +103,6 @@ def fit(
         structural = unexplained((rebuilt - x)[:, varies], sizes)
         return combine(structural, {}, lambda: autoencoder.weights(rebuilt), rows, split, rng)
 
-    return autoencoder, fit_feature_pca(autoencoder, loss, data, settings, options.refit, seed)
+    return autoencoder, fit_feature_pca(
+        [autoencoder], [loss], [data], settings, options.refit, seed
+    )

@@ -341,11 +341,16 @@ class TokensAutoencoder(FeaturePcaAutoencoder):
             raise problem(
                 "other layers", where="autoencoder 'tokens'", got=names, expected=expected
             )
-        other = TokensAutoencoder(spec, self.latent, self.settings, self.sizes, torch.Generator())
-        other.encoder, other.decoder, other.head = self.encoder, self.decoder, self.head
-        other.to(self.device).fit_scale(weights)
+        other = self.shared(spec)
+        other.fit_scale(weights)
         other.fit_pool(weights)
         return other.train(self.training)
+
+    def shared(self, spec: Spec) -> TokensAutoencoder:
+        """The same transformers for another width; what belongs to a width is yet to be fitted."""
+        other = TokensAutoencoder(spec, self.latent, self.settings, self.sizes, torch.Generator())
+        other.encoder, other.decoder, other.head = self.encoder, self.decoder, self.head
+        return other.to(self.device)
 
     def meta(self) -> dict[str, Any]:
         """What the autoencoder is rebuilt from."""
@@ -466,13 +471,8 @@ def fit(
         seed: root seed.
 
     """
-    rng = torch_stream(seed, "autoencoder", "init")
-    layout = Layout(data.net.spec, options.token)
-    sizes = (len(layout.layers), layout.channels, layout.pieces)
-    autoencoder = TokensAutoencoder(data.net.spec, settings.latent, options, sizes, rng)
-    autoencoder.to(data.runner.device).fit_scale(data.weights["train"])
-    loss = TokensLoss(autoencoder, data, settings)
-    return autoencoder, fit_feature_pca(autoencoder, loss, data, settings, options.refit, seed)
+    (autoencoder,), history = fit_widths([data], settings, options, seed)
+    return autoencoder, history
 
 
 def fit_widths(
@@ -481,7 +481,7 @@ def fit_widths(
     options: TokensSettings,
     seed: int,
 ) -> tuple[list[TokensAutoencoder], pd.DataFrame]:
-    """One pair of transformers for several widths, fitted at width 1: see :meth:`TokensAutoencoder.at`.
+    """One pair of transformers, fitted to members of several widths; normalisation and PCA of each.
 
     Args:
         data: of each width; the first is that of width 1.
@@ -490,6 +490,13 @@ def fit_widths(
         seed: root seed.
 
     """
-    first, history = fit(data[0], settings, options, seed)
-    others = [first.at(one.net.spec, one.weights["train"]) for one in data[1:]]
-    return [first, *others], history
+    rng = torch_stream(seed, "autoencoder", "init")
+    spec = data[0].net.spec
+    layout = Layout(spec, options.token)
+    sizes = (len(layout.layers), layout.channels, layout.pieces)
+    first = TokensAutoencoder(spec, settings.latent, options, sizes, rng)
+    fitted = [first.to(data[0].runner.device), *(first.shared(one.net.spec) for one in data[1:])]
+    for autoencoder, one in zip(fitted, data, strict=True):
+        autoencoder.fit_scale(one.weights["train"])
+    losses = [TokensLoss(a, one, settings) for a, one in zip(fitted, data, strict=True)]
+    return fitted, fit_feature_pca(fitted, losses, data, settings, options.refit, seed)

@@ -213,6 +213,10 @@ BestOf = Annotated[int, _whole("best_of", help="candidates for each, chosen on t
 Epochs = Annotated[
     int, _whole("fine_tune_epochs", help="passes over your train images after sampling")
 ]
+Width = Annotated[
+    float | None,
+    typer.Option(min=1e-3, max=1000, help="of the networks, where zoo.widths has several"),
+]
 Steps = Annotated[
     int | None,
     _whole(

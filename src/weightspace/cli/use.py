@@ -76,10 +76,7 @@ def sample(
         bool, typer.Option("--reestimate", help="running statistics from your train images")
     ] = False,
     guidance_steps: door.Steps = None,
-    width: Annotated[
-        float | None,
-        typer.Option(min=1e-3, max=1000, help="one of zoo.widths, where the zoo has several"),
-    ] = None,
+    width: door.Width = None,
     seed: door.Seed = 0,
     root: door.Root = Path(),
 ) -> None:
@@ -89,8 +86,7 @@ def sample(
 
     chosen = names(classes)
     with new_folder(out) as folder:
-        project = start(root)
-        project = project if width is None else project.at(width)
+        project = start(root, width)
         project.target(accuracy, loss)  # before images are read
         samples = project.sample(
             project.task(data, chosen, seed=seed),
@@ -161,13 +157,14 @@ def import_(
 def encode(
     paths: door.Networks,
     out: Annotated[Path, typer.Option(help="file to write, .safetensors")],
+    width: door.Width = None,
     root: door.Root = Path(),
 ) -> None:
     """Encode networks to latents."""
     from weightspace.cli.output import check_encode, encode_files
 
     check_encode(paths, out)
-    encode_files(start(root), paths, out)
+    encode_files(start(root, width), paths, out)
 
 
 @commands.command(rich_help_panel=PANEL)
@@ -179,12 +176,13 @@ def decode(
         ),
     ],
     out: door.NewFolder,
+    width: door.Width = None,
     root: door.Root = Path(),
 ) -> None:
     """Decode latents to networks, a safetensors file each."""
     from weightspace.cli.output import decode_file
 
-    decode_file(start(root), latents, out)
+    decode_file(start(root, width), latents, out)
 
 
 @commands.command(rich_help_panel=PANEL)
@@ -318,10 +316,11 @@ def ls(
     print(text)
 
 
-def start(root: Path) -> Project:
-    """Load a project for a command."""
+def start(root: Path, width: float | None = None) -> Project:
+    """Load a project for a command, at one width where it has several."""
     from weightspace.project.project import load
     from weightspace.runtime import prepare
 
     prepare()
-    return load(root)
+    project = load(root)
+    return project if width is None else project.at(width)
