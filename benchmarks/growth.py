@@ -39,7 +39,8 @@ from workspace import clone
 GROWING = ("zoo", "outputs", "pca", *FITS)
 EVALUATIONS = tuple(name for name in STAGES if name.startswith("evaluate"))
 MORE_EPOCHS = 3
-FEW = {  # what does not depend on the zoo: the critic, draws, and networks that are trained
+FEW = {  # what does not depend on the zoo: tasks, the critic, draws, and networks that are trained
+    "dataset.tasks": 120,  # all of them have members in the smallest zoo
     "shared_encoders.flow.critic_rounds": 1,
     "shared_encoders.flow.critic_draws": 1000,
     "shared_encoders.flow.critic_epochs": 1,
@@ -192,7 +193,7 @@ def main():
     """Print one JSON object, and write it where asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, nargs="*", help="of the zoos; 500 to 4,000 by default")
-    parser.add_argument("--evaluated", type=int, default=3, help="smallest zoos that are evaluated")
+    parser.add_argument("--evaluated", type=int, default=2, help="smallest zoos that are evaluated")
     parser.add_argument("--widths", type=int, nargs="*", help="4 to 64 by default")
     parser.add_argument("--rounds", type=int, default=3, help="of the training of each width")
     parser.add_argument("--stages", nargs="+", default=[*GROWING, "hypernetwork", *EVALUATIONS])
