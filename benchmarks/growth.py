@@ -30,7 +30,7 @@ from scipy.optimize import nnls
 import report
 import zoo_training
 from memory import ROOT, STAGES, watch
-from weightspace.artifacts import MEMBERS_FILE, ZOO_FOLDER, read_parquet
+from weightspace.artifacts import MEMBERS_FILE, ZOO_FOLDER, read_json, read_parquet
 from weightspace.params import Resnet18Settings
 from weightspace.report.scale import EPOCH, FITS
 from weightspace.runtime import prepare
@@ -205,19 +205,33 @@ def main():
         options.runs = sizes
     if options.widths is None:
         options.widths = some_widths
-    start, out = time.monotonic(), report.machine()
-    out |= {"nice": os.nice(0), "load_at_start": os.getloadavg()[0]}
-    out |= {"settings": "tiny" if options.quick else FEW}
-    out["resnet18"] = of_widths(options.widths, options.rounds)
-    zoos = {}
+    # What is not measured this time stays.
+    out = read_json(options.out) if options.out and options.out.is_file() else {}
+    if options.widths:
+        facts = conditions()
+        figures = of_widths(options.widths, options.rounds)
+        out["resnet18"] = facts() | figures
+    facts, zoos = conditions(), {}
     for i, runs in enumerate(sorted(options.runs)):
         stages = [s for s in options.stages if s in GROWING or i < options.evaluated]
         with tempfile.TemporaryDirectory() as root:
             zoos[runs] = of_zoo(Path(root) / "clone", runs, stages, options.quick)
-        out |= {"zoo": {str(n): zoo for n, zoo in zoos.items()}, "models": of_stages(zoos)}
-        out |= {"load_at_end": os.getloadavg()[0]}
-        out |= {"minutes": round((time.monotonic() - start) / 60, 1)}
-        report.write(out, options.out)
+        settings = {"settings": "tiny" if options.quick else FEW}
+        sizes = {str(n): zoo for n, zoo in zoos.items()}
+        out["stages"] = facts() | settings | {"zoos": sizes, "models": of_stages(zoos)}
+        report.write(out, options.out)  # the next one may take long
+
+
+def conditions():
+    """A function that says where figures come from, and how busy the machine was since now."""
+    start, load = time.monotonic(), os.getloadavg()[0]
+
+    def facts():
+        passed = time.monotonic() - start
+        busy = {"nice": os.nice(0), "load": [round(x, 1) for x in (load, os.getloadavg()[0])]}
+        return report.machine() | busy | {"minutes": round(passed / 60, 1)}
+
+    return facts
 
 
 if __name__ == "__main__":

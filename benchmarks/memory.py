@@ -217,7 +217,8 @@ def main():
             )
     print("\n".join(rows(sizes)), file=sys.stderr)
     facts = {"numbers_of_a_network": numel, "pixels": options.pixels, "load": os.getloadavg()}
-    out = {"settings": SETTINGS, "widths": {}}
+    facts |= {"settings": SETTINGS}
+    out = {"widths": {}}
     if options.out and options.out.is_file():
         out["widths"] = json.loads(options.out.read_text())["widths"]  # other widths stay
     out["widths"][str(options.width)] = report.machine() | facts | {"sizes": sizes}

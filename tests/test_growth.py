@@ -73,23 +73,15 @@ def test_training_by_width_is_values_between_layers_and_weights(growth):
 def measured(growth, cost, workers=0.0):
     """What benchmarks/growth.py writes, of a made-up stage."""
     of_zoo = zoos(cost, workers=workers)
-    return {
-        "machine": "a machine",
-        "python": "3",
-        "torch": "2",
-        "nice": 10,
-        "load_at_start": 0.1,
-        "load_at_end": 0.2,
-        "zoo": {str(n): figures for n, figures in of_zoo.items()},
-        "models": growth.of_stages(of_zoo),
-        "resnet18": {},
-    }
+    sizes = {str(n): figures for n, figures in of_zoo.items()}
+    figures = growth.conditions()() | {"zoos": sizes, "models": growth.of_stages(of_zoo)}
+    return {"stages": figures}
 
 
 def test_what_workers_do_is_divided_among_machines_and_nothing_else(growth):
     params = load_params(ROOT / "params.yaml")
     costs, runs = {"zoo": 360.0, "pca": 3600.0}, params.zoo.runs
-    models = measured(growth, lambda n: 3 + 0.05 * n, workers=0.75)["models"]
+    models = measured(growth, lambda n: 3 + 0.05 * n, workers=0.75)["stages"]["models"]
     same = scale.stage_hours(costs, models, params, runs)
     assert scale.total(same, 1) == pytest.approx(sum(costs.values()) / 3600)
     assert scale.total(same, float("inf")) == pytest.approx((0.25 * 360 + 3600) / 3600)
@@ -115,7 +107,7 @@ def test_tables_show_figures_and_errors(growth, tmp_path):
     assert scale.memory(tmp_path).startswith("Not measured yet")
     (tmp_path / "benchmarks").mkdir()
     figures = measured(growth, lambda n: 100 + 0.1 * n)
-    figures["zoo"]["4000"]["zoo"]["cpu_seconds"] = 1000.0  # after the model was fitted
+    figures["stages"]["zoos"]["4000"]["zoo"]["cpu_seconds"] = 1000.0  # after the model was fitted
     (tmp_path / scale.GROWTH).write_text(json.dumps(figures))
     row = next(line for line in scale.growth(tmp_path).split("\n") if line.startswith("| `zoo`"))
     cells = row.strip("| ").split(" | ")
@@ -138,11 +130,11 @@ def test_growth_of_a_tiny_pipeline_is_measured(tmp_path):
     words = ["--runs", "36", "48", "--widths", "2", "4", "--rounds", "1", "--out", str(out)]
     run("benchmarks/growth.py", "--quick", "--stages", "zoo", "outputs", *words)
     figures = json.loads(out.read_text())
-    assert [figures["zoo"][n]["members"] for n in ("36", "48")] == [108, 144]
-    small = figures["zoo"]["36"]
+    assert [figures["stages"]["zoos"][n]["members"] for n in ("36", "48")] == [108, 144]
+    small = figures["stages"]["zoos"]["36"]
     assert small["zoo"]["in_workers"] > 0.2 > small["outputs"]["in_workers"] >= 0
     assert 100 < small["outputs"]["anonymous_mib"] < small["outputs"]["resident_mib"] < 2000
-    assert set(figures["models"]) == {"zoo", "outputs"}
+    assert set(figures["stages"]["models"]) == {"zoo", "outputs"}
     widths = figures["resnet18"]["widths"]
     ratio = widths["4"]["flops_per_run_step"] / widths["2"]["flops_per_run_step"]
     assert 3.5 < ratio < 4.5  # operations go with the square of the width

@@ -12,7 +12,7 @@ from weightspace.autoencoders import AUTOENCODERS
 from weightspace.evaluate import evidence, trained, weight_steps, zoo_choice
 from weightspace.evaluate.evaluation import Evaluation
 from weightspace.evaluate.finetuning import Trainer
-from weightspace.evaluate.stopping import TrainAndStop
+from weightspace.evaluate.stopping import TrainAndStop, measurements
 from weightspace.evaluate.tuning import Baseline, Outcome
 from weightspace.evaluate.weight_steps import Coordinates
 from weightspace.evaluate.zoo_choice import ZooChoice, head_inputs
@@ -82,6 +82,22 @@ def test_training_stops_at_its_target(world, grid, result, targets, of_task):
     )
     assert 0 < near < far < 24 * 48  # the control: training to the end
     assert near < np.mean(stopped.image_gradients) < far
+
+
+def test_networks_of_a_training_are_copied_a_block_at_a_time(world):
+    net = world().net
+    first, last = _fresh(net, 2), _fresh(net, 2, seed=1)
+    later = {name: torch.stack([first[name], w], 1) for name, w in last.items()}
+    networks = measurements(first, later, 3)
+    head = net.spec.names[-1]
+    taken = networks.take(slice(1, 5))[head]  # the second and third of one, two of the other
+    expected = torch.stack([first[head][0], last[head][0], first[head][1], first[head][1]])
+    assert torch.equal(taken, expected)
+    later[head] += 1
+    moved = networks.take(slice(1, 5))[head]  # nothing was copied before
+    assert torch.equal(
+        moved, expected + torch.tensor([1, 1, 0, 1]).view(-1, *[1] * (moved.ndim - 1))
+    )
 
 
 def test_a_start_beyond_its_target_is_not_trained(world, grid):

@@ -119,6 +119,28 @@ def test_runs_of_all_optimisers_share_a_gradient_and_no_result_depends_on_it(
         torch.testing.assert_close(apart[name], w, rtol=1e-9, atol=1e-11)
 
 
+def test_snapshots_of_one_run_lie_in_memory_once(rng, monkeypatch):
+    net, runs, init, images, classes, batches = _inputs("cnn", rng)
+    together = train_runs(net, runs, init, images, classes, batches, 0.9)
+    made, block = [], train._train_block
+
+    def noted(*arguments):
+        made.append(block(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(train, "_train_block", noted)
+    for size, shared in ((1, True), (2, False)):  # the control: two runs come back in their order
+        some = [part[:size] for part in (runs, classes, batches)]
+        start = {name: w[:size] for name, w in init.items()}
+        few = train_runs(net, some[0], start, images, some[1], some[2], 0.9)
+        head = few[net.spec.names[-1]]
+        assert (
+            head.untyped_storage().data_ptr() == made[-1].untyped_storage().data_ptr()
+        ) == shared
+        for name, w in few.items():
+            torch.testing.assert_close(w, together[name][:size], rtol=1e-9, atol=1e-11)
+
+
 @pytest.mark.parametrize("case", ["cnn", "resnet18-small"])
 def test_runs_train_where_the_images_are_and_come_back(case, rng):
     net, runs, init, images, classes, batches = _inputs(case, rng)

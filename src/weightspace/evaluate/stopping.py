@@ -17,9 +17,10 @@ from torch import Tensor
 from weightspace.evaluate.finetuning import SCRATCH_EPOCHS, Trainer
 from weightspace.evaluate.tuning import Outcome
 from weightspace.sampling.requests import Grid
-from weightspace.weights.lazy import Selected
+from weightspace.weights.lazy import Made, Selected
 from weightspace.weights.spec import (
     BLOCK,
+    Networks,
     Population,
     Weights,
     block_size,
@@ -66,6 +67,33 @@ def stop(
     seen = np.arange(results.shape[1]) <= last[:, None]
     distance = np.abs(np.nan_to_num(results, nan=np.inf) - target)
     return np.where(seen, distance, np.inf).argmin(1), last
+
+
+def measurements(first: Weights, later: Weights, size: int) -> Made:
+    """Networks of M trainings ``(M * S)`` at each of S measurements, those of a training side by side.
+
+    They are put together where they are run: a copy of all would double what a training holds.
+
+    Args:
+        first: where the trainings start ``(M, *shape)``.
+        later: after some of their steps ``(M, S - 1, *shape)``.
+        size: S.
+
+    >>> networks = measurements({"a": torch.tensor([1, 4])}, {"a": torch.tensor([[2, 3], [5, 6]])}, 3)
+    >>> networks.take(slice(None)), networks.take(torch.tensor([3, 2]))
+    ({'a': tensor([1, 2, 3, 4, 5, 6])}, {'a': tensor([4, 3])})
+
+    """
+
+    def make(rows: Tensor) -> Weights:
+        training, index = rows // size, rows % size
+        start = index == 0
+        out = take(later, (training, (index - 1).clamp_min(0)))
+        for name, w in out.items():
+            w[start] = first[name][training[start]]
+        return out
+
+    return Made(count(first) * size, make)
 
 
 @dataclass(frozen=True)
@@ -132,7 +160,7 @@ class TrainAndStop:
         def compute(rows: slice) -> Tensor:
             first = take(start, rows)
             later = self.trainer.trajectory(tasks[rows], first, rate, steps[1:])
-            networks = {k: torch.cat([w[:, None], later[k]], 1) for k, w in first.items()}
+            networks = measurements(first, later, len(steps))
             achieved, last = self._stopped(networks, tasks[rows], targets[rows], part)
             return torch.stack([achieved, torch.tensor(steps)[last]], 1).reshape(-1, k, 2)
 
@@ -141,26 +169,27 @@ class TrainAndStop:
         return fill_blocks(room, block_size(spec, BLOCK, len(steps) * spec.numel), compute)
 
     def _stopped(
-        self, networks: Weights, tasks: np.ndarray, targets: np.ndarray, part: str
+        self, networks: Networks, tasks: np.ndarray, targets: np.ndarray, part: str
     ) -> tuple[Tensor, Tensor]:
         """Result of each request, and the measurement that its training stops at, ``(M * k,)`` each.
 
         Args:
-            networks: of M trainings, at each of S measurements ``(M, S, *shape)``.
+            networks: of M trainings, those of one at its S measurements side by side ``(M * S)``.
             tasks: task of each training ``(M,)``.
             targets: of its requests ``(M, k)``.
             part: images that the networks are measured on at the end.
 
         """
         runner, (trainings, requests) = self.trainer.runner, targets.shape
-        flat = {name: w.flatten(0, 1) for name, w in networks.items()}
-        on_train = self.result.of(runner.outputs_by_task(flat, tasks, "train"))
+        on_train = self.result.of(runner.outputs_by_task(networks, tasks, "train"))
         index, last = stop(
             on_train.reshape(trainings, -1).numpy().repeat(requests, 0),
             targets.ravel(),
             higher_is_better=self.result.higher_is_better,
         )
         training = np.arange(trainings).repeat(requests)
-        chosen = {name: w[training, index] for name, w in networks.items()}
+        chosen = Selected(
+            networks, torch.from_numpy(training * (count(networks) // trainings) + index)
+        )
         achieved = self.result.of(runner.outputs_by_task(chosen, tasks, part))
         return achieved, torch.from_numpy(last)

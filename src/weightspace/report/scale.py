@@ -13,19 +13,19 @@ GROWTH, MEMORY = (Path("benchmarks") / f"{name}.json" for name in ("growth", "me
 EPOCH = "{}, an epoch"  # of a fit, as benchmarks/growth.py names it
 FITS = ("autoencoder", "shared_encoder")
 MACHINES = (1, 4, 16, 64)
+NOT_YET = "Not measured yet: `python benchmarks/{0}.py --out benchmarks/{0}.json`."
 
 
 def growth(root: Path) -> str:
     """CPU seconds and memory of every stage by runs, and what the model predicts."""
-    found = _read(root / GROWTH)
-    if not found:
-        return "Not measured yet: `python benchmarks/growth.py --out benchmarks/growth.json`."
+    if "stages" not in (found := _read(root / GROWTH)):
+        return NOT_YET.format("growth")
     with structured(root / GROWTH):
-        return _growth(found)
+        return _growth(found["stages"])
 
 
 def _growth(found: dict[str, Any]) -> str:
-    zoos, models = found["zoo"], found["models"]
+    zoos, models = found["zoos"], found["models"]
     sizes = [int(runs) for runs in zoos]
     far = str(max(_extrapolated(models)))
     body = []
@@ -70,9 +70,8 @@ def _rate(zoos: dict[str, Any], sizes: list[int]) -> str:
 
 def widths(root: Path) -> str:
     """Training of ResNet-18 by width: operations, milliseconds, GFLOP/s, memory, and the model."""
-    found = _read(root / GROWTH)
-    if not found or "model" not in found["resnet18"]:
-        return "Not measured yet: `python benchmarks/growth.py --out benchmarks/growth.json`."
+    if "resnet18" not in (found := _read(root / GROWTH)):
+        return NOT_YET.format("growth")
     with structured(root / GROWTH):
         part = found["resnet18"]
         predicted = part["model"]["predicted"]
@@ -93,7 +92,7 @@ def widths(root: Path) -> str:
         head = ["width", "numbers", "GFLOP of a step", "ms", "model", "GFLOP/s", "MiB"]
         return (
             f"A step of one network on {part['batch']} images of {part['pixels']}x{part['pixels']} pixels, forward and "
-            f"backward, {part['networks']} networks at once on one core; {_origin(found)}\n\n{markdown.rows(head, body)}"
+            f"backward, {part['networks']} networks at once on one core; {_origin(part)}\n\n{markdown.rows(head, body)}"
         )
 
 
@@ -103,10 +102,10 @@ def cluster(root: Path) -> str:
     costs = {
         f.stem: read_json(f)["seconds"] for f in sorted((root / "metrics" / "cost").glob("*.json"))
     }
-    if not found or not costs:
-        return "Not measured yet: `python benchmarks/growth.py --out benchmarks/growth.json`."
+    if "stages" not in found or not costs:
+        return NOT_YET.format("growth")
     with structured(root / GROWTH):
-        params, models = load_params(root / "params.yaml"), found["models"]
+        params, models = load_params(root / "params.yaml"), found["stages"]["models"]
         body = []
         for runs in sorted({params.zoo.runs, *_extrapolated(models)}):
             of_stage = stage_hours(costs, models, params, runs)
@@ -177,7 +176,7 @@ def memory(root: Path) -> str:
     """Peak memory of every stage at every width that was measured."""
     found = _read(root / MEMORY)
     if not found:
-        return "Not measured yet: `python benchmarks/memory.py --out benchmarks/memory.json`."
+        return NOT_YET.format("memory")
     with structured(root / MEMORY):
         sizes = [
             (f"width {width}, {name}", part, stages)
@@ -212,7 +211,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _origin(found: dict[str, Any]) -> str:
-    load = f"load {found['load_at_start']:.1f} to {found['load_at_end']:.1f}"
+    load = " to ".join(f"{x:.1f}" for x in found["load"])
+    load = f"load {load}"
     return f"{found['machine']}, {load}, nice {found['nice']}, Python {found['python']}, torch {found['torch']}."
 
 

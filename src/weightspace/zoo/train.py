@@ -56,8 +56,11 @@ def train_runs(
         block = [runs[i] for i in rows]
         start = to_device(take(init, rows.to(first.device)), images.device)
         steps = _steps(classes[rows], batches[rows], images)
-        trained = _train_block(net, block, start, steps, momentum)
-        snapshots[rows.to(first.device)] = trained.to(first.device)
+        trained = _train_block(net, block, start, steps, momentum).to(first.device)
+        if len(runs) == 1:  # snapshots of one large network lie in memory once
+            snapshots = trained
+        else:
+            snapshots[rows.to(first.device)] = trained
     flat = net.spec.unflatten(snapshots.flatten(0, 1))
     return {name: w.unflatten(0, snapshots.shape[:2]) for name, w in flat.items()}
 
