@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import weightspace as ws
-from cases import tiny
+from cases import WORLDS, networks, tiny, world_params
 from weightspace.artifacts import (
     AUTOENCODER_FILE,
     DATASET_FOLDER,
@@ -23,6 +23,7 @@ from weightspace.data.dataset import Dataset
 from weightspace.errors import WeightspaceError
 from weightspace.evaluate.metrics import agreement
 from weightspace.experiments.preflight import check_widths
+from weightspace.nets.base import net_for
 from weightspace.params import CnnSettings, MlpSettings, Resnet18Settings, load_params, widened
 from weightspace.shared_encoders.base import SharedEncoderData, load_shared_encoder
 from weightspace.shared_encoders.flow import Draws
@@ -112,6 +113,17 @@ def test_sizes_are_multiplied():
     assert widened(Resnet18Settings(width=8, stem="small"), 0.25).width == 2
     with pytest.raises(WeightspaceError, match=r"width 0\.3 gives no sizes"):
         widened(cnn, 0.3)
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_every_architecture_has_networks_of_twice_the_width(name):
+    params = world_params(name)
+    both = params.model_copy(update={"zoo": params.zoo.model_copy(update={"widths": (1.0, 2.0)})})
+    one, two = (net_for(p, (1, 8, 8), 3) for p in both.each_width())
+    assert two.spec.groups == {group: 2 * units for group, units in one.spec.groups.items()}
+    assert one.spec == net_for(params, (1, 8, 8), 3).spec
+    outputs = two.outputs(networks(two, 2), torch.zeros(5, 1, 8, 8))
+    assert outputs.shape == (2, 5, 3)
 
 
 def decoded(project, z, tasks):
@@ -259,8 +271,8 @@ def test_tokens_read_every_width_with_one_pair_of_transformers(root):
     fitted, _ = tokens.fit_widths(data, settings, params.autoencoders.tokens, params.seed)
     assert fitted[0].encoder is fitted[1].encoder
     for autoencoder, one in zip(fitted, data, strict=True):
-        networks = decode_latents(autoencoder, encode_members(autoencoder, one.weights["val"]))
-        assert one.net.spec.check(networks) == one.counts["val"]
+        rebuilt = decode_latents(autoencoder, encode_members(autoencoder, one.weights["val"]))
+        assert one.net.spec.check(rebuilt) == one.counts["val"]
 
 
 REFUSED = {
