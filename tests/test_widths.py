@@ -22,7 +22,7 @@ from weightspace.cli import app
 from weightspace.data.dataset import Dataset
 from weightspace.errors import WeightspaceError
 from weightspace.evaluate.metrics import agreement
-from weightspace.experiments.preflight import check_widths
+from weightspace.experiments.preflight import check, check_widths
 from weightspace.nets.base import net_for
 from weightspace.params import CnnSettings, MlpSettings, Resnet18Settings, load_params, widened
 from weightspace.shared_encoders.base import SharedEncoderData, load_shared_encoder
@@ -297,6 +297,14 @@ def test_what_does_not_support_several_widths_says_so(case):
     assert "\n" not in str(error.value)
     if case != "order":  # the control: with one width it is nobody's business
         check_widths(tiny(**REFUSED[case]))
+
+
+@pytest.mark.parametrize("widths", [[1], WIDTHS])
+def test_an_unknown_architecture_is_told_of_first(widths):
+    flow = {"model": "flow"}
+    params = tiny(zoo={"architecture": "cnm", "widths": widths}, shared_encoder=flow)
+    with pytest.raises(WeightspaceError, match=r"unknown zoo\.architecture 'cnm'"):
+        check(params)
 
 
 @pytest.mark.parametrize("model", ["functional", "tokens"])

@@ -692,9 +692,10 @@ class Params(Settings):
                 where="zoo.widths",
                 expected=", ".join(f"{w:g}" for w in self.zoo.widths),
             )
-        name = self.zoo.architecture
-        sizes = widened(self.nets.of(name), width / self.width)
-        nets = self.nets.model_copy(update={name: sizes})
+        nets, name = self.nets, self.zoo.architecture
+        if width != self.width:
+            sizes = widened(nets.of(name), width / self.width)
+            nets = nets.model_copy(update={name: sizes})
         zoo = self.zoo.model_copy(update={"widths": (width,)})
         return self.model_copy(update={"nets": nets, "zoo": zoo})
 

@@ -47,8 +47,9 @@ def check(params: Params) -> Dataset:
     dataset = make_dataset(params.dataset, params.sources, params.seed)
     options = params.dataset_encoders.of(params.shared_encoder.dataset_encoder)
     encoder.build(dataset.shape, options, torch.Generator())
-    for one in check_widths(params).each_width():
-        net_for(one, dataset.shape, dataset.classes_per_task)
+    check_widths(params)
+    for width in params.zoo.widths:  # an unknown architecture is told of at the first
+        net_for(params.at(width), dataset.shape, dataset.classes_per_task)
     per_epoch = steps_per_epoch(dataset, params.zoo)
     shortest = params.zoo.model_copy(update={"epochs": (params.zoo.epochs[0],) * 2})
     plan_run(0, shortest, len(dataset.tasks), per_epoch, params.seed)
@@ -56,8 +57,8 @@ def check(params: Params) -> Dataset:
     return dataset
 
 
-def check_widths(params: Params) -> Params:
-    """Verify that all that is selected supports several widths, where there are several; the settings.
+def check_widths(params: Params) -> None:
+    """Verify that all that is selected supports several widths, where there are several.
 
     Raises:
         WeightspaceError: the first width is not 1, or what does not support several; one line.
@@ -71,7 +72,7 @@ def check_widths(params: Params) -> Params:
             expected="1 as the first",
         )
     if len(params.zoo.widths) == 1:
-        return params
+        return
     model, functional = params.autoencoder.model, params.autoencoders.functional
     needed: dict[str, tuple[object, object]] = {
         "shared_encoder.model": (params.shared_encoder.model, "flow")
@@ -92,7 +93,6 @@ def check_widths(params: Params) -> Params:
                 got=value,
                 expected=f"{expected}, or one width in zoo.widths",
             )
-    return params
 
 
 def check_runs(params: Params, dataset: Dataset, per_epoch: int) -> None:
