@@ -301,8 +301,8 @@ def test_what_does_not_support_several_widths_says_so(case):
 
 @pytest.mark.parametrize("widths", [[1], WIDTHS])
 def test_an_unknown_architecture_is_told_of_first(widths):
-    flow = {"model": "flow"}
-    params = tiny(zoo={"architecture": "cnm", "widths": widths}, shared_encoder=flow)
+    models = {"autoencoder": {"model": "functional"}, "shared_encoder": {"model": "flow"}}
+    params = tiny(zoo={"architecture": "cnm", "widths": widths}, **models)
     with pytest.raises(WeightspaceError, match=r"unknown zoo\.architecture 'cnm'"):
         check(params)
 
