@@ -144,16 +144,31 @@ def train_zoo(params, folder):
     return folder / "zoo"
 
 
+def made_once(tmp_path_factory, name, make):
+    """Folder that ``make`` fills, once for all workers of a session: the first makes it, others wait."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with (base / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (base / name).exists():
+            unfinished = base / f"{name}-unfinished"
+            shutil.rmtree(unfinished, ignore_errors=True)  # of a worker that failed
+            unfinished.mkdir()
+            make(unfinished)
+            unfinished.rename(base / name)
+    return base / name
+
+
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
-    """Factory: the tiny world of one of ``cases.WORLDS``, made once."""
+    """Factory: the tiny world of one of ``cases.WORLDS``, made once; nobody writes to it."""
     made = {}
 
     def make(name="cnn"):
         if name not in made:
             params = world_params(name)
-            folder = tmp_path_factory.mktemp(name)
-            zoo = Zoo.open(train_zoo(params, folder))
+            folder = made_once(tmp_path_factory, name, lambda new: train_zoo(params, new))
+            zoo = Zoo.open(folder / "zoo")
             dataset = Dataset.load(folder / "dataset")
             net = net_for(params, dataset.shape, dataset.classes_per_task)
             pca = fit_pca(zoo.spec, zoo.weights(zoo.select("train")), params.pca)
@@ -202,7 +217,7 @@ def finish(tiny, root, **shared_encoder):
 @pytest.fixture(scope="session")
 def project_root(world, tmp_path_factory):
     """Folder of a finished tiny pipeline; nobody writes to it."""
-    return finish(world(), tmp_path_factory.mktemp("project"))
+    return made_once(tmp_path_factory, "project", lambda new: finish(world(), new))
 
 
 @pytest.fixture(scope="session")
@@ -213,17 +228,8 @@ def project(project_root):
 
 @pytest.fixture(scope="session")
 def finished_clone(tmp_path_factory):
-    """This worker's copy of the clone where everything ran once; tests leave it as they found it.
-
-    The clone costs a whole pipeline: the first worker that needs it makes it, others wait.
-    """
-    base = tmp_path_factory.getbasetemp()
-    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    with (base / "finished.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (base / "finished").exists():
-            run_once(base / "unfinished")
-            (base / "unfinished").rename(base / "finished")
+    """This worker's copy of the clone where everything ran once; tests leave it as they found it."""
+    finished = made_once(tmp_path_factory, "finished", run_once)
     copied = tmp_path_factory.mktemp("copied")
-    shutil.copytree(base / "finished", copied, symlinks=True, dirs_exist_ok=True)
+    shutil.copytree(finished, copied, symlinks=True, dirs_exist_ok=True)
     return Workspace(copied / "clone")
