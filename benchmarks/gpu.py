@@ -3,9 +3,12 @@
     PYTHONPATH=src python benchmarks/gpu.py --out benchmarks/gpu.json       # on a machine with a GPU
     PYTHONPATH=src python benchmarks/gpu.py --dry-run                       # without: tiny, CPU twice
 
-* ``training``: run-steps per second of many networks at once, as the zoo stage trains them, beside
-  one-by-one PyTorch training of the same networks on the same card, interleaved in one run; a run-step
-  is one optimiser step of one network. TFLOP/s beside the measured bf16 matrix product.
+* ``kernels``: each kernel of ``nets/_kernels.py`` beside float64 on the same values.
+* ``training``: run-steps per second of many networks at once, as the zoo stage trains them with
+  ``zoo.precision`` bf16, beside one-by-one PyTorch training of the same networks on the same card, in
+  float32 with TF32 convolutions and under bf16 autocast, interleaved in one run; the better of these is the
+  baseline. A run-step is one optimiser step of one network. TFLOP/s beside the measured bf16 matrix product.
+* ``forms``: seconds of one gradient of many networks in other forms: what was tried, and lost.
 * ``pipeline``: all stages on small settings, on the CPU and on the GPU. Plans, splits and images
   must be equal; metrics within the tolerances below, because trained networks differ from the first
   rounding on.
@@ -18,14 +21,15 @@ Exit code 1 where a figure is outside its tolerance, 2 where there is no GPU.
 
 import argparse
 import json
-import os
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from unittest import mock
 
 import pandas as pd
 import torch
@@ -33,15 +37,17 @@ import torch.nn.functional as F
 import yaml
 from safetensors.torch import load_file
 
+import preset
 import report
 import throughput
 import weightspace as ws
 from weightspace.autoencoders.base import decode_latents, encode_members
 from weightspace.errors import WeightspaceError
+from weightspace.nets import _layers
 from weightspace.nets.base import build_net
 from weightspace.params import CnnSettings, Resnet18Settings, RuntimeSettings, Settings
 from weightspace.rng import torch_stream
-from weightspace.runtime import device, prepare
+from weightspace.runtime import device, is_half, prepare
 from weightspace.sampling.sampler import Condition, Sampler
 from weightspace.weights.spec import stack
 from weightspace.zoo.plan import Run
@@ -52,9 +58,13 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import workspace  # noqa: E402
 
+try:
+    from weightspace.nets import _gpu
+except ImportError:  # no Triton
+    _gpu = None
+
 CLASSES, BATCH, IMAGES, ALL_CLASSES = 3, 64, 200, 10
 STAGES = list(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
-RUN = "import runpy, sys\nfor script in sys.argv[1:]: runpy.run_path(script, run_name='__main__')"
 
 # metric -> by how much the devices may differ: trained networks differ, their statistics hardly
 TOLERANCES = {
@@ -124,6 +134,8 @@ VARIANTS = {
     "resnet18-32": _resnet(32, 64, 10),
     "resnet18-64": _resnet(64, 32, 6),
 }
+FORMS = ("cnn", "cnn-batch-norm", "resnet18-16", "resnet18-2")
+KERNELS = {"torch.float32": 1e-5, "torch.bfloat16": 1e-2}  # relative errors
 DRY = {
     "cnn": Variant("cnn", CnnSettings(channels=(3, 4), batch_norm=False), 2, 2, (1, 8, 8)),
     "resnet18-2": Variant("resnet18", Resnet18Settings(width=2, stem="small"), 2, 1, (1, 8, 8)),
@@ -161,7 +173,7 @@ def data(variant, where):
     return images, order[:, :CLASSES], torch.randint(IMAGES * CLASSES, size, generator=rng)
 
 
-def one_by_one(variant, where, alone):
+def one_by_one(variant, where, alone, half):
     """Plain PyTorch: module, torch.optim.Adam, a loop over steps, one network after the other."""
     table, classes, batches = data(variant, where)
     labels = torch.arange(CLASSES, device=where).repeat_interleave(IMAGES)
@@ -173,7 +185,9 @@ def one_by_one(variant, where, alone):
             optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
             for index in batches[i].to(where):
                 optimizer.zero_grad()
-                F.cross_entropy(module(images[index]), labels[index]).backward()
+                with torch.autocast(where.type, torch.bfloat16, enabled=half):
+                    outputs = module(images[index])
+                F.cross_entropy(outputs.float(), labels[index]).backward()
                 optimizer.step()
 
     return alone * variant.steps / seconds(work, where)
@@ -186,22 +200,23 @@ def at_once(variant, where):
     runs = [Run(i, 0, "adam", 1e-3, 0.0, 1, (variant.steps,)) for i in range(variant.runs)]
     init = stack([net.init(torch.Generator().manual_seed(i)) for i in range(variant.runs)])
     init = {name: w.to(where) for name, w in init.items()}
+    images = images.bfloat16() if is_half("bf16", where) else images
     work = lambda: train_runs(net, runs, init, images, classes, batches, 0.9)  # noqa: E731
     return variant.runs * variant.steps / seconds(work, where)
 
 
 def training(variants, where, rounds, peak):
-    """Run-steps per second of every variant, both sides interleaved; a first round warms up."""
+    """Run-steps per second of every variant, all sides interleaved; a first round warms up."""
     out = {}
     for name, variant in variants.items():
         alone = min(2, variant.runs)
-        rates = {"one_by_one": [], "at_once": []}
+        rates = {"one_by_one": [], "one_by_one_autocast": [], "at_once": []}
         for i in range(rounds + 1):
-            pair = one_by_one(variant, where, alone), at_once(variant, where)
-            for side, rate in zip(rates, pair, strict=True):
+            both = [one_by_one(variant, where, alone, half) for half in (False, True)]
+            for side, rate in zip(rates, (*both, at_once(variant, where)), strict=True):
                 if i:
                     rates[side].append(rate)
-        ratios = [a / b for a, b in zip(rates["at_once"], rates["one_by_one"], strict=True)]
+        ratios = [c / max(a, b) for a, b, c in zip(*rates.values(), strict=True)]
         images = torch.randn(BATCH, *variant.shape)
         flops = report.training_flops(variant.net().module, images)  # of one run-step
         tflops = flops * max(rates["at_once"]) / 1e12
@@ -209,27 +224,97 @@ def training(variants, where, rounds, peak):
         out[name] |= {"speedup": report.spread(ratios), "tflops": tflops}
         out[name] |= {"of_peak": tflops / peak, "numbers": variant.net().spec.numel}
         out[name] |= {"networks": variant.runs}
+        print(name, json.dumps(out[name]), file=sys.stderr, flush=True)
     return out
 
 
+@contextmanager
+def form(net, name):
+    """Run a net by kernels, by batched products of patches, or by PyTorch's vmap of the module."""
+    changed = mock.patch.object(_layers, "has_kernels", return_value=False)
+    with changed if name == "products" else nullcontext():
+        if name == "vmap":
+            net.__dict__["_batched"] = None  # in place of the cached property
+        yield
+        net.__dict__.pop("_batched", None)
+
+
+def forms(variants, where, rounds):
+    """Seconds of one gradient of many networks, 64 images each, in every form and precision."""
+    out = {}
+    for name, variant in variants.items():
+        net, rng = variant.net(), torch.Generator().manual_seed(0)
+        one = net.init(rng)
+        weights = {k: w.expand(variant.runs, *w.shape).clone().to(where) for k, w in one.items()}
+        images = torch.randn(variant.runs, BATCH, *variant.shape, generator=rng).to(where)
+        for how, kind in product(("kernels", "products", "vmap"), ("bf16", "float32")):
+            x = images.bfloat16() if kind == "bf16" else images
+            w = {k: v.to(x.dtype) for k, v in weights.items()} if how == "vmap" else weights
+            with form(net, how):
+                work = partial(net.gradient, w, x, torch.ones_like)
+                try:
+                    times = [seconds(work, where) for _ in range(rounds + 1)][1:]
+                    out[f"{name}, {how}, {kind}"] = report.spread([round(t, 5) for t in times])
+                except RuntimeError as error:  # out of memory, say
+                    out[f"{name}, {how}, {kind}"] = str(error).splitlines()[0]
+    return out
+
+
+def kernels(where):
+    """Largest relative error of the kernels, by type of the activations, on sizes that fit no block."""
+    errors = {}
+    for dtype, (n, i, o, h, w, b, size, stride) in product(
+        (torch.float32, torch.bfloat16),
+        ((2, 8, 12, 5, 6, 7, 3, 1), (3, 16, 20, 7, 7, 5, 3, 2), (2, 70, 66, 4, 5, 3, 1, 2), (2, 17, 8, 9, 9, 50, 3, 1)),
+    ):  # fmt: skip
+        rng = torch.Generator().manual_seed(0)
+        draw = lambda *shape: torch.randn(*shape, generator=rng).to(where)  # noqa: B023, E731
+        weights = {"w": draw(n, o, i, size, size).to(dtype).float(), "b": draw(n, o)}
+        like = {"weight": "w", "bias": "b", "h": h, "w": w, "size": size, "stride": stride}
+        pairs = [(_gpu.GpuConv(**like), _layers.PatchConv(**like), (n, i, h * w * b), weights)]
+        for rectified in (False, True):
+            statistics = [
+                torch.zeros(2, n, o, device=where, dtype=d)
+                for d in (weights["b"].dtype, torch.float64)
+            ]
+            mine = _gpu.GpuNormalise(*statistics[0], ("w", "b"), rectified)
+            plain = _Rectified(_layers.Normalise(*statistics[1], ("w", "b")), rectified)
+            pairs.append((mine, plain, (n, o, h * w * b), {"w": draw(n, o), "b": draw(n, o)}))
+        for mine, plain, shape, of in pairs:
+            x = (draw(*shape) * 2 + 1).to(dtype)
+            exact = {k: v.double() for k, v in of.items()}
+            y, saved = mine.forward(x, of)
+            y64, saved64 = plain.forward(x.double(), exact)
+            grad = draw(*y.shape).to(dtype)
+            by, g = mine.backward(grad, saved, needs_input_grad=True)
+            by64, g64 = plain.backward(grad.double(), saved64, needs_input_grad=True)
+            both = [(y, y64), (by, by64), *((g[k], g64[k]) for k in g)]
+            worst = max(float((p.double() - q).norm() / q.norm()) for p, q in both)
+            errors.setdefault(str(dtype), []).append(worst)
+    return {dtype: max(values) for dtype, values in errors.items()}
+
+
+class _Rectified(NamedTuple):
+    """A layer, and the rectifier after it."""
+
+    layer: Any
+    rectified: bool
+
+    def forward(self, x, weights):
+        """As the layer's."""
+        y, saved = self.layer.forward(x, weights)
+        return (y.clamp(min=0) if self.rectified else y), (saved, y > 0)
+
+    def backward(self, grad, saved, *, needs_input_grad):
+        """As the layer's."""
+        grad = grad * saved[1] if self.rectified else grad
+        return self.layer.backward(grad, saved[0], needs_input_grad=needs_input_grad)
+
+
 def run_pipeline(folder, changes):
-    """All stages in one process on a copy of the code. Returns the folder."""
-    folder.mkdir(parents=True)
-    for part in ("src", "stages"):
-        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-    settings = yaml.safe_load((ROOT / "params.yaml").read_text())
-    for name, value in changes.items():
-        section, key = workspace.locate(settings, name)
-        section[key] = value
-    (folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-    paths = [str(folder / "src"), str(folder / "stages")]
-    scripts = [str(folder / "stages" / f"{name}.py") for name in STAGES]
-    subprocess.run(
-        [sys.executable, "-c", RUN, *scripts],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-        check=True,
-    )
+    """All stages on a copy of the code. Returns the folder."""
+    if not preset.run_stages(folder, [f"{k}={json.dumps(v)}" for k, v in changes.items()], STAGES):
+        raise SystemExit(f"a stage failed in {folder}")
     return folder
 
 
@@ -355,9 +440,12 @@ def main(arguments=None):
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--variants", nargs="*", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--pipelines", nargs="*", choices=PIPELINES, default=list(PIPELINES))
+    parser.add_argument("--kernels", action="store_true", help="compare the kernels alone")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
     prepare()
+    if options.kernels:
+        return print(kernels(torch.device("cuda" if torch.cuda.is_available() else "cpu")))
     kind = "cpu" if options.dry_run else "cuda"
     try:
         where = device(RuntimeSettings(device=kind, workers=1, executor="local"))
@@ -367,10 +455,20 @@ def main(arguments=None):
     variants = DRY if options.dry_run else {name: VARIANTS[name] for name in options.variants}
     peak = matmul_tflops(where, 256 if options.dry_run else 8192, torch.bfloat16)
     figures = machine(where) | {"bf16_matmul_tflops": peak}
+    figures["kernels"] = kernels(where) if _gpu else "no Triton"
+    print(json.dumps(figures), file=sys.stderr, flush=True)
     figures["training"] = training(variants, where, options.rounds, peak)
+    figures["forms"] = forms(
+        {k: v for k, v in variants.items() if k in FORMS}, where, options.rounds
+    )
     with tempfile.TemporaryDirectory() as scratch:
         figures["pipelines"] = pipelines(kind, options, Path(scratch))
     figures["outside"] = [
+        f"kernels: {k} {e:.2g}"
+        for k, e in dict(figures["kernels"] if _gpu else {}).items()
+        if e > KERNELS[k]
+    ]
+    figures["outside"] += [
         f"{name}: {what}" for name, p in figures["pipelines"].items() for what in p["outside"]
     ]
     report.write(figures, options.out)

@@ -280,6 +280,9 @@ class ZooSettings(Settings):
     adam_lr: PositiveRange = Field(description="Adam learning rate, log-uniform")
     sgd_lr: PositiveRange = Field(description="SGD learning rate, log-uniform")
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(description="momentum of SGD")
+    precision: Literal["float32", "bf16"] = Field(
+        description="of activations in training; weights, sums and gradients are float32"
+    )
     weight_decay: PositiveRange = Field(description="L2 penalty, log-uniform")
     epochs: IntRange = Field(description="fewest and most epochs of a run")
     epochs_drawn: MomentsOrUniform = Field(
@@ -956,6 +959,7 @@ def load_params(path: Path | str = "params.yaml") -> Params:
 ADDED: dict[str, float | str] = {
     "baselines.hypernetwork.width": "shared_encoder.width",
     "shared_encoders.flow.critic_slopes": 0.0,
+    "zoo.precision": "float32",
 }
 
 

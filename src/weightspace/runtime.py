@@ -66,11 +66,11 @@ def precision(name: str, device: torch.device) -> torch.autocast:
     bf16 is float32 on a CPU that oneDNN knows no bf16 products for: there torch multiplies entry by
     entry, and training takes eight times as long.
     """
-    return torch.autocast(device.type, torch.bfloat16, enabled=_half(name, device))
+    return torch.autocast(device.type, torch.bfloat16, enabled=is_half(name, device))
 
 
-def _half(name: str, device: torch.device) -> bool:
-    """Whether a precision is bf16 on a device."""
+def is_half(name: str, device: torch.device) -> bool:
+    """Whether a precision, "float32" or "bf16", is bf16 on a device: see :func:`precision`."""
     if name != "bf16" or device.type != "cpu":
         return name == "bf16"
     mkldnn = torch.backends.mkldnn.is_available()
@@ -84,7 +84,7 @@ def environment(params: Params) -> dict[str, str]:
         params.autoencoders.of(params.autoencoder.model),
         params.shared_encoders.of(params.shared_encoder.model),
     )
-    half = any(_half(getattr(options, "precision", ""), where) for options in models)
+    half = any(is_half(getattr(options, "precision", ""), where) for options in models)
     return {
         "device": torch.cuda.get_device_name(where) if where.type == "cuda" else where.type,
         "precision": "bf16" if half else "float32",

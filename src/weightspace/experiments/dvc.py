@@ -34,13 +34,13 @@ def check_settings(jobs: Iterable[tuple[str, ...]], path: Path = Path("params.ya
     for job in dict.fromkeys(jobs):
         table = read_yaml(path)
         for setting in job:
-            _change(table, setting)
+            change(table, setting)
         params = validate_params(table, f"{path} with {' '.join(job)}")
         for family in FAMILIES.values():
             resolve(family.table, family.selected(params), family.key)
 
 
-def _change(table: dict[str, Any], setting: str) -> None:
+def change(table: dict[str, Any], setting: str) -> None:
     """Change a value of a table as ``-S key=value`` does."""
     key, _, text = setting.partition("=")
     *sections, name = key.removeprefix("params.yaml:").removeprefix("+").split(".")

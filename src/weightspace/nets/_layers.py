@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
@@ -425,6 +427,34 @@ class NormaliseByReferences:
         return x.view(*x.shape[:2], -1, self.images)[..., self.images - self.references :]
 
 
+def has_kernels(like: Tensor) -> bool:
+    """Whether networks with tensors as this one run on the kernels of ``_gpu``."""
+    return like.is_cuda and find_spec("triton") is not None
+
+
+def convolution(
+    like: Tensor, h: int, w: int, *, size: int = 3, stride: int = 1, recompute: bool = False
+) -> Callable[..., Layer]:
+    """What makes a convolution with a border of zeros, of many channels, from its names.
+
+    Args:
+        like: a tensor of the networks.
+        h: height of an image, in pixels.
+        w: width of an image, in pixels.
+        size: height and width of the kernel, odd.
+        stride: from result to result, in pixels.
+        recompute: save the input alone.
+
+    """
+    if has_kernels(like):
+        from weightspace.nets._gpu import GpuConv
+
+        return partial(GpuConv, h=h, w=w, size=size, stride=stride)
+    if size == 3 and stride == 1:
+        return partial(Conv3x3, h=h, w=w, recompute=recompute)
+    return partial(PatchConv, h=h, w=w, size=size, stride=stride, recompute=recompute)
+
+
 def normalised(
     conv: Callable[[str, str | None], Layer],
     name: str,
@@ -432,8 +462,10 @@ def normalised(
     weights: dict[str, Tensor],
     module: nn.Module,
     images: int,
+    *,
+    rectified: bool = False,
 ) -> list[Layer]:
-    """A convolution without bias and the normalisation of its result.
+    """A convolution without bias, the normalisation of its result and, if asked, the rectifier.
 
     Normalisation by running statistics, in evaluation mode, becomes part of the convolution.
 
@@ -444,8 +476,10 @@ def normalised(
         weights: those of N networks, where the convolution gets its new weight and bias.
         module: the :class:`BatchNorm`; says by what to normalise.
         images: images of a batch.
+        rectified: whether the rectifier follows.
 
     """
+    rectifier: list[Layer] = [Relu()] if rectified else []
     weight, bias = f"{name}.weight", f"{name}.bias"
     running = weights[f"{norm}.running_mean"], weights[f"{norm}.running_var"]
     affine = f"{norm}.weight", f"{norm}.bias"
@@ -454,9 +488,14 @@ def normalised(
         return [
             conv(weight, None),
             NormaliseByReferences(*running, affine, images, module.references),
+            *rectifier,
         ]
+    if module.training and has_kernels(running[0]):
+        from weightspace.nets._gpu import GpuNormalise
+
+        return [conv(weight, None), GpuNormalise(*running, affine, rectified)]
     if module.training:
-        return [conv(weight, None), Normalise(*running, affine)]
+        return [conv(weight, None), Normalise(*running, affine), *rectifier]
     scale, weights[bias] = running_affine(*running, *(weights[name] for name in affine))
     weights[weight] = weights[weight] * scale[..., None, None, None]
-    return [conv(weight, bias)]
+    return [conv(weight, bias), *rectifier]

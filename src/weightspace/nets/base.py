@@ -9,17 +9,21 @@ from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from weightspace.nets import NETS
 from weightspace.nets._batch_norm import MOMENTUM, BatchNorm
 from weightspace.nets._chain import Chain
+from weightspace.nets._layers import has_kernels
 from weightspace.params import Params, Settings, options_of
 from weightspace.registry import origins, resolve
 from weightspace.weights.spec import Spec, Weights, block_slices, take, to_device
 
-BLOCK_PIXELS = 1_600_000  # images x pixels of the networks that run at once
+# Images x pixels of the networks that run at once; a GPU needs more of them to be busy
+WHOLE = 16  # images: kernels of a GPU load so many numbers at once
+BLOCK_PIXELS = {"cpu": 1_600_000, "cuda": 12_800_000}
 
 
 @runtime_checkable
@@ -104,7 +108,10 @@ class Net:
 
         """
         self._mode(training=False)
-        return self._call_many(weights, images)
+        count = images.shape[-4]
+        more = -count % WHOLE if has_kernels(images) else 0
+        images = F.pad(images, (*[0] * 7, more)) if more else images
+        return self._call_many(weights, images)[:, :count]
 
     @torch.no_grad()
     def run(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
@@ -163,7 +170,7 @@ class Net:
     @staticmethod
     def _block(images: Tensor) -> int:
         """Networks that run at once."""
-        return max(1, BLOCK_PIXELS // images.shape[-4:].numel())
+        return max(1, BLOCK_PIXELS[images.device.type] // images.shape[-4:].numel())
 
     def training_outputs(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
         """Outputs of N networks in training mode: batch normalisation by each network's batch.

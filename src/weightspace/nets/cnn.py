@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from weightspace.errors import problem
 from weightspace.nets._batch_norm import BatchNorm, batch_norm_tensors
 from weightspace.nets._chain import Chain, Layer
-from weightspace.nets._layers import Conv3x3, Linear, PatchConv, ReluPool, normalised
+from weightspace.nets._layers import Linear, PatchConv, ReluPool, convolution, normalised
 from weightspace.nets._patches import images_last
 from weightspace.params import CnnSettings
 from weightspace.weights.spec import Axis, Spec, TensorSpec
@@ -79,7 +79,11 @@ class Cnn(nn.Module):
         layers: list[Layer] = []
         for i in range(len(self.convs)):
             # the first has few inputs
-            conv = partial(Conv3x3, h=h, w=w) if i else partial(PatchConv, h=h, w=w, size=3)
+            conv = (
+                convolution(weights["head.bias"], h, w)
+                if i
+                else partial(PatchConv, h=h, w=w, size=3)
+            )
             name, norm = f"convs.{i}", f"norms.{i}"
             if self.norms:
                 layers += normalised(conv, name, norm, folded, self.norms[i], images.shape[-4])

@@ -6,7 +6,7 @@ Source: He et al. (2016), arXiv 1512.03385, table 1. Batch normalisation has no 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 import torch.nn.functional as F
@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from weightspace.nets._batch_norm import BatchNorm, batch_norm_tensors
 from weightspace.nets._chain import Chain, Layer, Residual
 from weightspace.nets._layers import (
-    Conv3x3,
     GlobalMean,
     Linear,
     MaxPool,
     PatchConv,
     Relu,
+    convolution,
     normalised,
 )
 from weightspace.nets._patches import images_last, strided
@@ -62,18 +62,19 @@ class Block(nn.Module):
 
         """
 
-        def conv(kind: Callable[..., Layer], part: str, norm: str) -> list[Layer]:
+        def conv(part: str, norm: str, h: int, w: int, **kind: int) -> list[Layer]:
+            make = convolution(weights["fc.bias"], h, w, recompute=True, **kind)
             names = f"{name}.{part}", f"{name}.{norm}"
-            return normalised(kind, *names, weights, self.get_submodule(norm), images)
+            module, first = self.get_submodule(norm), part == "conv1"
+            return normalised(make, *names, weights, module, images, rectified=first)
 
-        half = strided(h, self.stride), strided(w, self.stride)
-        inner = partial(Conv3x3, h=half[0], w=half[1], recompute=True)
+        body = conv("conv1", "bn1", h, w, stride=self.stride)
+        body += conv("conv2", "bn2", strided(h, self.stride), strided(w, self.stride))
         if self.stride == 1:
-            return Residual([*conv(inner, "conv1", "bn1"), Relu(), *conv(inner, "conv2", "bn2")])
-        outer = partial(PatchConv, h=h, w=w, stride=self.stride, recompute=True)
-        body = conv(partial(outer, size=3), "conv1", "bn1")
-        body += [Relu(), *conv(inner, "conv2", "bn2")]
-        return Residual(body, conv(partial(outer, size=1), "downsample.0", "downsample.1"))
+            return Residual(body)
+        return Residual(
+            body, conv("downsample.0", "downsample.1", h, w, size=1, stride=self.stride)
+        )
 
 
 class Resnet18(nn.Module):
@@ -126,7 +127,7 @@ class Resnet18(nn.Module):
         size, stride = self.conv1.kernel_size[0], self.conv1.stride[0]
         stem = partial(PatchConv, h=h, w=w, size=size, stride=stride, recompute=True)
         count = images.shape[-4]
-        layers = [*normalised(stem, "conv1", "bn1", folded, self.bn1, count), Relu()]
+        layers = normalised(stem, "conv1", "bn1", folded, self.bn1, count, rectified=True)
         h, w = strided(h, stride), strided(w, stride)
         if not self.small:
             layers.append(MaxPool(h, w))

@@ -31,6 +31,7 @@ from weightspace.errors import WeightspaceError, problem
 from weightspace.nets.base import Net, build_net
 from weightspace.params import Settings, ZooSettings, widened
 from weightspace.rng import torch_stream
+from weightspace.runtime import is_half
 from weightspace.weights.spec import Population, Weights, stack
 from weightspace.zoo.plan import Run, draw_batches, plan_runs, width_of
 from weightspace.zoo.runner import TaskRunner
@@ -163,11 +164,14 @@ def _train(runner: TaskRunner, runs: Sequence[Run], batches: Tensor, job: ShardJ
     """
     tasks = torch.tensor([run.task for run in runs])
     initial = _initial(runner.net, runs, job.zoo.init, job.seed)
+    images = runner.dataset.images["train"]
+    if is_half(job.zoo.precision, runner.device):
+        images = images.bfloat16()
     weights = train_runs(
         runner.net,
         runs,
         initial,
-        runner.dataset.images["train"],
+        images,
         runner.dataset.classes[tasks],
         batches,
         job.zoo.momentum,

@@ -15,9 +15,10 @@ from weightspace.zoo.plan import Run
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # Adam, Kingma and Ba (2015), arXiv 1412.6980
 # Runs side by side: as many as keep this many values between layers. On a CPU they then stay near
-# its caches (benchmarks/zoo_training.py: a CNN is fastest with 12 to 32, an MLP with 96); on a GPU
-# they fit its memory, which holds about five times as much during a step.
-ACTIVATIONS = {"cpu": 1_400_000, "cuda": 1_000_000_000}
+# its caches (benchmarks/zoo_training.py: a CNN is fastest with 12 to 32, an MLP with 96).
+ACTIVATIONS = 1_400_000
+# A GPU's memory in bytes over the number of these values: a step holds about five times as many
+MEMORY = 40
 FEWEST = {"cpu": 4, "cuda": 1}  # at least, for what a step costs however few there are
 RUNS = {"cpu": 128, "cuda": 4096}  # at most
 
@@ -49,7 +50,7 @@ def train_runs(
         Weights ``(R, S, *shape)`` where ``init`` is, with the running statistics of each snapshot.
 
     """
-    size = _block_size(net, batches.shape[2], images.device.type)
+    size = _block_size(net, batches.shape[2], images.device)
     first = init[net.spec.names[0]]
     snapshots = first.new_empty(len(runs), len(runs[0].steps), net.spec.numel)
     for rows in _blocks(runs, size):
@@ -65,10 +66,13 @@ def train_runs(
     return {name: w.unflatten(0, snapshots.shape[:2]) for name, w in flat.items()}
 
 
-def _block_size(net: Net, batch: int, device: str) -> int:
+def _block_size(net: Net, batch: int, device: torch.device) -> int:
     """Runs that are trained side by side, the fewer the larger their layers are."""
-    fitting = ACTIVATIONS[device] // (net.activations * batch)
-    return int(min(max(fitting, FEWEST[device]), RUNS[device]))
+    values = ACTIVATIONS
+    if torch.cuda.is_available() and device.type == "cuda":
+        values = torch.cuda.get_device_properties(device).total_memory // MEMORY
+    fitting = values // (net.activations * batch)
+    return int(min(max(fitting, FEWEST[device.type]), RUNS[device.type]))
 
 
 def _blocks(runs: Sequence[Run], size: int) -> list[Tensor]:
