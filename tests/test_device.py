@@ -416,6 +416,24 @@ def test_the_benchmark_runs_dry_where_there_is_no_dvc(tmp_path):
     assert figures["outside"] == []
 
 
+def test_a_preset_runs_its_stages_in_their_order_without_dvc(tmp_path):
+    table = yaml.safe_load((ROOT / "benchmarks" / "study.yaml").read_text())
+    table |= {"base": {"dataset.classes_per_task": 2}, "columns": {"seconds": None}}
+    table["rows"] = [{"name": "cost", "set": {}, "columns": {"seconds": "cost/dataset:seconds"}}]
+    definition, page = tmp_path / "table.yaml", tmp_path / "page.md"
+    definition.write_text(yaml.safe_dump(table))
+    preset = [str(ROOT / "benchmarks" / "preset.py"), str(definition), "--out", str(page)]
+    run = "import runpy\nsys.argv = sys.argv[2:]\nrunpy.run_path(sys.argv[0], run_name='__main__')"
+    done = without(ABSENT, run, *preset, "--stages", "dataset", "--folder", str(tmp_path / "here"))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "here/0/data/check/valid.json").is_file()  # which the dataset needs
+    assert "| cost | " in page.read_text()
+    assert page.with_suffix(".csv").read_text().startswith("row,column,seed,value")
+    done = without(ABSENT, run, *preset, "--stages", "dataset", "-S", "dataset.classes_per_task=99")
+    assert done.returncode == 1
+    assert "classes_per_task" in done.stderr
+
+
 @pytest.mark.parametrize(
     "table", ["drawn", "distances", "retrieved", "tasks", "predicted", "measured", "compared"]
 )

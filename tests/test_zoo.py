@@ -152,6 +152,20 @@ def test_runs_train_where_the_images_are_and_come_back(case, rng):
         torch.testing.assert_close(w, expected[name])
 
 
+@pytest.mark.parametrize("case", NETS)
+def test_activations_in_bf16_train_nearly_the_same_networks(case, rng):
+    net, runs, init, images, classes, batches = _inputs(case, rng)
+    init, images = {k: w.float() for k, w in init.items()}, images.float()
+    exact = train_runs(net, runs, init, images, classes, batches, 0.9)
+    rounded = train_runs(net, runs, init, images.bfloat16(), classes, batches, 0.9)
+    assert all(w.dtype == torch.float32 for w in rounded.values())
+    moved = torch.cat([(w - init[k][:, None]).flatten() for k, w in exact.items()])
+    error = torch.cat([(rounded[k] - w).flatten() for k, w in exact.items()])
+    assert error.norm() < 0.5 * moved.norm()
+    batched = hasattr(net.module, "batched")  # the others train in float32
+    assert bool(error.norm() > 0) == batched
+
+
 def test_memory_of_images_does_not_grow_with_runs(rng):
     images = torch.randn(5, 10, 1, 8, 8, generator=rng)
     classes = torch.stack([torch.randperm(5, generator=rng)[:3] for _ in range(40)])

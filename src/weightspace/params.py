@@ -281,7 +281,7 @@ class ZooSettings(Settings):
     sgd_lr: PositiveRange = Field(description="SGD learning rate, log-uniform")
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(description="momentum of SGD")
     precision: Literal["float32", "bf16"] = Field(
-        description="of activations in training; weights, sums and gradients are float32"
+        description="of activations in training (not convnet's); weights and statistics are float32"
     )
     weight_decay: PositiveRange = Field(description="L2 penalty, log-uniform")
     epochs: IntRange = Field(description="fewest and most epochs of a run")

@@ -259,7 +259,7 @@ def convolve(
     _convolve[grid](
         x, weight, weight if bias is None else bias, out, inputs, outputs, x.shape[2], m, b,
         after[1], *before, sizes.size, sizes.stride, triton.cdiv(inputs, c), 0 if bias is None else outputs,
-        TRANSPOSED=transposed, C=c, M=wide, V=_together(b), num_warps=4, num_stages=3,
+        TRANSPOSED=transposed, C=c, M=wide, V=_together(b), num_warps=4, num_stages=3 if x.dtype == torch.bfloat16 else 2,
     )  # fmt: skip
     return out
 
@@ -284,7 +284,7 @@ def correlate(x: Tensor, grad: Tensor, sizes: Sizes) -> Tensor:
     _correlate[blocks, taps * splits, n](
         x, grad, out, inputs, outputs, m_in, m, b, sizes.result[1], *sizes.image,
         sizes.size, sizes.stride, parts, length, n * taps * outputs * inputs,
-        C=c, M=step, V=_together(b), num_warps=4, num_stages=3,
+        C=c, M=step, V=_together(b), num_warps=4, num_stages=3 if x.dtype == torch.bfloat16 else 2,
     )  # fmt: skip
     return out[0] if splits == 1 else out.sum(0)
 

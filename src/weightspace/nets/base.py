@@ -251,6 +251,7 @@ class Net:
     def _call_many(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
         if self._batched:
             return self._batched(weights, images).outputs().mT
+        images = images.to(next(iter(weights.values())).dtype)
         images_axis = 0 if images.ndim == 5 else None
         return vmap(self._call, in_dims=(0, images_axis))(dict(weights), images)
 

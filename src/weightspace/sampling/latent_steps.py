@@ -107,7 +107,8 @@ class LatentSteps:
 
     def at_once(self, images: int) -> int:
         """Latents that see the same images at most: a gradient may hold so many between the layers."""
-        return block_size(self.net.spec, BLOCK, self._between(images))
+        where = self.autoencoder.device.type
+        return block_size(self.net.spec, BLOCK, self._between(images), where)
 
     def guide(
         self,

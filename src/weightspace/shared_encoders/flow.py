@@ -280,7 +280,8 @@ class Draws:
         x = model.standard(z)
         images = model.options.critic_images * runner.classes
         nets = [r.net for r, _ in self.at_widths]
-        size = min(block_size(net.spec, BLOCK, images * net.activations) for net in nets)
+        where = runner.device.type
+        size = min(block_size(n.spec, BLOCK, images * n.activations, where) for n in nets)
         measured = fill_blocks(
             x.new_empty(self.count, classes.shape[1] + x.shape[1]),
             size,

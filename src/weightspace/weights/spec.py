@@ -22,6 +22,7 @@ Weights = dict[str, Tensor]
 
 BLOCK = 100  # networks read or run at once; fixed, so that no result depends on how many there are
 BLOCK_NUMBERS = 1 << 26  # of the networks that are worked on at once: 256 MiB
+ON_GPU = 16  # times as many of what lies on a GPU, which is busy with that many
 
 
 class Networks(Protocol):
@@ -345,7 +346,7 @@ def to_device(weights: Mapping[str, Tensor], device: torch.device) -> Weights:
     return {name: w.to(device) for name, w in weights.items()}
 
 
-def block_size(spec: Spec, most: int, more: int = 0) -> int:
+def block_size(spec: Spec, most: int, more: int = 0, where: str = "cpu") -> int:
     """Networks that are worked on at once: ``most``, fewer where they are large, at least one.
 
     It depends on no number of networks, so that no result does.
@@ -354,13 +355,16 @@ def block_size(spec: Spec, most: int, more: int = 0) -> int:
         spec: the architecture.
         most: networks at most.
         more: numbers that are held for each network in addition to its weights.
+        where: type of the device that holds them.
 
     >>> large = Spec("example", (TensorSpec("a", (1 << 24,), "parameter", (None,)),))
     >>> block_size(large, 100), block_size(large, 100, more=1 << 24)
     (4, 2)
 
     """
-    return max(1, min(most, BLOCK_NUMBERS // (spec.numel + more)))
+    return max(
+        1, min(most, BLOCK_NUMBERS * (ON_GPU if where == "cuda" else 1) // (spec.numel + more))
+    )
 
 
 def reorder_outputs(spec: Spec, weights: Mapping[str, Tensor], order: Tensor) -> Weights:
