@@ -225,7 +225,8 @@ def examples(modules):
 
 
 def test_many_docstrings_have_an_example():
-    modules = [import_module(m) for m in MODULES if m != "weightspace.__main__"]
+    not_here = {"weightspace.__main__", "weightspace.nets._gpu", "weightspace.nets._kernels"}
+    modules = [import_module(m) for m in MODULES if m not in not_here]  # the last need Triton
     assert len(examples(modules)) >= FEWEST_EXAMPLES
     assert examples([ast]) == set()  # the control: docstrings of another package without any
 

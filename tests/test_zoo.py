@@ -153,17 +153,15 @@ def test_runs_train_where_the_images_are_and_come_back(case, rng):
 
 
 @pytest.mark.parametrize("case", NETS)
-def test_activations_in_bf16_train_nearly_the_same_networks(case, rng):
-    net, runs, init, images, classes, batches = _inputs(case, rng)
-    init, images = {k: w.float() for k, w in init.items()}, images.float()
-    exact = train_runs(net, runs, init, images, classes, batches, 0.9)
-    rounded = train_runs(net, runs, init, images.bfloat16(), classes, batches, 0.9)
-    assert all(w.dtype == torch.float32 for w in rounded.values())
-    moved = torch.cat([(w - init[k][:, None]).flatten() for k, w in exact.items()])
-    error = torch.cat([(rounded[k] - w).flatten() for k, w in exact.items()])
-    assert error.norm() < 0.5 * moved.norm()
-    batched = hasattr(net.module, "batched")  # the others train in float32
-    assert bool(error.norm() > 0) == batched
+def test_activations_in_bf16_give_nearly_the_same_gradients(case, rng):
+    net, _, init, images, classes, _ = _inputs(case, rng)
+    init, images = {k: w.float() for k, w in init.items()}, images[classes].flatten(1, 2).float()
+    exact = net.gradient({k: w.clone() for k, w in init.items()}, images, torch.sin)
+    rounded = net.gradient(init, images.bfloat16(), torch.sin)
+    assert all(g.dtype == torch.float32 for g in rounded.values())
+    a, b = (torch.cat([g.flatten() for g in of.values()]) for of in (exact, rounded))
+    deep = case.startswith("resnet18")  # 20 layers of rounding
+    assert 0 < (a - b).norm() < (0.5 if deep else 0.1) * a.norm()
 
 
 def test_memory_of_images_does_not_grow_with_runs(rng):
