@@ -5,7 +5,8 @@
 
 Members are made up, not trained: a few random ResNet-18s plus noise, written shard by shard; so are
 their results and the images. Every stage runs in a process of its own with settings that are small in
-everything but the network; figures of other widths in the same file stay. ``resident`` counts every page of the stage's processes, files that are
+everything but the network; figures of other widths in the same file stay. With ``--work`` an interrupted
+call continues: stages that the file has are not run again. ``resident`` counts every page of the stage's processes, files that are
 mapped into memory too, which the system may drop at any time; ``anonymous`` counts the rest. A block
 holds as many networks as at width 64, so that a narrow run shows what grows.
 """
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -34,13 +35,13 @@ from weightspace.params import load_params
 from weightspace.rng import torch_stream
 from weightspace.weights.spec import block_size, block_slices, stack
 from weightspace.zoo.plan import plan_runs
-from weightspace.zoo.store import save_shard, shard_name
+from weightspace.zoo.store import Zoo, save_shard, shard_name
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / folder) for folder in ("tests", "stages")]
 
 from _stage import usage  # noqa: E402
-from workspace import clone  # noqa: E402
+from workspace import Workspace, clone  # noqa: E402
 
 STAGES = ("outputs", "pca", "autoencoder", "shared_encoder", "hypernetwork", *(f"evaluate_{name}" for name in (
     "reconstruction", "sampling", "baselines", "distribution", "novelty", "finetuning", "properties",
@@ -49,6 +50,7 @@ STAGES = ("outputs", "pca", "autoencoder", "shared_encoder", "hypernetwork", *(f
 BASES, NOISE = 4, 0.1  # networks that members are near; noise, in units of a tensor's spread
 PER_CLASS, CLASSES = 60, 10  # images
 FULL = 64  # width
+LOOK = 0.2  # seconds between two looks at a stage
 SETTINGS = {
     "dataset.source": "npz",
     "sources.path": "images.npz",
@@ -76,7 +78,7 @@ def make_images(path, pixels, seed=0):
 
 
 def make_zoo(root, members):
-    """Write a zoo of made-up members below ``root``, never more than a shard in memory; its spec."""
+    """Write a zoo of made-up members below ``root``, never more than a shard in memory."""
     params = load_params(root / "params.yaml")
     dataset = Dataset.load(root / "data" / DATASET_FOLDER)
     net = net_for(params, dataset.shape, dataset.classes_per_task)
@@ -93,7 +95,6 @@ def make_zoo(root, members):
         weights = spec.constrain(spec.unflatten(free))
         save_shard(folder / shard_name(shard), weights, spec, shard)
     write_parquet(folder / MEMBERS_FILE.name, table)
-    return spec
 
 
 def make_table(params, dataset, members):
@@ -125,7 +126,7 @@ def watch(workspace, stage):
         while process.poll() is None:
             peak = np.maximum(peak, usage(process.pid))
             alone = max(alone, _cpu_of(process.pid))
-            time.sleep(0.05)
+            time.sleep(LOOK)
         text.seek(0)
         if process.returncode:
             raise SystemExit(f"{stage} failed:\n{text.read().decode()[-3000:]}")
@@ -154,21 +155,39 @@ def _cpu_of(process):
     return 0.0
 
 
-def measure(root, members, draws, options):
-    """Stage -> what it took, and the size of the networks."""
+def measure(root, members, draws, options, done):
+    """Run the stages that are not done yet; yields after each, with the entries of a network.
+
+    Args:
+        root: folder of the copy of the project; made unless its zoo is there.
+        members: of the made-up zoo.
+        draws: networks drawn for a request.
+        options: of the command line.
+        done: stage -> what it took; filled.
+
+    """
+    if (root / "data" / ZOO_FOLDER / MEMBERS_FILE.name).is_file():
+        workspace = Workspace(root)
+    else:
+        workspace = made(root, members, draws, options)
+    numel = Zoo.open(root / "data" / ZOO_FOLDER).spec.numel
+    for stage in STAGES:
+        if stage in options.stages and stage not in done:
+            done[stage] = watch(workspace, stage)
+            print(f"{members} members, {draws} draws, {stage}: {done[stage]}", file=sys.stderr)
+            yield numel
+
+
+def made(root, members, draws, options):
+    """Copy of the project with a made-up zoo; arguments as those of :func:`measure`."""
     size = {"zoo.runs": -(-members // 2), "nets.resnet18.width": options.width}
     size |= {"evaluate.draws": draws, "evaluate.val_draws": draws, "evaluate.ensemble": draws}
     workspace = clone(root, SETTINGS | size)
     shorten(workspace, (options.width / FULL) ** 2)
     make_images(root / "images.npz", options.pixels)
     workspace.stages("check", "dataset")
-    spec = make_zoo(root, members)
-    out = {}
-    for stage in STAGES:
-        if stage in options.stages:
-            out[stage] = watch(workspace, stage)
-            print(f"{members} members, {draws} draws, {stage}: {out[stage]}", file=sys.stderr)
-    return out, spec.numel
+    make_zoo(root, members)
+    return workspace
 
 
 def shorten(workspace, fraction):
@@ -205,23 +224,28 @@ def main():
     parser.add_argument("--draws", type=int, nargs="+", default=[2], help="one for each size")
     parser.add_argument("--pixels", type=int, default=16, help="side of an image")
     parser.add_argument("--stages", nargs="+", default=STAGES, help="all by default")
-    parser.add_argument("--work", type=Path, help="folder for data; by default a temporary one")
+    parser.add_argument(
+        "--work", type=Path, help="folder for data, which stay, so that a call continues"
+    )
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    sizes = {}
-    with tempfile.TemporaryDirectory(dir=options.work) as work:
-        for members, draws in zip(options.members, options.draws, strict=True):
-            name = f"{members} members, {draws} draws"
-            sizes[name], numel = measure(
-                Path(work) / name.replace(" ", ""), members, draws, options
-            )
-    print("\n".join(rows(sizes)), file=sys.stderr)
-    facts = {"numbers_of_a_network": numel, "pixels": options.pixels, "load": os.getloadavg()}
-    facts |= {"settings": SETTINGS}
     out = {"widths": {}}
     if options.out and options.out.is_file():
-        out["widths"] = json.loads(options.out.read_text())["widths"]  # other widths stay
-    out["widths"][str(options.width)] = report.machine() | facts | {"sizes": sizes}
+        out = json.loads(options.out.read_text())
+    known = out["widths"].get(str(options.width), {}).get("sizes", {}) if options.work else {}
+    sizes = dict(known)
+    with ExitStack() as folders:
+        work = options.work or folders.enter_context(tempfile.TemporaryDirectory())
+        for members, draws in zip(options.members, options.draws, strict=True):
+            name = f"{members} members, {draws} draws"
+            root = Path(work) / f"width{options.width}members{members}draws{draws}"
+            for numel in measure(root, members, draws, options, sizes.setdefault(name, {})):
+                facts = {"numbers_of_a_network": numel, "pixels": options.pixels}
+                facts |= {"load": os.getloadavg(), "nice": os.nice(0), "settings": SETTINGS}
+                out["widths"][str(options.width)] = report.machine() | facts | {"sizes": sizes}
+                if options.out:  # the next stage may take long
+                    options.out.write_text(json.dumps(out, indent=2) + "\n")
+    print("\n".join(rows(sizes)), file=sys.stderr)
     report.write(out, options.out)
 
 
