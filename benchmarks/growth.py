@@ -9,9 +9,8 @@ the larger half: a constant and a part for each run; for training, a constant, a
 (values between layers) and one for its square (weights, operations). Evaluations take samples with settings
 that are small in what does not depend on the zoo; they run on the smallest sizes only.
 
-CPU seconds are modelled, of all processes of a stage: they hold on a busy machine, too. ``cores`` is how many
-cores a stage kept busy at best; seconds on an idle machine are CPU seconds divided by it. What workers of a
-stage take can run on other machines, the rest cannot: docs/scale.md says what a cluster would take.
+CPU seconds are modelled, of all processes of a stage: a busy machine disturbs them less than seconds. What
+workers of a stage take can run on other machines, the rest cannot: docs/scale.md says what a cluster takes.
 """
 
 import argparse
@@ -89,8 +88,9 @@ def of_zoo(root, runs, stages, tiny):
 
 
 def of_epoch(one, more):
-    """Seconds of an epoch, from a fit of one and a fit of more."""
-    return {k: round((more[k] - one[k]) / (MORE_EPOCHS - 1), 2) for k in ("seconds", "cpu_seconds")}
+    """CPU seconds of an epoch, from a fit of one and a fit of more."""
+    seconds = (more["cpu_seconds"] - one["cpu_seconds"]) / (MORE_EPOCHS - 1)
+    return {"cpu_seconds": round(max(seconds, 0.01), 2)}
 
 
 def trained(variant):
@@ -172,19 +172,17 @@ def model(terms, measured, more=()):
 
 
 def of_stages(zoos):
-    """Models of all stages: CPU seconds and resident MiB by runs, and the cores that each kept busy."""
+    """Models of all stages: CPU seconds and resident MiB by runs; the fraction that workers take."""
     out = {}
     for stage in dict.fromkeys(name for zoo in zoos.values() for name in zoo if name != "members"):
         figures = {runs: zoo[stage] for runs, zoo in zoos.items() if stage in zoo}
         if len(figures) < 2:
-            continue
+            continue  # no line
         out[stage] = {
             key: model(line, {runs: f[key] for runs, f in figures.items()}, LARGE)
             for key in ("cpu_seconds", "resident_mib")
             if all(f.get(key, 0) > 0 for f in figures.values())
         }
-        cores = [f["cpu_seconds"] / f["seconds"] for f in figures.values() if f["seconds"] > 0]
-        out[stage]["cores"] = round(min(max(1, *cores, 1), report.CORES), 2)
         out[stage]["in_workers"] = max(f.get("in_workers", 0) for f in figures.values())
     return out
 

@@ -86,20 +86,20 @@ def test_what_workers_do_is_divided_among_machines_and_nothing_else(growth):
     assert scale.total(same, 1) == pytest.approx(sum(costs.values()) / 3600)
     assert scale.total(same, float("inf")) == pytest.approx((0.25 * 360 + 3600) / 3600)
     assert scale.total(same, 2) == pytest.approx((0.25 * 360 + 0.75 * 180 + 3600) / 3600)
-    more = scale.stage_hours(costs, models, params, runs + 1500)
-    added = 3600 * (scale.total(more, 1) - scale.total(same, 1))
-    assert added == pytest.approx(1500 * 0.05 / 1.5, abs=0.5)  # CPU seconds on 1.5 cores
+    more = scale.stage_hours(costs, models, params, 4 * runs)
+    grown = (3 + 0.05 * 4 * runs) / (3 + 0.05 * runs)
+    assert sum(more["zoo"]) / sum(same["zoo"]) == pytest.approx(grown, rel=1e-3)
     assert more["pca"] == same["pca"]  # the control: of no model
 
 
 def test_a_fit_grows_with_every_epoch():
     models = {
-        "autoencoder": {"cpu_seconds": {"factors": [5.0, 0.01]}, "cores": 1.0},
-        "autoencoder, an epoch": {"cpu_seconds": {"factors": [0.0, 0.002]}, "cores": 2.0},
+        "autoencoder": {"cpu_seconds": {"factors": [5.0, 0.01]}},
+        "autoencoder, an epoch": {"cpu_seconds": {"factors": [1.0, 0.002]}},
     }
-    assert scale.seconds_per_run(models, "autoencoder", 1) == pytest.approx(0.01)
-    assert scale.seconds_per_run(models, "autoencoder", 81) == pytest.approx(0.01 + 80 * 0.001)
-    assert scale.seconds_per_run(models, "pca", 1) == 0
+    assert scale.modelled(models, "autoencoder", 1, 100) == pytest.approx(6)
+    assert scale.modelled(models, "autoencoder", 81, 100) == pytest.approx(6 + 80 * 1.2)
+    assert scale.modelled(models, "pca", 1, 100) == 0
 
 
 def test_tables_show_figures_and_errors(growth, tmp_path):

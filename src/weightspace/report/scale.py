@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,27 +28,45 @@ def growth(root: Path) -> str:
 def _growth(found: dict[str, Any]) -> str:
     zoos, models = found["zoos"], found["models"]
     sizes = [int(runs) for runs in zoos]
-    far = str(max(_extrapolated(models)))
+    far = max(_extrapolated(models), default=0)
+    names = dict.fromkeys(name for zoo in zoos.values() for name in zoo if name != "members")
     body = []
-    for stage, model in models.items():
-        runs = [zoos[str(n)].get(stage) for n in sizes]
+    for stage in names:
+        runs, model = [zoos[str(n)].get(stage, {}) for n in sizes], models.get(stage, {})
         name, _, epoch = stage.partition(",")
-        row = [f"`{name}`{epoch and ',' + epoch}"]
-        row += [_number(figures["cpu_seconds"]) if figures else "" for figures in runs]
-        row += [_errors(model["cpu_seconds"]), _time(model["cpu_seconds"]["extrapolated"][far])]
-        if peak := model.get("resident_mib"):
-            mib = [figures["resident_mib"] for figures in runs if figures]
-            row += [
-                f"{mib[0]:,}",
-                f"{mib[-1]:,}",
-                _errors(peak),
-                f"{peak['extrapolated'][far]:,.0f}",
+        mib = [f"{figures['resident_mib']:,}" for figures in runs if "resident_mib" in figures]
+        body.append(
+            [
+                f"`{name}`{epoch and ',' + epoch}",
+                *(_number(figures["cpu_seconds"]) if figures else "" for figures in runs),
+                *_predicted(model.get("cpu_seconds"), far, _time),
+                mib[0] if mib else "",
+                mib[-1] if len(mib) > 1 else "",
+                *_predicted(model.get("resident_mib"), far, "{:,.0f}".format),
             ]
-        body.append(row + [""] * (len(sizes) + 7 - len(row)))
-    most = f"at {int(far):,}"
+        )
+    most = f"at {far:,}" if far else "at more"
     head = ["CPU seconds at", *(f"{n:,}" for n in sizes), "error", most]
     head += ["MiB at the fewest", "at the most", "error", most]
-    return f"{_origin(found)}\n\n{markdown.rows(head, body)}\n\n{_rate(zoos, sizes)}"
+    note = f" Interrupted {found['interrupted']}." if "interrupted" in found else ""
+    return f"{_origin(found)}{note}\n\n{markdown.rows(head, body)}\n\n{_rate(zoos, sizes)}"
+
+
+def _predicted(
+    model: dict[str, Any] | None, runs: int, shown: Callable[[float], str]
+) -> tuple[str, str]:
+    """Errors of a model, of rising sizes, and its value at so many runs; empty without a model.
+
+    Args:
+        model: of ``benchmarks/growth.json``.
+        runs: of the zoo.
+        shown: value -> text.
+
+    """
+    if model is None:
+        return "", ""
+    errors = ", ".join(f"{p['error']:+.0%}" for p in model["predicted"].values())
+    return errors or "-", shown(model["extrapolated"][str(runs)])
 
 
 def _extrapolated(models: dict[str, Any]) -> list[int]:
@@ -102,10 +121,11 @@ def cluster(root: Path) -> str:
     costs = {
         f.stem: read_json(f)["seconds"] for f in sorted((root / "metrics" / "cost").glob("*.json"))
     }
-    if "stages" not in found or not costs:
+    models = found.get("stages", {}).get("models", {})
+    if not costs or any(EPOCH.format(fit) not in models for fit in FITS):
         return NOT_YET.format("growth")
     with structured(root / GROWTH):
-        params, models = load_params(root / "params.yaml"), found["stages"]["models"]
+        params = load_params(root / "params.yaml")
         body = []
         for runs in sorted({params.zoo.runs, *_extrapolated(models)}):
             of_stage = stage_hours(costs, models, params, runs)
@@ -120,7 +140,7 @@ def stage_hours(
 ) -> dict[str, tuple[float, float]]:
     """Stage -> hours that only one machine can spend, and hours that machines can divide.
 
-    A stage takes what it took in the committed run, and what further runs of the zoo add.
+    A stage grows, from what it took in the committed run, in proportion to its model.
 
     Args:
         costs: seconds of each stage in the committed run.
@@ -129,11 +149,11 @@ def stage_hours(
         runs: of the zoo.
 
     """
-    epochs = {stage: getattr(params, stage).epochs for stage in FITS}
     out = {}
     for stage, seconds in costs.items():
-        more = seconds_per_run(models, stage, epochs.get(stage, 1)) * (runs - params.zoo.runs)
-        hours = max(0.0, seconds + more) / 3600
+        epochs = getattr(params, stage).epochs if stage in FITS else 1
+        before, after = (modelled(models, stage, epochs, n) for n in (params.zoo.runs, runs))
+        hours = seconds * (after / before if before else 1) / 3600
         workers = models.get(stage, {}).get("in_workers", 0.0)
         out[stage] = hours * (1 - workers), hours * workers
     return out
@@ -155,20 +175,21 @@ def alone(of_stage: dict[str, tuple[float, float]]) -> float:
     return sum(one for one, _ in of_stage.values()) / total(of_stage, 1)
 
 
-def seconds_per_run(models: dict[str, Any], stage: str, epochs: int) -> float:
-    """Seconds that another run of the zoo adds to a stage on an idle machine, all epochs of a fit together.
+def modelled(models: dict[str, Any], stage: str, epochs: int, runs: int) -> float:
+    """CPU seconds of a stage by its model, those of a fit with all of its epochs; 0 without a model.
 
     Args:
         models: of ``benchmarks/growth.json``.
         stage: its name.
         epochs: of a fit; 1 for any other stage.
+        runs: of the zoo.
 
     """
-    parts = {stage: 1, EPOCH.format(stage): epochs - 1}
     seconds = 0.0
-    for name, times in parts.items():
+    for name, times in {stage: 1, EPOCH.format(stage): epochs - 1}.items():
         if model := models.get(name):
-            seconds += times * model["cpu_seconds"]["factors"][1] / model["cores"]
+            constant, per_run = model["cpu_seconds"]["factors"]
+            seconds += times * (constant + per_run * runs)
     return seconds
 
 
@@ -197,6 +218,8 @@ def memory(root: Path) -> str:
         )
         first = sizes[0][1]
         where = f"{first['machine']}, Python {first['python']}, torch {first['torch']}."
+        if parts := [w for w, part in found["widths"].items() if "interrupted" in part]:
+            where += f" Width {', '.join(parts)}: interrupted; stages without figures have not been run."
         return (
             f"{facts} {where}\n\n{markdown.rows(['stage', *(size for size, _, _ in sizes)], body)}"
         )
@@ -214,11 +237,6 @@ def _origin(found: dict[str, Any]) -> str:
     load = " to ".join(f"{x:.1f}" for x in found["load"])
     load = f"load {load}"
     return f"{found['machine']}, {load}, nice {found['nice']}, Python {found['python']}, torch {found['torch']}."
-
-
-def _errors(model: dict[str, Any]) -> str:
-    """Error of every prediction, of rising sizes."""
-    return ", ".join(f"{p['error']:+.0%}" for p in model["predicted"].values()) or "-"
 
 
 def _number(value: float) -> str:
