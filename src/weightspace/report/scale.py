@@ -219,7 +219,9 @@ def memory(root: Path) -> str:
         first = sizes[0][1]
         where = f"{first['machine']}, Python {first['python']}, torch {first['torch']}."
         if parts := [w for w, part in found["widths"].items() if "interrupted" in part]:
-            where += f" Width {', '.join(parts)}: interrupted; stages without figures have not been run."
+            where += (
+                f" Width {', '.join(parts)}: interrupted; stages without figures have not been run."
+            )
         return (
             f"{facts} {where}\n\n{markdown.rows(['stage', *(size for size, _, _ in sizes)], body)}"
         )
