@@ -205,27 +205,22 @@ def at_once(variant, where):
     return variant.runs * variant.steps / seconds(work, where)
 
 
-def training(variants, where, rounds, peak):
-    """Run-steps per second of every variant, all sides interleaved; a first round warms up."""
-    out = {}
-    for name, variant in variants.items():
-        alone = min(2, variant.runs)
-        rates = {"one_by_one": [], "one_by_one_autocast": [], "at_once": []}
-        for i in range(rounds + 1):
-            both = [one_by_one(variant, where, alone, half) for half in (False, True)]
-            for side, rate in zip(rates, (*both, at_once(variant, where)), strict=True):
-                if i:
-                    rates[side].append(rate)
-        ratios = [c / max(a, b) for a, b, c in zip(*rates.values(), strict=True)]
-        images = torch.randn(BATCH, *variant.shape)
-        flops = report.training_flops(variant.net().module, images)  # of one run-step
-        tflops = flops * max(rates["at_once"]) / 1e12
-        out[name] = {side: report.spread(values) for side, values in rates.items()}
-        out[name] |= {"speedup": report.spread(ratios), "tflops": tflops}
-        out[name] |= {"of_peak": tflops / peak, "numbers": variant.net().spec.numel}
-        out[name] |= {"networks": variant.runs}
-        print(name, json.dumps(out[name]), file=sys.stderr, flush=True)
-    return out
+def training(variant, where, rounds, peak):
+    """Run-steps per second of a variant, all sides interleaved; a first round warms up."""
+    alone = min(2, variant.runs)
+    rates = {"one_by_one": [], "one_by_one_autocast": [], "at_once": []}
+    for i in range(rounds + 1):
+        both = [one_by_one(variant, where, alone, half) for half in (False, True)]
+        for side, rate in zip(rates, (*both, at_once(variant, where)), strict=True):
+            if i:
+                rates[side].append(rate)
+    ratios = [c / max(a, b) for a, b, c in zip(*rates.values(), strict=True)]
+    images = torch.randn(BATCH, *variant.shape)
+    flops = report.training_flops(variant.net().module, images)  # of one run-step
+    tflops = flops * max(rates["at_once"]) / 1e12
+    out = {side: report.spread(values) for side, values in rates.items()}
+    out |= {"speedup": report.spread(ratios), "tflops": tflops, "of_peak": tflops / peak}
+    return out | {"numbers": variant.net().spec.numel, "networks": variant.runs}
 
 
 @contextmanager
@@ -456,8 +451,11 @@ def main(arguments=None):
     peak = matmul_tflops(where, 256 if options.dry_run else 8192, torch.bfloat16)
     figures = machine(where) | {"bf16_matmul_tflops": peak}
     figures["kernels"] = kernels(where) if _gpu else "no Triton"
-    print(json.dumps(figures), file=sys.stderr, flush=True)
-    figures["training"] = training(variants, where, options.rounds, peak)
+    figures["training"] = {}
+    for name, variant in variants.items():  # written one by one: time on a GPU may end
+        figures["training"][name] = training(variant, where, options.rounds, peak)
+        if options.out:
+            options.out.write_text(json.dumps(figures, indent=2) + "\n")
     figures["forms"] = forms(
         {k: v for k, v in variants.items() if k in FORMS}, where, options.rounds
     )
