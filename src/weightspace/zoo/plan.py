@@ -57,7 +57,7 @@ def width_of(shard: int, widths: Sequence[float], seed: int) -> float:
         seed: root seed.
 
     >>> sorted(width_of(shard, (1, 2, 4), seed=0) for shard in range(3))
-    [1, 2, 4]
+    [1.0, 2.0, 4.0]
 
     """
     if len(widths) == 1:
