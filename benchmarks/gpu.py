@@ -3,7 +3,8 @@
     PYTHONPATH=src python benchmarks/gpu.py --out benchmarks/gpu.json       # on a machine with a GPU
     PYTHONPATH=src python benchmarks/gpu.py --dry-run                       # without: tiny, CPU twice
 
-* ``kernels``: each kernel of ``nets/_kernels.py`` beside float64 on the same values.
+* ``kernels``: each kernel of ``nets/_kernels.py`` beside float64 on the same values. ``--kernels`` alone runs
+  without a GPU too, by Triton's interpreter, which is right for float32 but not for products in bf16.
 * ``training``: run-steps per second of many networks at once, as the zoo stage trains them with
   ``zoo.precision`` bf16, beside one-by-one PyTorch training of the same networks on the same card, in
   float32 with TF32 convolutions and under bf16 autocast, interleaved in one run; the better of these is the
@@ -28,7 +29,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from unittest import mock
 
 import pandas as pd
@@ -43,7 +44,8 @@ import throughput
 import weightspace as ws
 from weightspace.autoencoders.base import decode_latents, encode_members
 from weightspace.errors import WeightspaceError
-from weightspace.nets import _layers
+from weightspace.experiments.dvc import figure_of
+from weightspace.nets import _chain, _layers
 from weightspace.nets.base import build_net
 from weightspace.params import CnnSettings, Resnet18Settings, RuntimeSettings, Settings
 from weightspace.rng import torch_stream
@@ -266,44 +268,28 @@ def kernels(where):
         draw = lambda *shape: torch.randn(*shape, generator=rng).to(where)  # noqa: B023, E731
         weights = {"w": draw(n, o, i, size, size).to(dtype).float(), "b": draw(n, o)}
         like = {"weight": "w", "bias": "b", "h": h, "w": w, "size": size, "stride": stride}
-        pairs = [(_gpu.GpuConv(**like), _layers.PatchConv(**like), (n, i, h * w * b), weights)]
+        pairs = [(_gpu.GpuConv(**like), [_layers.PatchConv(**like)], (n, i, h * w * b), weights)]
         for rectified in (False, True):
             statistics = [
                 torch.zeros(2, n, o, device=where, dtype=d)
                 for d in (weights["b"].dtype, torch.float64)
             ]
             mine = _gpu.GpuNormalise(*statistics[0], ("w", "b"), rectified)
-            plain = _Rectified(_layers.Normalise(*statistics[1], ("w", "b")), rectified)
+            plain = [_layers.Normalise(*statistics[1], ("w", "b"))]
+            plain += [_layers.Relu()] if rectified else []
             pairs.append((mine, plain, (n, o, h * w * b), {"w": draw(n, o), "b": draw(n, o)}))
         for mine, plain, shape, of in pairs:
             x = (draw(*shape) * 2 + 1).to(dtype)
             exact = {k: v.double() for k, v in of.items()}
             y, saved = mine.forward(x, of)
-            y64, saved64 = plain.forward(x.double(), exact)
+            y64, saved64 = _chain._forward(plain, x.double(), exact)
             grad = draw(*y.shape).to(dtype)
             by, g = mine.backward(grad, saved, needs_input_grad=True)
-            by64, g64 = plain.backward(grad.double(), saved64, needs_input_grad=True)
+            by64, g64 = _chain._backward(plain, saved64, grad.double(), needs_input_grad=True)
             both = [(y, y64), (by, by64), *((g[k], g64[k]) for k in g)]
             worst = max(float((p.double() - q).norm() / q.norm()) for p, q in both)
             errors.setdefault(str(dtype), []).append(worst)
     return {dtype: max(values) for dtype, values in errors.items()}
-
-
-class _Rectified(NamedTuple):
-    """A layer, and the rectifier after it."""
-
-    layer: Any
-    rectified: bool
-
-    def forward(self, x, weights):
-        """As the layer's."""
-        y, saved = self.layer.forward(x, weights)
-        return (y.clamp(min=0) if self.rectified else y), (saved, y > 0)
-
-    def backward(self, grad, saved, *, needs_input_grad):
-        """As the layer's."""
-        grad = grad * saved[1] if self.rectified else grad
-        return self.layer.backward(grad, saved[0], needs_input_grad=needs_input_grad)
 
 
 def run_pipeline(folder, changes):
@@ -318,11 +304,7 @@ def metrics(folder):
     out = {}
     for file, keys in TOLERANCES.items():
         table = json.loads((folder / "metrics" / f"{file}.json").read_text())
-        for key in keys:
-            value = table
-            for part in key.split("."):
-                value = value.get(part) if isinstance(value, dict) else None
-            out[f"{file}.{key}"] = value
+        out |= {f"{file}.{key}": figure_of(table, key) for key in keys}
     return out
 
 

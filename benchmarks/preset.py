@@ -22,7 +22,7 @@ import yaml
 
 from weightspace.errors import WeightspaceError
 from weightspace.experiments import suite as suites
-from weightspace.experiments.dvc import change
+from weightspace.experiments.dvc import change, figure_of
 
 ROOT = Path(__file__).resolve().parent.parent
 # Each stage is a process of its own, so that its memory is, with the imports done before.
@@ -88,12 +88,9 @@ def names(stage, kind):
 
 def value(folder, metric):
     """A figure ``file.key`` of the metrics in a folder; None where it has none."""
-    file, *keys = metric.split(".")
+    file, _, key = metric.partition(".")
     path = folder / "metrics" / f"{file}.json"
-    found = json.loads(path.read_text()) if path.is_file() else None
-    for key in keys:
-        found = found.get(key) if isinstance(found, dict) else None
-    return found
+    return figure_of(json.loads(path.read_text()), key) if path.is_file() else None
 
 
 def main(arguments=None):

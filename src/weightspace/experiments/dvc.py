@@ -94,10 +94,19 @@ def experiment(job: tuple[str, ...]) -> str:
 def value(commit: str, metric: str) -> float | None:
     """Read one metric of an experiment; None if it has none."""
     file, _, key = metric.partition(".")
-    figure: Any = json.loads(_git("show", f"{commit}:metrics/{file}.json"))
-    for part in key.split("."):
-        figure = figure.get(part) if isinstance(figure, dict) else None
+    figure = figure_of(json.loads(_git("show", f"{commit}:metrics/{file}.json")), key)
     return float(figure) if isinstance(figure, int | float) else None
+
+
+def figure_of(metrics: Any, key: str) -> Any:
+    """What stands under a dotted key of a metric file; None where nothing does.
+
+    >>> figure_of({"val": {"r2": 0.5}}, "val.r2"), figure_of({"val": {"r2": 0.5}}, "test.r2")
+    (0.5, None)
+    """
+    for part in key.split("."):
+        metrics = metrics.get(part) if isinstance(metrics, dict) else None
+    return metrics
 
 
 def _commit(name: str, baseline: str) -> str | None:
