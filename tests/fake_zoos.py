@@ -9,6 +9,7 @@ import gzip
 import json
 import sys
 import types
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -118,10 +119,78 @@ class RayNet(nn.Module):
         return x
 
 
+class RayBlock(nn.Module):
+    """Block of torchvision's ResNet-18."""
+
+    def __init__(self, a, b, stride):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(a, b, 3, stride, 1, bias=False), nn.BatchNorm2d(b)
+        self.conv2, self.bn2 = nn.Conv2d(b, b, 3, 1, 1, bias=False), nn.BatchNorm2d(b)
+        conv = nn.Conv2d(a, b, 1, stride, bias=False)
+        self.downsample = nn.Sequential(conv, nn.BatchNorm2d(b)) if stride > 1 else None
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
+        return (y + (self.downsample(x) if self.downsample else x)).relu()
+
+
+class RayResNet(nn.Module):
+    """Their ResNet-18, torchvision's with another stem, of width 2."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(1, 2, 3, 1, 1, bias=False), nn.BatchNorm2d(2)
+        widths = (2, 2, 4, 8, 16)
+        for i, (a, b) in enumerate(pairwise(widths), 1):
+            blocks = RayBlock(a, b, 1 if i == 1 else 2), RayBlock(b, b, 1)
+            self.add_module(f"layer{i}", nn.Sequential(*blocks))
+        self.fc = nn.Linear(16, 10)
+
+    def forward(self, x):
+        x = self.bn1(self.conv1(x)).relu()
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = layer(x)
+        return self.fc(x.mean((2, 3)))
+
+
+def as_trained(net, images, labels):
+    """A network after some steps, whose running statistics are no longer those that it starts with."""
+    optimizer = torch.optim.Adam(net.parameters(), 0.02)
+    for _ in range(8):
+        loss = nn.functional.cross_entropy(net.train()(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return net.eval()
+
+
 def make_ray_tune(folder, images, labels):
     """As the zoos of Schürholt et al.: both names of checkpoints, with dropout and without."""
+    make_runs(folder, images, labels, "CNN", RayNet)
+    parts = {"trainset": TensorDataset(images, labels), "testset": TensorDataset(images, labels)}
+    torch.save(parts | {"dataset_seed": 42}, folder / "dataset.pt")
+
+
+def make_ray_resnets(folder, images, labels):
+    """As their ResNet-18s: no activation but ReLU, whatever the settings say."""
+    make_runs(
+        folder, images, labels, "Resnet18", lambda *_: as_trained(RayResNet(), images, labels)
+    )
+
+
+def make_runs(folder, images, labels, kind, build):
+    """Folders of Ray Tune.
+
+    Args:
+        folder: that they go to.
+        images: that they are scored on ``(n, 1, 8, 8)``.
+        labels: of the images ``(n,)``.
+        kind: ``model::type``.
+        build: activation, dropout -> network.
+
+    """
     torch.manual_seed(0)
-    config = {"model::type": "CNN", "training::epochs_train": max(EPOCHS)}
+    config = {"model::type": kind, "training::epochs_train": max(EPOCHS)}
     (folder / "config.json").write_text(json.dumps(config))
     for run in range(RUNS):
         nlin, dropout = ("relu" if run % 2 else "tanh"), (0.1 if run >= 2 else 0.0)
@@ -132,7 +201,7 @@ def make_ray_tune(folder, images, labels):
         own |= {"optim::optimizer": "adam", "optim::lr": 3e-4, "optim::wd": 0.0, "seed": run + 1}
         (trial / "params.json").write_text(json.dumps(config | own))
         for epoch in range(max(EPOCHS) + 1):
-            net = RayNet(nlin, dropout).eval()
+            net = build(nlin, dropout).eval()
             with torch.no_grad():
                 accuracy, loss = scores(net(images), labels)
             running = -999 if epoch == 0 else 0.3
@@ -145,8 +214,6 @@ def make_ray_tune(folder, images, labels):
                 torch.save({"state": {}}, where / "optimizer")
         (trial / "result.json").write_text("\n".join(lines) + "\n")
         (trial / "progress.csv").write_text("train_acc\n")
-    parts = {"trainset": TensorDataset(images, labels), "testset": TensorDataset(images, labels)}
-    torch.save(parts | {"dataset_seed": 42}, folder / "dataset.pt")
 
 
 class ParkNet(nn.Module):

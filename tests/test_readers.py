@@ -109,6 +109,26 @@ def test_networks_reach_what_the_zoo_logs(layout, fakes, dataset, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["zoo"]
 
 
+def test_residual_networks_of_ray_tune_reach_what_the_zoo_logs(dataset, tmp_path):
+    """Tensors by torchvision's names, every run with ReLU; with the control of another stem."""
+    images, labels = dataset.task_batch(torch.tensor([0]), "test")
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    fake_zoos.make_ray_resnets(folder, images[0], labels)
+
+    def bring_resnets(stem):
+        options = section("nets", resnet18={"width": 2, "stem": stem}).resnet18
+        net = build_net("resnet18", dataset.shape, 10, options)
+        asked = Source(folder, "ray_tune", split="0.5,0.25,0.25", tolerance=1e-6)
+        return import_zoo(asked, TaskRunner(net, dataset), tmp_path / stem).members
+
+    members = bring_resnets("small")
+    assert len(members) == 12
+    assert members["test_accuracy"].nunique() > 6
+    with pytest.raises(WeightspaceError, match="network of stem small; expected torchvision"):
+        bring_resnets("torchvision")
+
+
 @pytest.mark.parametrize("layout", READERS)
 def test_shards_of_any_size_hold_the_same_zoo(layout, fakes, dataset, tmp_path, monkeypatch):
     sizes, save = [], imported.save_shard

@@ -61,10 +61,9 @@ def check_supported(row: Row, net: Net) -> None:
         do = "leave such networks out by --where, for example residual=none"
         raise problem(f"no architecture here has {row['unsupported']}", where=where, do=do)
     settings = {"activation": "relu"} | net.meta["settings"]
-    facts = dict(row.get("net", {}))
-    if row.get("activation") is not None:
-        facts["activation"] = str(row["activation"]).lower()
-    for name, value in facts.items():
+    activation = row.get("activation")
+    facts = {} if activation is None else {"activation": str(activation).lower()}
+    for name, value in (facts | row.get("net", {})).items():
         if settings.get(name) != value:
             raise problem(
                 f"network of {name} {value}",

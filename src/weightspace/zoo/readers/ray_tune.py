@@ -2,7 +2,8 @@
 
 A run is a folder ``NN_tune_trainable_*`` with ``params.json``, ``result.json`` (a line of JSON per epoch)
 and ``checkpoint_5/checkpoints`` or ``checkpoint_000005/checkpoints``: a bare state_dict, in a file without
-a suffix. Its tensors are ``module_list.{i}.weight``; the numbers depend on dropout, their order does not.
+a suffix. Its tensors are ``module_list.{i}.weight``; the numbers depend on dropout, their order does not. Those of
+ResNet-18 are torchvision's, whose class theirs is, with a stem of 3x3 and stride 1.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 from torch import Tensor
 
 from weightspace.errors import problem
-from weightspace.weights.checkpoints import read_pickled
+from weightspace.weights.checkpoints import fit_state, read_pickled
 from weightspace.weights.spec import Spec, Weights
 from weightspace.zoo.readers._pickles import Stub, read_stubbed
 from weightspace.zoo.readers.base import (
@@ -50,6 +51,7 @@ MODELS = {
     "CNN": PLAIN | {"pools": [2, 2, 1]},
     "CNN2": PLAIN | {"pools": [2, 2, 1]},
     "CNN3": PLAIN | {"pools": [2, 2, 2]},
+    "Resnet18": {"stem": "small", "activation": "relu"},  # whatever model::nlin says
 }
 NOT_MEASURED = -999  # what they log for the running train results before the first epoch
 RUN, CHECKPOINT = "NN_tune_trainable_*", re.compile(r"checkpoint_(\d+)$")
@@ -79,8 +81,10 @@ def members(path: Path, table: Path | None) -> Iterator[Member]:
 
 
 def fit(state: State, spec: Spec, where: object) -> Weights:
-    """Weights ``(*shape)`` of one network, by the declared table."""
-    return fit_by_order(state, spec, PYTORCH, where)
+    """Weights ``(*shape)`` of one network, by the declared table; those of a ResNet by name."""
+    if spec.architecture == "resnet18":
+        return fit_state(state, spec, where)
+    return fit_by_order(_by_module(state, where), spec, PYTORCH, where)
 
 
 def read_images(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -136,7 +140,7 @@ def _run(run: Path) -> Iterator[Member]:
             )
         file = folder / "checkpoints"
         row: Row = common | results.get(epoch, {}) | {"epoch": float(epoch), "file": str(file)}
-        yield row, partial(_state, file)
+        yield row, partial(read_pickled, file)
 
 
 def _checkpoints(run: Path) -> dict[int, Path]:
@@ -206,14 +210,13 @@ def _parse(text: str, where: str) -> Any:
         raise problem("not a complete line of JSON", where=where, got=text[:80]) from error
 
 
-def _state(file: Path) -> State:
+def _by_module(state: State, where: object) -> State:
     """Tensors of a checkpoint by rising numbers of their modules."""
-    state = read_pickled(file)
     numbers = {name: MODULE.search(name) for name in state}
     odd = [name for name, match in numbers.items() if not match]
     if odd:
         raise problem(
-            "tensors of no module", where=file, got=some(odd), expected="module_list.NUMBER.weight"
+            "tensors of no module", where=where, got=some(odd), expected="module_list.NUMBER.weight"
         )
     order = sorted(state, key=lambda name: (int(numbers[name][1]), name.endswith("bias")))  # type: ignore[index]
     return {name: state[name] for name in order}
