@@ -7,7 +7,7 @@ import torch
 
 from cases import NETS, build, networks
 from weightspace.errors import WeightspaceError
-from weightspace.weights.spec import Spec
+from weightspace.weights.spec import Spec, output_orders
 
 
 def _permutations(spec, rng):
@@ -123,3 +123,12 @@ def test_batched_outputs_equal_single_ones(case, rng):
     one = [net.forward({k: w[i] for k, w in weights.items()}, own[i]) for i in range(3)]
     torch.testing.assert_close(net.outputs(weights, own), torch.stack(one))
     assert one[0].shape == (5, NETS[case][3])
+
+
+@pytest.mark.parametrize("classes", [2, 5, 6, 10])
+def test_orders_of_the_outputs_are_distinct_and_bearable(classes):
+    orders = output_orders(classes)
+    assert torch.equal(orders.sort(1).values, torch.arange(classes).expand_as(orders))
+    assert len(orders.unique(dim=0)) == len(orders) <= 120
+    assert torch.equal(orders[0], torch.arange(classes))
+    assert torch.equal(orders, output_orders(classes))

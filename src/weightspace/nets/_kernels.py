@@ -7,7 +7,7 @@ in float32 and always in the same order, products in bf16, or for activations of
 which have the precision of float32.
 
 Imported only where there is a GPU, by ``_gpu``. Elsewhere Triton, which is not among the dependencies, runs them
-on the CPU: ``TRITON_INTERPRET=1 python benchmarks/gpu.py --kernels``.
+on the CPU: ``TRITON_INTERPRET=1 python benchmarks/gpu.py --kernels``, in float32; it is wrong for products in bf16.
 """
 
 import math

@@ -21,8 +21,8 @@ from weightspace.params import Params, Settings, options_of
 from weightspace.registry import origins, resolve
 from weightspace.weights.spec import Spec, Weights, block_slices, take, to_device
 
-# Images x pixels of the networks that run at once; a GPU needs more of them to be busy
 WHOLE = 16  # images: kernels of a GPU load so many numbers at once
+# Images x pixels of the networks that run at once; a GPU needs more of them to be busy
 BLOCK_PIXELS = {"cpu": 1_600_000, "cuda": 12_800_000}
 
 
