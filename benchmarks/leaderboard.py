@@ -1,11 +1,12 @@
 """Peers on the named tasks, each through `evaluate_method`, and the page of all results.
 
-    PYTHONPATH=src python benchmarks/leaderboard.py --write-hashes     # of the data of `make repro`
+    PYTHONPATH=src python benchmarks/leaderboard.py --write-hashes reconstruction/digits   # of a new zoo
     PYTHONPATH=src python benchmarks/leaderboard.py --run              # all peers, or: --run pca mlp
     PYTHONPATH=src python benchmarks/leaderboard.py --page             # what `make leaderboard` does
 
-Results go to benchmarks/results/FAMILY/NAME/METHOD.json. `--root` is the project whose data is scored and
-whose fitted models are used; what it has no model of is fitted anew, with the budget that its card says.
+Results go to benchmarks/results/FAMILY/NAME/METHOD.json. `--root` is the project whose data is scored, on all
+tasks that name its dataset by hash, and whose fitted models are used; what it has no model of is fitted anew,
+with the budget that its card says.
 """
 
 import argparse
@@ -22,12 +23,20 @@ from sklearn.decomposition import PCA
 import weightspace as ws
 from weightspace.artifacts import (
     AUTOENCODER_CARD,
+    DATASET_FOLDER,
     HYPERNETWORK_FILE,
     SHARED_ENCODER_CARD,
+    ZOO_FOLDER,
     read_json,
 )
 from weightspace.autoencoders import AUTOENCODERS
-from weightspace.autoencoders.base import AutoencoderData, decode_latents, encode_members
+from weightspace.autoencoders.base import (
+    AutoencoderData,
+    decode_latents,
+    encode_members,
+    load_trained,
+)
+from weightspace.data.dataset import Dataset
 from weightspace.errors import WeightspaceError
 from weightspace.evaluate import hypernetwork
 from weightspace.evaluate.evaluation import Evaluation
@@ -45,11 +54,11 @@ from weightspace.sampling.sampler import Condition
 from weightspace.weights.pca import fit_pca
 from weightspace.weights.spec import take
 from weightspace.zoo.card import method_card
+from weightspace.zoo.store import Zoo
 
 RESULTS = Path(__file__).resolve().parent / "results"
 DOCS = RESULTS.parent.parent / "docs"
-RECONSTRUCTION, PROPERTIES = "reconstruction/digits", "properties/digits"
-SAMPLING, NOVELTY = "sampling/digits-sets", "novelty/digits"
+READS, DRAWS = ["reconstruction", "properties"], ["sampling", "novelty"]  # families of tasks
 COMPONENTS = 192  # of PCA: as many as the latents of the default settings have
 
 
@@ -69,6 +78,16 @@ class Peers:
     def evaluation(self):
         """Zoo, sampler, tasks."""
         return Evaluation.load(self.data, self.params)
+
+    @cached_property
+    def zoo(self):
+        """The population."""
+        return Zoo.open(self.data / ZOO_FOLDER)
+
+    @cached_property
+    def dataset(self):
+        """Images and tasks."""
+        return Dataset.load(self.data / DATASET_FOLDER)
 
     @cached_property
     def fitted_on(self):
@@ -112,9 +131,9 @@ class Peers:
         return {
             "trained": [trained_on(read_json(path))],
             "selection": "val",
-            "networks": len(self.evaluation.zoo.select("train")),
+            "networks": len(self.zoo.select("train")),
             "seconds": seconds,
-            "budget": f"default settings, code {code_hash(self.root)}, {seconds:.0f} s on {cost['device']}",
+            "budget": f"settings of its pipeline, code {code_hash(self.root)}, {seconds:.0f} s on {cost['device']}",
         }
 
     def weight_statistics(self):
@@ -125,7 +144,7 @@ class Peers:
             "Mean, variance and quantiles of each tensor, 7 columns per tensor.",
             "arXiv 2002.11448, section 3",
         )
-        return {"encode": partial(weight_statistics, self.evaluation.zoo.spec)}, card
+        return {"encode": partial(weight_statistics, self.zoo.spec)}, card
 
     def raw_weights(self):
         """Every number of a network."""
@@ -135,17 +154,16 @@ class Peers:
             "Every number of a network is a column.",
             "the plainest reading",
         )
-        return {"encode": self.evaluation.zoo.spec.flatten}, card
+        return {"encode": self.zoo.spec.flatten}, card
 
     def pca(self):
         """Principal components of all numbers together."""
-        zoo = self.evaluation.zoo
+        zoo = self.zoo
         members, spec = zoo.select("train"), zoo.spec
         start = time.process_time()
         x = spec.flatten(zoo.weights(members)).numpy()
         model = PCA(COMPONENTS, svd_solver="covariance_eigh").fit(x)
-        dataset = self.evaluation.runner.dataset
-        seen = method_card(dataset, {"train": members}, self.params, "autoencoder")
+        seen = method_card(self.dataset, {"train": members}, self.params, "autoencoder")
         card = self.card(
             "pca",
             f"PCA, {COMPONENTS} components",
@@ -167,7 +185,7 @@ class Peers:
 
     def functional(self):
         """The default autoencoder, as the project has it."""
-        model = self.evaluation.sampler.autoencoder
+        _, model = load_trained(self.data, self.params)
         images = model.images_read
         card = self.card(
             "functional",
@@ -210,7 +228,7 @@ class Peers:
             selection="val",
             networks=len(members["train"]),
             seconds=seconds,
-            budget=f"{settings.epochs} epochs{changed}, else default settings; {seconds} s of one core{more}",
+            budget=f"{settings.epochs} epochs{changed}, else settings of its pipeline; {seconds} s of one core{more}",
         )
         return self.autoencoder(model.eval()), card
 
@@ -225,7 +243,7 @@ class Peers:
 
     def matched(self):
         """The same after weight matching."""
-        zoo = self.evaluation.zoo
+        zoo = self.zoo
         settings = self.params.pca.model_copy(update={"align": "matching"})
         start = time.process_time()
         pca = fit_pca(zoo.spec, zoo.weights(zoo.select("train")), settings)
@@ -337,7 +355,13 @@ class Peers:
     def hypernetwork(self):
         """(D, R, noise) -> weights, fitted without any population."""
         runner, params = self.evaluation.runner, self.params
-        model = hypernetwork.load(runner, params, self.data / HYPERNETWORK_FILE)
+        path, start = self.data / HYPERNETWORK_FILE, time.monotonic()
+        if path.is_file() and path.stat().st_size:
+            model = hypernetwork.load(runner, params, path)
+            seconds = read_json(self.root / "metrics" / "cost" / "hypernetwork.json")["seconds"]
+        else:  # of presets without controls
+            model = hypernetwork.fit(runner, params, torch.tensor(self.evaluation.bounds)).eval()
+            seconds = round(time.monotonic() - start, 1)
 
         def sample(images, targets, draws, rng):
             made = model.networks(Condition.of_images(images, targets), draws, rng)
@@ -345,15 +369,14 @@ class Peers:
 
         fitted = params.baselines.hypernetwork
         facts = self.of_project("autoencoder")
-        cost = read_json(self.root / "metrics" / "cost" / "hypernetwork.json")
         facts |= {
             "networks": 0,
-            "seconds": cost["seconds"],
+            "seconds": seconds,
             "gradients": fitted.steps
             * fitted.conditions
             * fitted.images_per_class
             * runner.classes,
-            "budget": f"default settings: {fitted.steps} steps, {cost['seconds']:.0f} s on {cost['device']}",
+            "budget": f"settings of its pipeline: {fitted.steps} steps, {seconds:.0f} s",
         }
         card = self.card(
             "hypernetwork",
@@ -388,55 +411,68 @@ class Peers:
 
 
 PEERS = {
-    "weight-statistics": (Peers.weight_statistics, [PROPERTIES]),
-    "raw-weights": (Peers.raw_weights, [PROPERTIES]),
-    "pca": (Peers.pca, [RECONSTRUCTION, PROPERTIES]),
-    "functional": (Peers.functional, [RECONSTRUCTION, PROPERTIES]),
-    "mlp": (Peers.mlp, [RECONSTRUCTION, PROPERTIES]),
-    "mlp-matched": (Peers.matched, [RECONSTRUCTION, PROPERTIES]),
-    "behavioural": (Peers.behavioural, [RECONSTRUCTION, PROPERTIES]),
-    "tokens": (Peers.tokens, [RECONSTRUCTION, PROPERTIES]),
-    "flow": (Peers.flow, [SAMPLING, NOVELTY]),
-    "flow-best-of-16": (Peers.flow_best_of_16, [SAMPLING]),
-    "flow-guided": (Peers.flow_guided, [SAMPLING]),
-    "hypernetwork": (Peers.hypernetwork, [SAMPLING, NOVELTY]),
-    "nearest-task": (Peers.nearest_task, [SAMPLING, NOVELTY]),
+    "weight-statistics": (Peers.weight_statistics, ["properties"]),
+    "raw-weights": (Peers.raw_weights, ["properties"]),
+    "pca": (Peers.pca, READS),
+    "functional": (Peers.functional, READS),
+    "mlp": (Peers.mlp, READS),
+    "mlp-matched": (Peers.matched, READS),
+    "behavioural": (Peers.behavioural, READS),
+    "tokens": (Peers.tokens, READS),
+    "flow": (Peers.flow, DRAWS),
+    "flow-best-of-16": (Peers.flow_best_of_16, ["sampling"]),
+    "flow-guided": (Peers.flow_guided, ["sampling"]),
+    "hypernetwork": (Peers.hypernetwork, DRAWS),
+    "nearest-task": (Peers.nearest_task, DRAWS),
 }
 
 
+def tasks_at(root):
+    """Named tasks whose images and class sets are those of a project."""
+    dataset = folder_hash(folders(root)["dataset"])
+    return [task for task in map(load_task, names()) if task.data.dataset == dataset]
+
+
 def run(root, chosen):
-    """Score peers on the default project.
+    """Score peers on a project.
 
     Args:
         root: a finished project.
         chosen: names of peers; none for all.
 
     """
-    peers = Peers(root)
+    peers, tasks = Peers(root), tasks_at(root)
     for name in chosen or PEERS:
-        make, tasks = PEERS[name]
+        make, families = PEERS[name]
+        asked = [task for task in tasks if task.family in families]
+        if not asked:
+            continue
         functions, card = make(peers)
-        for task in tasks:
-            _, needed = FAMILIES[load_task(task).family]
+        for task in asked:
+            _, needed = FAMILIES[task.family]
             given = {k: functions[k] for k in needed}
-            out = RESULTS / task / f"{name}.json"
+            out = RESULTS / task.name / f"{name}.json"
             start = time.monotonic()
             result = ws.evaluate_method(task, card=card, root=root, out=out, **given)
-            first = load_task(task).figures[0].name
+            first = task.figures[0].name
             seconds = time.monotonic() - start
             print(
-                f"{task} {name}: {first} {result.figures[first].value} ({seconds:.0f} s)",
+                f"{task.name} {name}: {first} {result.figures[first].value} ({seconds:.0f} s)",
                 flush=True,
             )
 
 
-def write_hashes(root):
-    """Write the hashes of the default project's data into the tasks that are about it."""
+def write_hashes(root, chosen):
+    """Write the hashes of a project's data into tasks.
+
+    Args:
+        root: a finished project.
+        chosen: names of tasks that are about it.
+
+    """
     hashes = {key: folder_hash(folder) for key, folder in folders(root).items()}
-    for name in names():
-        if load_task(name).data.source != "digits":
-            continue
-        path = FOLDER / f"{name}.yaml"
+    for name in chosen:
+        path = FOLDER / f"{load_task(name).name}.yaml"
         text = path.read_text()
         for key, value in hashes.items():
             text = re.sub(rf"^  {key}: .*$", f"  {key}: {value}", text, flags=re.M)
@@ -448,14 +484,14 @@ def main():
     """Do what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--root", type=Path, default=Path())
-    parser.add_argument("--write-hashes", action="store_true")
+    parser.add_argument("--write-hashes", nargs="+", choices=names(), metavar="TASK")
     parser.add_argument("--run", nargs="*", choices=PEERS, metavar="PEER")
     parser.add_argument("--page", action="store_true")
     options = parser.parse_args()
     prepare(1)
     try:
         if options.write_hashes:
-            write_hashes(options.root)
+            write_hashes(options.root, options.write_hashes)
         if options.run is not None:
             run(options.root, options.run)
         if options.page:
