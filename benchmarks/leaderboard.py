@@ -73,6 +73,7 @@ class Peers:
     def __init__(self, root):
         self.root, self.data = root, root / "data"
         self.params = load_params(root / "params.yaml")
+        self.code = root if (root / "dvc.lock").is_file() else DOCS.parent
 
     @cached_property
     def evaluation(self):
@@ -133,7 +134,7 @@ class Peers:
             "selection": "val",
             "networks": len(self.zoo.select("train")),
             "seconds": seconds,
-            "budget": f"settings of its pipeline, code {code_hash(self.root)}, {seconds:.0f} s on {cost['device']}",
+            "budget": f"settings of its pipeline, code {code_hash(self.code)}, {seconds:.0f} s on {cost['device']}",
         }
 
     def weight_statistics(self):

@@ -14,10 +14,11 @@ import torch
 import yaml
 
 import fake_zoos
-from cases import FILE, merged, section
+from cases import FILE, merged, section, tiny
 from weightspace.cli.app import main
 from weightspace.data.dataset import Dataset, make_dataset
 from weightspace.errors import WeightspaceError
+from weightspace.experiments.preflight import check
 from weightspace.nets.base import build_net
 from weightspace.weights import spec as spec_module
 from weightspace.zoo import imported
@@ -107,6 +108,15 @@ def test_networks_reach_what_the_zoo_logs(layout, fakes, dataset, tmp_path):
     with pytest.raises(WeightspaceError, match="networks do not reach what the zoo says"):
         bring(layout, fakes[layout], shifted, tmp_path / "other", tolerance=1e-6)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["zoo"]
+
+
+def test_settings_of_one_task_are_valid_without_runs_of_each_split():
+    """As the guide of public zoos has them; of several tasks each split still needs a run."""
+    train_only = {"train": 1.0, "val": 0.0, "test_sets": 0.0}
+    one = {"tasks": "sets", "classes_per_task": 10, "splits": train_only}
+    assert len(check(tiny(dataset=one)).tasks) == 1
+    with pytest.raises(WeightspaceError, match="no run is in split 'test_sets'"):
+        check(tiny(dataset=one | {"classes_per_task": 9}))
 
 
 def test_residual_networks_of_ray_tune_reach_what_the_zoo_logs(dataset, tmp_path):
