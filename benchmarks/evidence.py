@@ -6,6 +6,7 @@
   like those of ``metrics/baselines.json``;
 * ``against_steps``: how near guided latents come to the targets after 0 to 400 steps, for draws and for
   latents drawn without R or without D;
+* ``weights``: what R2 costs where draws are made harder to tell from members by their weights;
 * ``lookup``: is D a lookup on few classes? The shared encoder is fitted anew with a one-hot vector for each
   class in place of its images, and draws are measured beside those of the pipeline.
 
@@ -30,6 +31,7 @@ from weightspace.evaluate.baselines import measured
 from weightspace.evaluate.evaluation import Evaluation
 from weightspace.evaluate.evidence import against_steps, step_baselines
 from weightspace.evaluate.trained import evaluate_trained
+from weightspace.evaluate.weight_likeness import weight_likeness
 from weightspace.params import load_params
 from weightspace.registry import resolve
 from weightspace.report.provenance import code_hash
@@ -107,7 +109,12 @@ def lookup(evaluation):
     return {"images": drawn(evaluation), "one_hot": drawn(other)}
 
 
-PARTS = {"baselines": baselines, "against_steps": steps, "lookup": lookup}
+def weights(evaluation):
+    """Rows of changes to the weights of draws."""
+    return weight_likeness(evaluation, SPLIT)
+
+
+PARTS = {"baselines": baselines, "against_steps": steps, "weights": weights, "lookup": lookup}
 
 
 def main():

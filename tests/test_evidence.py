@@ -6,8 +6,10 @@ import sys
 import pytest
 import torch
 
+from cases import build, networks
 from weightspace.evaluate.evaluation import Evaluation
 from weightspace.evaluate.evidence import STEPS
+from weightspace.evaluate.weight_likeness import with_norms, with_unit_norms
 from weightspace.params import load_params
 from weightspace.report import evidence
 from weightspace.zoo.outputs import choose_probes, read_originals
@@ -56,6 +58,32 @@ def test_draws_by_number_are_measured_beside_those_by_image(script, project_root
     assert figures["images"].keys() == figures["one_hot"].keys()
 
 
+def test_scaled_units_keep_the_outputs_and_scaled_tensors_do_not():
+    net = build("cnn")
+    weights, donor = networks(net, 3), networks(net, 3, seed=1)
+    images = torch.randn(8, *net.meta["shape"])
+    before = net.run(weights, images)
+    scaled = with_unit_norms(net.spec, weights, donor)
+    torch.testing.assert_close(net.run(scaled, images), before, rtol=1e-4, atol=1e-5)
+    units = [w["convs.0.weight"].flatten(2).norm(dim=2) for w in (scaled, donor, weights)]
+    torch.testing.assert_close(units[0], units[1])
+    assert not torch.allclose(units[2], units[1])
+    other = with_norms(weights, donor)
+    norms = [w["convs.0.weight"].flatten(1).norm(dim=1) for w in (other, donor)]
+    torch.testing.assert_close(*norms)
+    assert not torch.allclose(net.run(other, images), before, rtol=1e-4, atol=1e-5)
+
+
+def test_draws_are_changed_and_measured_in_each_way(script, project_root):
+    params = load_params(project_root / "params.yaml")
+    rows = script.PARTS["weights"](Evaluation.load(project_root / "data", params))
+    assert [row["change"] for row in rows] == list(evidence.CHANGES)
+    by_name = {row["change"]: row for row in rows}
+    same = [by_name[name]["r2_identity"] for name in ("none", "units")]
+    assert same[0] == pytest.approx(same[1], abs=1e-6)
+    assert by_name["lost_1"]["r2_identity"] != pytest.approx(same[0], abs=1e-6)
+
+
 def test_an_interrupted_run_keeps_its_parts(script, project_root, tmp_path, monkeypatch):
     def stopped(_):
         raise KeyboardInterrupt
@@ -97,9 +125,14 @@ def test_each_part_has_its_table_time_and_code(tmp_path):
     steps_random = {"accuracy_at_top": 0.7, "accuracy_at_top_mean": 0.7, "image_gradients": 1440}
     steps_random = {f"steps_random_{key}": value for key, value in steps_random.items()}
     lookup = {"images": side, "one_hot": side | {"r2_identity": 0.8}}
-    write(tmp_path, baselines=steps_random, against_steps=rows, lookup=lookup)
+    changed = side | {"change": "units", "auc_outputs": 0.57}
+    changed |= {f"auc_{kind}": 0.5 for kind in ("weights", "weights_linear", "matched")}
+    changed |= {"auc_matched_linear": 0.875}
+    parts = {"against_steps": rows, "weights": [changed], "lookup": lookup}
+    write(tmp_path, baselines=steps_random, **parts)
     text = evidence.tables(tmp_path)
-    assert text.count("2 minutes on x86_64, 2 cores; code `abc`, seed 3.") == 3
+    assert text.count("2 minutes on x86_64, 2 cores; code `abc`, seed 3.") == 4
+    assert "0.960 | 0.570 | 0.500 | 0.500 | 0.500 | 0.875 |" in text
     assert "| draws | 0.500 (0.100) | 0.505 (0.100) | 0.520 (0.100) |" in text
     assert "0, 360, 1,440, 7,200, 28,800" in text
     assert "| a one-hot vector for each class | 0.800 (0.880 to 0.920) | 0.050 | 0.960 |" in text

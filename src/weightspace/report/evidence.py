@@ -16,6 +16,14 @@ STARTS = {
     "d_only": "latents drawn without R",
     "r_only": "latents drawn without D",
 }
+CHANGES = {
+    "none": "none: drawn in one pass",
+    "units": "hidden units scaled to a member's norms; outputs stay",
+    "norms": "tensors scaled to a member's norms",
+    "lost_0.25": "a quarter of what reconstruction loses of a member added",
+    "lost_0.5": "half of it",
+    "lost_1": "all of it",
+}
 SIDES = {"images": "images of the classes", "one_hot": "a one-hot vector for each class"}
 
 
@@ -27,6 +35,7 @@ def tables(root: Path) -> str:
     makers: dict[str, Callable[[Any], str]] = {
         "baselines": _baselines,
         "against_steps": _steps,
+        "weights": _weights,
         "lookup": _lookup,
     }
     with structured(path):
@@ -63,6 +72,23 @@ def _steps(rows: list[dict[str, Any]]) -> str:
     head = ["R2 (MAE) after so many gradient steps from", *map(str, numbers)]
     gradients = ", ".join(f"{known['draw', n]['image_gradients']:,.0f}" for n in numbers)
     return f"{markdown.rows(head, body)}\n\nLabelled image-gradients of a network: {gradients}."
+
+
+def _weights(rows: list[dict[str, Any]]) -> str:
+    """Draws whose weights were changed: how they follow requests, and what tells them from members."""
+    told = ("auc_outputs", "auc_weights", "auc_weights_linear", "auc_matched", "auc_matched_linear")
+    body = [
+        [
+            CHANGES[row["change"]],
+            with_interval(row, "r2_identity"),
+            f"{row['accuracy_at_top_mean']:.3f}",
+            *(f"{row[key]:.3f}" for key in told),
+        ]
+        for row in rows
+    ]
+    head = ["change of the weights", "R2 (95 %)", "mean at the highest target", "AUC by outputs"]
+    head += ["by norms, trees", "linear", "by matched weights, trees", "linear"]
+    return markdown.rows(head, body)
 
 
 def _lookup(figures: dict[str, dict[str, float]]) -> str:
