@@ -13,6 +13,8 @@ import pytest
 import torch
 import yaml
 
+import warm
+import workspace
 from cases import world_params
 from weightspace.artifacts import (
     AUTOENCODER_FILE,
@@ -43,6 +45,7 @@ from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.store import Zoo
 from workspace import Workspace, run_once
 
+workspace.quick_programs = warm.programs
 prepare(threads=1)  # as in the workers that train shards
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-import sys
 import tomllib
 
 import pandas as pd
@@ -92,9 +91,7 @@ def test_the_example_of_a_new_member_passes_the_contracts(tmp_path):
     workspace.write(f"{folder}/stripes.py", module.replace(options, imported))
     options = options.replace("class Settings(params.", "class StripesSettings(")
     tests = ("tests/test_sources.py", "-k", "stripes or case or family")
-    before = workspace.run(
-        sys.executable, "-m", "pytest", "tests/test_layers.py", "-k", "family", ok=False
-    )
+    before = workspace.pytest("tests/test_layers.py", "-k", "family", ok=False)
     assert before.code != 0  # a file without its line is found
     for path, end, added in (
         (f"{folder}/__init__.py", '"weightspace.data.sources.npz",\n', line),
@@ -111,7 +108,7 @@ def test_the_example_of_a_new_member_passes_the_contracts(tmp_path):
         assert text.count(end) == 1, end
         workspace.write(path, text.replace(end, end + added))
     workspace.set({"sources.stripes": {"noise": 0.3}})
-    done = workspace.run(sys.executable, "-m", "pytest", *tests, "tests/test_layers.py")
+    done = workspace.pytest(*tests, "tests/test_layers.py")
     assert re.search(r"\d+ passed|\[100%\]", done.text)
 
 

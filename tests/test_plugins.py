@@ -296,8 +296,7 @@ def test_plugin_and_project_member_run_as_stages(site, finished_clone, tmp_path)
     assert "flat            src/members" in listed
     text = (workspace.root / "dvc.yaml").read_text()
     assert generated(text, workspace.root.resolve()) == text  # markers add no dependency
-    layers = ("tests/test_layers.py", "-k", "family or found", "-p", "no:cacheprovider")
-    workspace.run(sys.executable, "-m", "pytest", *layers)  # nor a line to a table
+    workspace.pytest("tests/test_layers.py", "-k", "family or found")  # nor a line to a table
 
     without = Workspace(workspace.root)  # the plugin is uninstalled
     for command in (("stages/check.py",), ("-m", "weightspace", "validate")):

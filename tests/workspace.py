@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +24,7 @@ TINY = {
     "dataset.tasks": 60,
     "zoo.runs": 36,
     "zoo.runs_per_shard": 3,
-    "zoo.batch_size": 8,
+    "zoo.batch_size": 12,
     "zoo.epochs": [1, 1],
     "zoo.snapshots": 3,
     "zoo.first_step": [1, 1],
@@ -64,6 +65,10 @@ TINY = {
     "baselines.hypernetwork.images_per_class": 4,
     "runtime.workers": 1,
 }
+
+
+# Folder of programs that do not import what is slow; conftest.py sets it, benchmarks do without.
+quick_programs: Callable[[], Path] | None = None
 
 
 def locate(settings: dict, name: str) -> tuple[dict, str]:
@@ -114,12 +119,15 @@ class Workspace:
             | self.extra
         )
 
-    def start(self, *command: str) -> subprocess.Popen:
-        """Start a command in a process group of its own."""
+    def start(self, *command: str, quick: bool = False) -> subprocess.Popen:
+        """Start a command in a process group of its own; with ``quick`` by :data:`quick_programs`."""
+        env = self.env
+        if quick and quick_programs:
+            env["PATH"] = os.pathsep.join((str(quick_programs()), env["PATH"]))
         return subprocess.Popen(
             command,
             cwd=self.root,
-            env=self.env,
+            env=env,
             text=True,
             start_new_session=True,
             stdin=subprocess.DEVNULL,
@@ -129,7 +137,7 @@ class Workspace:
 
     def run(self, *command: str, ok: bool = True) -> Done:
         """Run a command to its end; with ``ok`` a failure shows what it printed."""
-        process = self.start(*command)
+        process = self.start(*command, quick=True)
         text, _ = process.communicate()
         done = Done(process.returncode, text)
         assert not ok or done.code == 0, f"{' '.join(command)} failed:\n{text}"
@@ -140,8 +148,8 @@ class Workspace:
         return self.run("dvc", *arguments, ok=ok)
 
     def dvc_all(self, *commands: tuple[str, ...]) -> Done:
-        """Run commands of DVC one after the other in one process: it takes a second to start."""
-        return self.run(sys.executable, "-c", IN_TURN, json.dumps(commands))
+        """Run commands of DVC one after the other in one process."""
+        return self.run("python", "-c", IN_TURN, json.dumps(commands))
 
     def stages(self, *patterns: str) -> Done:
         """Run stage scripts by name, without DVC, in one process, which loads torch once."""
@@ -149,6 +157,11 @@ class Workspace:
         code += "for script in sys.argv[1:]: runpy.run_path(script, run_name='__main__')"
         scripts = [f for p in patterns for f in sorted((self.root / "stages").glob(f"{p}.py"))]
         return self.run("python", "-c", code, *map(str, scripts))
+
+    def pytest(self, *arguments: str, ok: bool = True) -> Done:
+        """Run tests there; that modules were imported before pytest could look at them is no error."""
+        ignore = ("-W", "ignore::pytest.PytestAssertRewriteWarning", "-p", "no:cacheprovider")
+        return self.run("python", "-m", "pytest", *ignore, *arguments, ok=ok)
 
     def commit(self, message: str) -> None:
         """Commit everything that git does not ignore."""
@@ -231,25 +244,6 @@ for words in json.loads(sys.argv[1]):
         raise SystemExit(code)
 """
 
-# Runs scripts one after the other, each in a process of its own that sees no module of another, but
-# imports once what is not of the package, and skips what Python does at its end.
-APART = """
-import atexit, os, runpy, sys
-import dvclive.live, numpy, pandas, pydantic, scipy.optimize, scipy.stats, yaml
-import sklearn.ensemble, sklearn.linear_model, sklearn.model_selection, torch._dynamo
-
-sys.path.insert(0, "stages")
-for script in sys.argv[1:]:
-    if os.fork() == 0:
-        sys.argv = [script]
-        runpy.run_path(script, run_name="__main__")
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        os._exit(0)
-    if code := os.waitstatus_to_exitcode(os.wait()[1]):
-        raise SystemExit(f"{script}: exit code {code}")
-"""
-
 # Run by every stage script at its end: which files of the package it loaded.
 TRACE = """
 import atexit, json, os, sys
@@ -269,7 +263,7 @@ atexit.register(note)
 def run_once(root: Path) -> Workspace:
     """A clone below ``root`` where every stage ran, DVC took over what it made, and all is committed.
 
-    As after `dvc repro`, by which test_docs.py runs stages, and which starts Python for each.
+    As after `dvc repro`, by which test_docs.py runs stages.
 
     What each stage loaded is written to ``loaded/`` beside the clone, relative to the clone.
     """
@@ -280,7 +274,8 @@ def run_once(root: Path) -> Workspace:
     path = os.pathsep.join((str(root / "trace"), workspace.env["PYTHONPATH"]))
     traced = Workspace(workspace.root, {"PYTHONPATH": path, "LOADED": str(root / "loaded")})
     stages = yaml.safe_load(workspace.read("dvc.yaml"))["stages"]
-    traced.run("python", "-c", APART, *(f"stages/{name}.py" for name in stages))
+    for name in stages:
+        traced.run("python", f"stages/{name}.py")
     traced.dvc("commit", "--force")
     workspace.commit("results")
     return workspace
