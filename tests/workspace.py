@@ -24,7 +24,7 @@ TINY = {
     "dataset.tasks": 60,
     "zoo.runs": 36,
     "zoo.runs_per_shard": 3,
-    "zoo.batch_size": 12,
+    "zoo.batch_size": 8,
     "zoo.epochs": [1, 1],
     "zoo.snapshots": 3,
     "zoo.first_step": [1, 1],
@@ -67,6 +67,7 @@ TINY = {
 }
 
 
+FEW_STEPS = {"zoo.batch_size": 12}  # of each epoch: what the baselines by training take
 # Folder of programs that do not import what is slow; conftest.py sets it, benchmarks do without.
 quick_programs: Callable[[], Path] | None = None
 
@@ -267,7 +268,7 @@ def run_once(root: Path) -> Workspace:
 
     What each stage loaded is written to ``loaded/`` beside the clone, relative to the clone.
     """
-    workspace = clone(root / "clone")
+    workspace = clone(root / "clone", FEW_STEPS)
     for name in ("trace", "loaded"):
         (root / name).mkdir()
     (root / "trace" / "sitecustomize.py").write_text(TRACE)
