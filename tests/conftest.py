@@ -46,6 +46,7 @@ from weightspace.zoo.store import Zoo
 from workspace import Workspace, run_once
 
 workspace.quick_programs = warm.programs
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # many processes import the same modules
 prepare(threads=1)  # as in the workers that train shards
 
 
@@ -53,7 +54,17 @@ prepare(threads=1)  # as in the workers that train shards
 ALONE = ("test_dvc", "test_pages")
 # The rest is handed out in files, whose fixtures are made once. The longest come first: a worker
 # that ends with one would leave the other idle.
-LONGEST = ("test_autoencoders", "test_zoo", "test_docs", "test_shared_encoders", "test_ray")
+LONGEST = (
+    "test_device",
+    "test_widths",
+    "test_growth",
+    "test_zoo",
+    "test_autoencoders",
+    "test_faults",
+    "test_distribution",
+    "test_shared_encoders",
+    "test_ray",
+)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -4,8 +4,10 @@ from contextlib import nullcontext
 from importlib.util import module_from_spec, spec_from_file_location
 
 import yaml
+from sklearn.ensemble import HistGradientBoostingClassifier
 
 from cases import FILE, merged, nested
+from weightspace.evaluate import distribution, finetuning, properties, stopping, trained
 from weightspace.params import validate_params
 from workspace import ROOT, TINY
 
@@ -15,7 +17,22 @@ FEW = {  # operations cost time here, not numbers
     "zoo.batch_size": 12,
     "evaluate.novelty_networks": 2,
 }
-SHORT = {"EPOCHS": (1, 2), "RATES": (1e-3, 3e-3), "SCRATCH_EPOCHS": 2}  # of fine-tuning
+FEW_TREES = HistGradientBoostingClassifier(max_iter=5, early_stopping=False, random_state=0)
+SHORT = (  # constants of evaluations
+    (finetuning, "EPOCHS", (1, 2)),
+    (finetuning, "RATES", (1e-3, 3e-3)),
+    (finetuning, "SCRATCH_EPOCHS", 2),
+    (stopping, "EPOCHS", (1, 2)),
+    (trained, "RATES", (1e-3, 3e-3)),
+    (distribution, "CLASSIFIERS", distribution.CLASSIFIERS | {"": FEW_TREES}),
+    (properties, "TREES", properties.TREES | {"max_iter": 5}),
+)
+
+
+def shorten(patch):
+    """Shorten what settings do not; operations cost time here, not numbers."""
+    for module, name, value in SHORT:
+        patch.setattr(module, name, value)
 
 
 def settings(**changes):

@@ -21,12 +21,11 @@ from safetensors.torch import load_file
 
 import weightspace as ws
 from fake_device import fake_device
-from pipeline import SHORT, STAGES, stage
+from pipeline import STAGES, shorten, stage
 from pipeline import settings as tiny
 from weightspace.artifacts import HYPERNETWORK_FILE
 from weightspace.autoencoders.base import AutoencoderData
 from weightspace.errors import WeightspaceError
-from weightspace.evaluate import finetuning
 from weightspace.jobs import local
 from weightspace.nets.base import Net
 from weightspace.report.gallery import gallery
@@ -58,8 +57,7 @@ def _jobs_in_this_process():
     """The pretended GPU is one of this process alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(local, "execute", here)
-        for name, value in SHORT.items():
-            patch.setattr(finetuning, name, value)
+        shorten(patch)
         yield
 
 
@@ -331,7 +329,7 @@ def test_the_benchmark_of_gpus_measures_and_compares_everything(benchmark, capsy
     assert set(of_pipeline["artefacts"].values()) == {0.0}  # the kernels of the CPU
     assert all(m["cpu"] == m["gpu"] for m in of_pipeline["metrics"].values())
     missing = [k for k, m in of_pipeline["metrics"].items() if m["cpu"] is None]
-    assert missing == ["finetuning.test_sets.sampled_epoch_5"]  # SHORT has no epoch 5
+    assert missing == ["finetuning.test_sets.sampled_epoch_5"]  # shortened, it has no epoch 5
     assert all(rate["median"] > 0 for rate in of_pipeline["draws"].values())
 
 
@@ -372,11 +370,18 @@ def test_the_benchmark_says_that_there_is_no_gpu(benchmark, capsys, monkeypatch)
 ABSENT = ("dvc", "dvclive", "ray", "typer", "matplotlib", "open_clip", "onnx")
 HIDDEN = """
 import sys
-class Hidden:
+absent = sys.argv[1].split(",")
+
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in sys.argv[1].split(","):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Hidden())
+        hidden = name.partition(".")[0] in absent
+        return None if hidden else self.finder.find_spec(name, path, target)
+
+sys.meta_path[:] = map(Without, sys.meta_path)
 """
 
 
@@ -403,13 +408,37 @@ def test_stages_and_the_benchmark_need_no_dvc():
     assert "No module named 'safetensors'" in done.stderr
 
 
+# Scripts with their arguments, one after the other; prints their exit codes.
+IN_TURN = """
+import json, runpy
+for sys.argv in map(json.loads, sys.argv[2:]):
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        print(end.code)
+"""
+# The second pipeline is a copy of the first: both have the same settings, and test_dvc.py tells whether
+# they would give the same bytes.
+DRY = """
+import gpu, shutil
+first, run = [], gpu.run_pipeline
+
+def once(folder, changes):
+    if first:
+        return shutil.copytree(first[0], folder)
+    first.append(run(folder, changes))
+    return folder
+
+gpu.run_pipeline = once
+sys.exit(gpu.main(sys.argv[2:]))
+"""
+
+
 @pytest.mark.slow
 def test_the_benchmark_runs_dry_where_there_is_no_dvc(tmp_path):
     out = tmp_path / "gpu.json"
-    run_dry = "import runpy\nname = sys.argv[2]\nsys.argv = sys.argv[2:]\n"
-    run_dry += "runpy.run_path(name, run_name='__main__')"
     options = ("--dry-run", "--rounds", "1", "--pipelines", "cnn", "--out", str(out))
-    done = without(ABSENT, run_dry, str(ROOT / "benchmarks" / "gpu.py"), *options)
+    done = without(ABSENT, DRY, *options)
     assert done.returncode == 0, done.stderr
     figures = json.loads(out.read_text())
     assert "no GPU" in figures["device"]
@@ -423,14 +452,15 @@ def test_a_preset_runs_its_stages_in_their_order_without_dvc(tmp_path):
     definition, page = tmp_path / "table.yaml", tmp_path / "page.md"
     definition.write_text(yaml.safe_dump(table))
     preset = [str(ROOT / "benchmarks" / "preset.py"), str(definition), "--out", str(page)]
-    run = "import runpy\nsys.argv = sys.argv[2:]\nrunpy.run_path(sys.argv[0], run_name='__main__')"
-    done = without(ABSENT, run, *preset, "--stages", "dataset", "--folder", str(tmp_path / "here"))
+    preset += ["--stages", "dataset"]
+    good, bad = ["--folder", str(tmp_path / "here")], ["-S", "dataset.classes_per_task=99"]
+    calls = [json.dumps(preset + more) for more in (good, bad)]
+    done = without(ABSENT, IN_TURN, *calls)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["0", "1"], done.stderr
     assert (tmp_path / "here/0/data/check/valid.json").is_file()  # which the dataset needs
     assert "| cost | " in page.read_text()
     assert page.with_suffix(".csv").read_text().startswith("row,column,seed,value")
-    done = without(ABSENT, run, *preset, "--stages", "dataset", "-S", "dataset.classes_per_task=99")
-    assert done.returncode == 1
     assert "classes_per_task" in done.stderr
 
 

@@ -7,12 +7,12 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+import warm
 from test_door import WORKS, completed, contents, line, remove, run, work  # noqa: F401
 from weightspace import artifacts
 from weightspace.artifacts import (
@@ -157,6 +157,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from weightspace.cli import app
 
+sys.dont_write_bytecode = True  # compiled modules would be cut off, and stay
 resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
 ends, before = {}, set(Path().rglob("*"))
 for name, words in json.load(sys.stdin).items():
@@ -177,7 +178,7 @@ def test_a_file_that_may_not_grow_is_one_line(work, project_root):  # noqa: F811
     words.pop("suite")  # it needs git and DVC; the disk is full under it above
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_WAIT_POLICY": "PASSIVE"}
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED],
+        [warm.programs() / "python", "-c", LIMITED],
         cwd=work, env=environment, text=True, input=json.dumps(words), timeout=300,
         check=False, capture_output=True,
     )  # fmt: skip
@@ -224,7 +225,7 @@ def test_two_commands_with_one_output_give_one_whole_output(run, work, project_r
     before, inputs = contents(work), contents(project_root)
     commands = [
         subprocess.Popen(
-            [sys.executable, "-m", "weightspace", *words],
+            [warm.programs() / "weightspace", *words],
             cwd=work, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )
         for _ in range(2)

@@ -3,10 +3,10 @@
 import json
 import os
 import subprocess
-import sys
 
 import pytest
 
+import warm
 from weightspace.params import load_params
 from weightspace.report import scale
 from workspace import ROOT
@@ -119,7 +119,12 @@ def run(*words):
     """Run a benchmark as a person does."""
     env = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run(
-        [sys.executable, *words], cwd=ROOT, env=env, capture_output=True, text=True, timeout=400
+        [warm.programs() / "python", *words],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=400,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done

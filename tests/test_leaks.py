@@ -13,10 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline import SHORT, STAGES, settings, stage
+from pipeline import STAGES, settings, shorten, stage
 from weightspace.artifacts import DATASET_FOLDER, READOUT_FILE
 from weightspace.data.dataset import Dataset
-from weightspace.evaluate import finetuning
 from weightspace.evaluate.evaluation import Evaluation
 from weightspace.evaluate.sampling import evaluate_split
 from weightspace.jobs import local
@@ -52,8 +51,7 @@ LEARNS = {
 def _jobs_in_this_process():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(local, "execute", lambda jobs, runtime: (job.execute() for job in jobs))
-        for name, value in SHORT.items():
-            patch.setattr(finetuning, name, value)
+        shorten(patch)
         yield
 
 

@@ -11,6 +11,7 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
+import warm
 from weightspace.cli.app import app, main
 from weightspace.errors import WeightspaceError
 from weightspace.experiments import sweep
@@ -231,7 +232,7 @@ def test_broken_links_are_noticed():
 def run_in_process(words, monkeypatch):
     """Run a command: weightspace in this process, python in another."""
     if words[0] == "python":
-        subprocess.run([sys.executable, *words[1:]], check=True)
+        subprocess.run([warm.programs() / "python", *words[1:]], check=True)
         return
     assert words[0] == "weightspace"
     monkeypatch.setattr(sys, "argv", list(words))

@@ -1,11 +1,13 @@
 """Stages side by side: those that do not need one another overlap, what failed stops what follows."""
 
 import fcntl
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
+import warm
 from weightspace.errors import WeightspaceError
 from weightspace.experiments.parallel import mend_locks, repro
 
@@ -39,6 +41,7 @@ stages:
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+    monkeypatch.setenv("PATH", f"{warm.programs()}{os.pathsep}{os.environ['PATH']}")
     subprocess.run(["dvc", "init", "--no-scm", "-q"], cwd=tmp_path, check=True)
     sides = {"left": MEET.format(a="left", b="right"), "right": MEET.format(a="right", b="left")}
     (tmp_path / "dvc.yaml").write_text(PIPELINE.format(**sides))

@@ -25,7 +25,7 @@ from weightspace.report import html as page
 from weightspace.report import tables as results
 from weightspace.report.page import CAPTIONS, TABLES, WHOLE, write
 from weightspace.report.page import answers as page_answers
-from weightspace.report.plots import PLOTS
+from weightspace.report.plots import PLOTS, draw_plot
 from workspace import ROOT
 
 VOID = {"meta", "img", "br"}
@@ -57,6 +57,22 @@ class Reader(HTMLParser):
 
 def read(path):
     return Reader(path.read_text())
+
+
+@pytest.fixture(autouse=True)
+def _plots_are_drawn_once(monkeypatch):
+    """The same file gives the same picture, as a test says."""
+
+    def draw(path):
+        file = path.name, path.read_bytes()
+        if file not in PICTURES:
+            PICTURES[file] = draw_plot(path)
+        return PICTURES[file]
+
+    monkeypatch.setattr("weightspace.report.page.draw_plot", draw)
+
+
+PICTURES = {}  # name and bytes of a file -> what was drawn
 
 
 @pytest.fixture
@@ -98,7 +114,8 @@ def test_the_page_is_one_file_with_everything(finished, tmp_path, project):
         assert attrs  # no box without a meaning
 
 
-def test_the_same_project_gives_the_same_bytes(finished, tmp_path):
+def test_the_same_project_gives_the_same_bytes(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr("weightspace.report.page.draw_plot", draw_plot)  # anew
     for name in ("a.html", "b.html"):
         write(finished, tmp_path / name)
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
