@@ -24,6 +24,7 @@ __all__ = [
     "summary",
     "trained",
     "tuning",
+    "weight_likeness",
     "weight_steps",
     "zoo_choice",
 ]
