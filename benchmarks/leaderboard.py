@@ -163,7 +163,7 @@ class Peers:
         members, spec = zoo.select("train"), zoo.spec
         start = time.process_time()
         x = spec.flatten(zoo.weights(members)).numpy()
-        solver = "covariance_eigh" if x.shape[1] < x.shape[0] else "full"  # the smaller of two sides
+        solver = "covariance_eigh" if x.shape[1] < x.shape[0] else "full"  # of the smaller side
         model = PCA(COMPONENTS, svd_solver=solver).fit(x)
         seen = method_card(self.dataset, {"train": members}, self.params, "autoencoder")
         card = self.card(
