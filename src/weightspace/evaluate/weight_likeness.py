@@ -122,6 +122,7 @@ class Donors:
 def with_norms(weights: Mapping[str, Tensor], donor: Mapping[str, Tensor]) -> Weights:
     """Networks ``(N, *shape)`` whose tensors have the norms of the donor's.
 
+    >>> import torch
     >>> with_norms({"a": torch.tensor([[3.0, 4.0]])}, {"a": torch.tensor([[0.0, 10.0]])})
     {'a': tensor([[6., 8.]])}
     """
