@@ -69,7 +69,7 @@ def same(a, b):
 
 def test_a_fit_follows_requests_and_its_untrained_self_does_not(evaluation):
     untrained = fitted(evaluation, steps=1, lr=1e-9)
-    trained = fitted(evaluation, steps=200, lr=3e-3, conditions=8)
+    trained = fitted(evaluation, steps=400, lr=3e-3, conditions=16)
     for split in ("train", "val"):
         assert error(evaluation, trained, split) < 0.7 * error(evaluation, untrained, split)
 
