@@ -60,7 +60,11 @@ def scores(net, images, labels):
 
 
 def train(folder, dataset, number):
-    """One run: a folder with its settings, a line of results per epoch, and checkpoints."""
+    """One run: a folder with its settings, a line of results per epoch, and checkpoints. Done once."""
+    trial = folder / f"NN_tune_trainable_{number:05d}_{number}_seed={number}"
+    finished = trial / "result.json"
+    if finished.is_file():
+        return json.loads(finished.read_text().splitlines()[-1])["test_acc"]
     torch.set_num_threads(1)
     rng = np.random.default_rng([0, number])
     torch.manual_seed(number)
@@ -71,8 +75,7 @@ def train(folder, dataset, number):
     rate, decay = (float(10 ** rng.uniform(*bounds)) for bounds in ((-3.3, -2), (-5, -3)))
     net, lines = network(), []
     optimizer = torch.optim.Adam(net.parameters(), rate, weight_decay=decay)
-    trial = folder / f"NN_tune_trainable_{number:05d}_{number}_seed={number}"
-    trial.mkdir(parents=True)
+    trial.mkdir(parents=True, exist_ok=True)
     settings = {"model::type": "CNN3", "model::nlin": "tanh", "optim::optimizer": "adam"}
     settings |= {"optim::lr": rate, "optim::wd": decay, "training::epochs_train": EPOCHS}
     (trial / "params.json").write_text(json.dumps(settings | {"seed": number}))
@@ -85,9 +88,9 @@ def train(folder, dataset, number):
         accuracy, loss = scores(net, test, truth)
         lines.append({"training_iteration": epoch, "test_acc": accuracy, "test_loss": loss})
         if epoch in KEPT:
-            (trial / f"checkpoint_{epoch:06d}").mkdir()
+            (trial / f"checkpoint_{epoch:06d}").mkdir(exist_ok=True)
             torch.save(net.state_dict(), trial / f"checkpoint_{epoch:06d}" / "checkpoints")
-    (trial / "result.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    finished.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return accuracy
 
 
@@ -95,7 +98,9 @@ def main():
     """Dataset, runs, import, stages."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", type=Path, help="folder of the idx files")
-    parser.add_argument("--root", type=Path, required=True, help="new folder for all of it")
+    parser.add_argument(
+        "--root", type=Path, required=True, help="folder for all of it; goes on there"
+    )
     parser.add_argument("--runs", type=int, default=150)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
