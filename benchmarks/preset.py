@@ -4,7 +4,8 @@
 
 Every row of settings runs all the stages that the table needs in a folder of its own, and the page and the
 raw figures beside it are written as by ``python -m weightspace suite``. Seconds are those of stages whose
-imports are done; `--folder` keeps data and metrics. With PROFILE=1
+imports are done; `--folder` keeps data and metrics. `--together` runs the evaluations side by side, which a GPU
+has room for: their seconds are then those beside each other. With PROFILE=1
 in the environment each stage leaves `stages/NAME.py.profile` there, for Python's pstats.
 """
 
@@ -29,8 +30,15 @@ ROOT = Path(__file__).resolve().parent.parent
 RUN = """
 import cProfile, os, runpy, sys
 import numpy, pandas, sklearn.ensemble, torch, weightspace
-failed = 0
-for script in sys.argv[1:]:
+together, scripts = sys.argv[1] == "together", sys.argv[2:]
+
+
+def ended(child):
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+failed, beside = 0, []
+for script in scripts:
     print(script, file=sys.stderr, flush=True)
     if (child := os.fork()) == 0:
         sys.argv = [script]
@@ -42,16 +50,27 @@ for script in sys.argv[1:]:
             profile.dump_stats(script + ".profile")
         sys.stderr.flush()
         os._exit(0)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if "evaluate" in script and together:
+        beside.append(child)
+        continue
+    code = ended(child)
     failed = failed or code
     if code and "evaluate" not in script:  # what follows needs it
         break
-sys.exit(failed)
+sys.exit(max([failed, *map(ended, beside)]))
 """
 
 
-def run_stages(folder, settings, stages):
-    """Run stages on a copy of the code with settings ``key=value``. Returns whether all ended well."""
+def run_stages(folder, settings, stages, *, together=False):
+    """Run stages on a copy of the code with settings ``key=value``. Returns whether all ended well.
+
+    Args:
+        folder: gets code, data and metrics.
+        settings: of params.yaml.
+        stages: their names, in order.
+        together: run evaluations, the last of them, side by side.
+
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for part in ("src", "stages"):
         ignore = shutil.ignore_patterns("__pycache__")
@@ -63,7 +82,8 @@ def run_stages(folder, settings, stages):
     scripts = [str(folder / "stages" / f"{name}.py") for name in stages]
     paths = [str(folder / "src"), str(folder / "stages")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([*paths, *sys.path[1:]])}
-    done = subprocess.run([sys.executable, "-c", RUN, *scripts], cwd=folder, env=environment)
+    how = "together" if together else "in turn"
+    done = subprocess.run([sys.executable, "-c", RUN, how, *scripts], cwd=folder, env=environment)
     return done.returncode == 0
 
 
@@ -100,6 +120,7 @@ def main(arguments=None):
     parser.add_argument("--out", type=Path, required=True, help="page, NAME.md")
     parser.add_argument("--set", "-S", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--stages", nargs="*", help="in place of those of the table")
+    parser.add_argument("--together", action="store_true", help="evaluations side by side")
     parser.add_argument("--folder", type=Path, help="where data and metrics stay")
     options = parser.parse_args(arguments)
     suite = suites.load_suite(options.table).changed(options.set)
@@ -110,7 +131,7 @@ def main(arguments=None):
             if job not in finished:
                 finished[job] = base / str(len(finished))
                 stages = needed(options.stages or suite.stages)
-                failed |= not run_stages(finished[job], job, stages)
+                failed |= not run_stages(finished[job], job, stages, together=options.together)
             for column in suite.columns:
                 metric = suite.metric(row, column)
                 if metric is not None:

@@ -357,6 +357,7 @@ ANSWERS = {
     "max_memory_allocated": 0,
     "mem_get_info": (80 * 2**30, 80 * 2**30),
     "get_device_name": "pretended GPU",
+    "get_per_process_memory_fraction": 1.0,
     "get_device_properties": SimpleNamespace(name="pretended GPU", total_memory=80 * 2**30),
 }
 

@@ -27,8 +27,8 @@ NETS = {
 
 
 class Sizes:
-    def __init__(self, image, size, stride):
-        self.image, self.size, self.stride = image, size, stride
+    def __init__(self, image, size, stride, rough=False):
+        self.image, self.size, self.stride, self.rough = image, size, stride, rough
 
     @property
     def result(self):
@@ -168,3 +168,30 @@ def test_images_are_filled_up_for_the_kernels_and_the_rest_is_cut_off(kernels, m
     weights = stack([net.init(torch.Generator().manual_seed(0))])
     assert net.outputs(weights, torch.zeros(17, *shape)).shape == (1, 17, 3)
     assert seen == [4 * 4 * 32]
+
+
+def test_products_are_rough_in_fits_and_precise_where_networks_are_trained_or_measured(
+    kernels, monkeypatch
+):
+    stand_in = kernels(True)
+    rough, plain = [], convolve
+    monkeypatch.setattr(
+        stand_in,
+        "convolve",
+        lambda x, w, b, s, **k: rough.append(s.rough) or plain(x, w, b, s, **k),
+    )
+    architecture, shape, settings = NETS["resnet18"]
+    net = build_net(architecture, shape, 3, settings)
+    weights = stack([net.init(torch.Generator().manual_seed(0))])
+    images = torch.zeros(1, 16, *shape)
+    net.run(weights, images)
+    net.gradient(weights, images, torch.ones_like)
+    assert set(rough) == {False}
+    rough.clear()
+    moving = {name: w.clone().requires_grad_() for name, w in weights.items()}
+    net.outputs(moving, images).sum().backward()
+    assert set(rough) == {True}
+    with torch.no_grad():
+        rough.clear()
+        net.outputs(moving, images)
+    assert set(rough) == {False}

@@ -16,6 +16,7 @@ from weightspace.nets._batch_norm import BatchNorm
 from weightspace.nets._chain import Residual, _forward
 from weightspace.nets._layers import (
     Conv3x3,
+    Function,
     GlobalMean,
     Linear,
     MaxPool,
@@ -24,6 +25,7 @@ from weightspace.nets._layers import (
     PatchConv,
     Relu,
     ReluPool,
+    SquarePool,
 )
 from weightspace.nets.base import Batched, build_net, net_from_meta
 from weightspace.params import Resnet18Settings
@@ -382,6 +384,19 @@ LAYERS = {  # name -> layer of 4x6 images, shapes of its weights, whether its in
     "relu": (Relu(), {}, True),
     "pool": (ReluPool(4, 6), {}, True),
     "max pool": (MaxPool(4, 6), {}, False),
+    "squares": (SquarePool(4, 6, 2), {}, False),
+    "squares, some left over": (SquarePool(4, 6, 3), {}, False),
+    "function": (Function(torch.tanh), {}, False),
+    "patches without a border": (
+        PatchConv("w", "b", h=4, w=6, size=2, stride=1, border=0),
+        {"w": (3, 5, 2, 2, 2), "b": (3, 5)},
+        False,
+    ),
+    "patches with a wide border": (
+        PatchConv("w", "b", h=4, w=6, size=3, stride=2, border=2),
+        {"w": (3, 5, 2, 3, 3), "b": (3, 5)},
+        False,
+    ),
     "mean": (GlobalMean(24), {}, False),
     "normalise": (
         Normalise(torch.zeros(3, 2), torch.ones(3, 2), ("w", "b")),
@@ -424,3 +439,11 @@ def _tensors(saved):
     if isinstance(saved, torch.Tensor):
         return [saved]
     return [t for part in saved for t in _tensors(part)]
+
+
+def test_of_equal_pixels_the_first_gets_the_whole_gradient():
+    pool = SquarePool(2, 4, 2)
+    out, saved = pool.forward(torch.zeros(1, 1, 8), {})
+    by_x, _ = pool.backward(torch.tensor([[[3.0, 5.0]]]), saved, needs_input_grad=True)
+    assert out.tolist() == [[[0.0, 0.0]]]
+    assert by_x.tolist() == [[[3.0, 0.0, 5.0, 0.0, 0.0, 0.0, 0.0, 0.0]]]

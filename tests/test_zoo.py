@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,7 @@ from weightspace.artifacts import load_tensors, save_tensors, write_parquet
 from weightspace.data.dataset import PARTS, make_dataset
 from weightspace.errors import WeightspaceError, problem
 from weightspace.jobs import local
+from weightspace.params import RuntimeSettings
 from weightspace.zoo import generate as generator
 from weightspace.zoo import train
 from weightspace.zoo.generate import generate, summarise, work_key
@@ -749,6 +751,33 @@ class _Deadly:
 def test_a_killed_worker_is_one_line():
     with pytest.raises(WeightspaceError, match="a worker was killed"):
         list(local.execute([_Deadly()], tiny().runtime))
+
+
+class _OnGpu:
+    device = "cuda"
+
+
+def test_processes_share_the_memory_of_a_gpu(monkeypatch):
+    class Pool:
+        def __init__(self, processes, context, start, arguments):
+            raise _Started(processes, arguments[-1])
+
+    class _Started(Exception):  # noqa: N818  # no error
+        pass
+
+    monkeypatch.setattr(local, "ProcessPoolExecutor", Pool)
+    runtime = RuntimeSettings(device="cuda", workers=16, executor="local")
+    for jobs, expected in ((7, (4, 0.25)), (1, (1, 1.0))):
+        with pytest.raises(_Started) as started:
+            list(local.execute([_OnGpu()] * jobs, runtime))
+        assert started.value.args == expected
+    fractions = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", fractions.append)
+    monkeypatch.setattr(local, "prepare", lambda threads: None)
+    monkeypatch.setattr(local.threading, "Thread", mock.Mock())
+    for share in (0.25, None):
+        local._start_worker(1, mock.Mock(), share)
+    assert fractions == [0.25]
 
 
 SCRIPT_OF_ONE_JOB = """

@@ -711,6 +711,19 @@ def is_finite(x: Tensor) -> bool:
     return bool(x.sum().isfinite()) or bool(x.isfinite().all())
 
 
+def finite_rows(x: Tensor) -> Tensor:
+    """Which rows of ``(N, ...)`` have finite values only, bool ``(N,)``: by their sums, as :func:`is_finite`.
+
+    >>> finite_rows(torch.tensor([[3e38, 3e38], [1.0, torch.nan], [torch.inf, -torch.inf]]))
+    tensor([ True, False, False])
+    """
+    rows = x.flatten(1)
+    finite = rows.sum(1).isfinite()
+    for row in (~finite).nonzero()[:, 0].tolist():  # a sum of large numbers may be no number
+        finite[row] = rows[row].isfinite().all()
+    return finite
+
+
 def forms_of(tensors: Mapping[str, Tensor]) -> dict[str, Form]:
     """Types and shapes of tensors, for :func:`check_tensors`."""
     return {name: (x.dtype, tuple(x.shape)) for name, x in tensors.items()}

@@ -281,7 +281,7 @@ class ZooSettings(Settings):
     sgd_lr: PositiveRange = Field(description="SGD learning rate, log-uniform")
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(description="momentum of SGD")
     precision: Literal["float32", "bf16"] = Field(
-        description="of activations in training (not convnet's); weights and statistics are float32"
+        description="of activations in training; weights and statistics are float32"
     )
     weight_decay: PositiveRange = Field(description="L2 penalty, log-uniform")
     epochs: IntRange = Field(description="fewest and most epochs of a run")
@@ -651,7 +651,9 @@ class RuntimeSettings(Settings):
     device: Literal["auto", "cpu", "cuda"] = Field(
         description="of every stage, the commands and the API; auto takes a GPU where there is one"
     )
-    workers: CountOrAuto = Field(description="processes of the zoo and evaluate_reconstruction")
+    workers: CountOrAuto = Field(
+        description="processes of the zoo and evaluate_reconstruction; on a GPU at most 4"
+    )
     executor: Literal["local", "ray"] = Field(
         description="their work on this machine, or on Ray: RAY_ADDRESS, else started here"
     )

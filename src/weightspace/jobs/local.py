@@ -14,10 +14,15 @@ from contextlib import contextmanager
 from multiprocessing.synchronize import Event
 from typing import Any
 
+import torch
+
 from weightspace.errors import problem
 from weightspace.jobs.base import Job
 from weightspace.params import RuntimeSettings
 from weightspace.runtime import prepare, workers
+
+# Share a GPU: while one trains, others write, read and hash what they trained
+ON_GPU = 4
 
 
 def verify() -> None:
@@ -33,11 +38,15 @@ def execute(jobs: Sequence[Job], runtime: RuntimeSettings) -> Iterator[Any]:
         WeightspaceError: a job failed, a worker was killed, or none could start.
 
     """
-    processes = 1 if any(job.device == "cuda" for job in jobs) else workers(runtime)
+    on_gpu = any(job.device == "cuda" for job in jobs)
+    processes = max(1, min(workers(runtime), len(jobs), *[ON_GPU] * on_gpu))
     context = multiprocessing.get_context("spawn")
     started = context.Event()
     with ProcessPoolExecutor(
-        max(1, min(processes, len(jobs))), context, _start_worker, (os.getpid(), started)
+        processes,
+        context,
+        _start_worker,
+        (os.getpid(), started, 1 / processes if on_gpu else None),
     ) as pool:
         with _deaf():
             futures = [pool.submit(job.execute) for job in jobs]
@@ -76,9 +85,18 @@ def _deaf() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start_worker(parent: int, started: Event) -> None:
-    """One thread, and no life after the parent's: a killed stage leaves no process behind."""
+def _start_worker(parent: int, started: Event, memory: float | None) -> None:
+    """One thread, and no life after the parent's: a killed stage leaves no process behind.
+
+    Args:
+        parent: its process.
+        started: is set.
+        memory: the share of a GPU's memory that it may take; None where there is none.
+
+    """
     prepare(threads=1)
+    if memory is not None:
+        torch.cuda.set_per_process_memory_fraction(memory)
     started.set()
 
     def watch() -> None:

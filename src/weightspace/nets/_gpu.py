@@ -26,6 +26,7 @@ class GpuConv:
         w: width of an image, in pixels.
         size: height and width of the kernel.
         stride: from result to result, in pixels.
+        rough: products of float32 in TF32, for fits and steps of latents; networks are measured without.
 
     """
 
@@ -36,6 +37,7 @@ class GpuConv:
     w: int
     size: int = 3
     stride: int = 1
+    rough: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -44,7 +46,7 @@ class GpuConv:
 
     @property
     def _sizes(self) -> _kernels.Sizes:
-        return _kernels.Sizes((self.h, self.w), self.size, self.stride)
+        return _kernels.Sizes((self.h, self.w), self.size, self.stride, self.rough)
 
     def forward(self, x: Tensor, weights: Mapping[str, Tensor]) -> tuple[Tensor, Saved]:
         """``(N, I, H W B)`` to ``(N, O, H' W' B)``."""

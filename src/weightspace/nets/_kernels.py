@@ -4,7 +4,7 @@ Batched products need patches, nine times the activations, written to memory and
 widths that fit many networks onto one card that is most of a step. These kernels read neighbours
 where they lie. Layouts are those of ``_chain``: ``(N, C, M)``, M = H W B with the images last. Sums are
 in float32 and always in the same order, products in bf16, or for activations of float32 three of TF32 each,
-which have the precision of float32.
+which have the precision of float32; rough ones are one of TF32, at 1e-3.
 
 Imported only where there is a GPU, by ``_gpu``. Elsewhere Triton, which is not among the dependencies, runs them
 on the CPU: ``TRITON_INTERPRET=1 python benchmarks/gpu.py --kernels``, in float32; it is wrong for products in bf16.
@@ -12,6 +12,7 @@ on the CPU: ``TRITON_INTERPRET=1 python benchmarks/gpu.py --kernels``, in float3
 
 import math
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -22,6 +23,19 @@ from weightspace.nets._patches import strided
 from weightspace.weights.spec import EPSILON
 
 PROGRAMS = 1024  # enough of them to fill a card
+
+
+class Block(NamedTuple):
+    """Pixels that a program works on at once, its warps, and how many loads are under way."""
+
+    pixels: int
+    warps: int
+    stages: int
+
+
+# Of each kernel by channels of a block: among the fastest of `benchmarks/gpu_blocks.py`
+CONVOLVE = {16: Block(128, 2, 2), 32: Block(256, 4, 3), 64: Block(128, 4, 3)}
+CORRELATE = {16: Block(128, 2, 4), 32: Block(128, 2, 3), 64: Block(64, 4, 3)}
 # Arguments for whose values no kernel of its own is compiled. Of the others, Triton must know that they are
 # multiples of 16: otherwise it loads numbers one by one.
 PLAIN = ["size", "stride", "width", "high", "wide", "parts", "biases", "length", "taps_out"]
@@ -57,7 +71,7 @@ def _source(
 def _convolve(
     x, weight, bias, out, inputs, outputs, m_in, m_out, b_size,
     width, high, wide, size, stride, parts, biases,
-    TRANSPOSED: tl.constexpr, C: tl.constexpr, M: tl.constexpr, V: tl.constexpr,
+    TRANSPOSED: tl.constexpr, C: tl.constexpr, M: tl.constexpr, V: tl.constexpr, KIND: tl.constexpr,
 ):  # fmt: skip
     """Sum over taps and inputs of ``weight (N, taps, outputs, inputs)`` times the neighbour of each pixel."""
     n = tl.program_id(2).to(tl.int64)
@@ -79,7 +93,7 @@ def _convolve(
             x + i.to(tl.int64)[:, None] * m_in + index[None, :],
             mask=(i < inputs)[:, None] & inside[None, :], other=0.0,
         )  # fmt: skip
-        total = tl.dot(w, neighbour, total, input_precision="tf32x3")
+        total = tl.dot(w, neighbour, total, input_precision=KIND)
     total += tl.load(bias + n * outputs + o, mask=o < biases, other=0.0).to(tl.float32)[:, None]
     place = (n * outputs + o)[:, None] * m_out + m[None, :]
     tl.store(
@@ -92,7 +106,7 @@ def _convolve(
 def _correlate(
     x, grad, out, inputs, outputs, m_in, m_out, b_size,
     width, high, wide, size, stride, parts, length, taps_out,
-    C: tl.constexpr, M: tl.constexpr, V: tl.constexpr,
+    C: tl.constexpr, M: tl.constexpr, V: tl.constexpr, KIND: tl.constexpr,
 ):  # fmt: skip
     """Gradient by each tap: sum over ``length`` pixels of the gradient times the neighbour."""
     n = tl.program_id(2).to(tl.int64)
@@ -113,7 +127,7 @@ def _correlate(
             x + i.to(tl.int64)[:, None] * m_in + index[None, :],
             mask=(i < inputs)[:, None] & (inside & (m < m_out))[None, :], other=0.0,
         )  # fmt: skip
-        total = tl.dot(g, tl.trans(neighbour), total, input_precision="tf32x3")
+        total = tl.dot(g, tl.trans(neighbour), total, input_precision=KIND)
     out += split.to(tl.int64) * taps_out + (n * size * size + tap) * outputs * inputs
     tl.store(
         out + o[:, None] * inputs + i[None, :], total,
@@ -211,11 +225,12 @@ def _normalise_backward(
 
 @dataclass(frozen=True)
 class Sizes:
-    """Height and width of images and results in pixels, of the kernel, and its stride."""
+    """Height and width of images and results in pixels, of the kernel, its stride; whether products are rough."""
 
     image: tuple[int, int]
     size: int
     stride: int
+    rough: bool = False
 
     @property
     def result(self) -> tuple[int, int]:
@@ -223,9 +238,16 @@ class Sizes:
         return strided(self.image[0], self.stride), strided(self.image[1], self.stride)
 
 
-def _block(inputs: int, outputs: int) -> int:
+def _channels(inputs: int, outputs: int) -> int:
     """Channels of a block: a power of two from 16, which tensor cores need, to 64."""
     return min(max(16, triton.next_power_of_2(min(inputs, outputs))), 64)
+
+
+def _launch(block: Block, like: Tensor, *, rough: bool) -> dict[str, Any]:
+    """Warps and loads under way; numbers of float32 leave room for fewer."""
+    stages = block.stages if like.dtype == torch.bfloat16 else min(block.stages, 2)
+    kind = "tf32" if rough else "tf32x3"
+    return {"M": block.pixels, "KIND": kind, "num_warps": block.warps, "num_stages": stages}
 
 
 def _together(images: int) -> int:
@@ -252,14 +274,14 @@ def convolve(
     n, _, outputs, inputs = weight.shape
     before, after = (sizes.result, sizes.image) if transposed else (sizes.image, sizes.result)
     b = x.shape[2] // (before[0] * before[1])
-    m, c = after[0] * after[1] * b, _block(inputs, outputs)
+    m, c = after[0] * after[1] * b, _channels(inputs, outputs)
     out = x.new_empty(n, outputs, m)
-    wide = 128 if c == 64 else 256
-    grid = triton.cdiv(m, wide), triton.cdiv(outputs, c), n
+    block = CONVOLVE[c]
+    grid = triton.cdiv(m, block.pixels), triton.cdiv(outputs, c), n
     _convolve[grid](
         x, weight, weight if bias is None else bias, out, inputs, outputs, x.shape[2], m, b,
         after[1], *before, sizes.size, sizes.stride, triton.cdiv(inputs, c), 0 if bias is None else outputs,
-        TRANSPOSED=transposed, C=c, M=wide, V=_together(b), num_warps=4, num_stages=3 if x.dtype == torch.bfloat16 else 2,
+        TRANSPOSED=transposed, C=c, V=_together(b), **_launch(block, x, rough=sizes.rough),
     )  # fmt: skip
     return out
 
@@ -274,17 +296,18 @@ def correlate(x: Tensor, grad: Tensor, sizes: Sizes) -> Tensor:
 
     """
     (n, inputs, m_in), (outputs, m) = x.shape, grad.shape[1:]
-    taps, c, step = sizes.size**2, _block(inputs, outputs), 128
+    taps, c = sizes.size**2, _channels(inputs, outputs)
+    block = CORRELATE[c]
     parts, b = triton.cdiv(inputs, c), m // (sizes.result[0] * sizes.result[1])
     blocks = triton.cdiv(outputs, c) * parts
-    splits = min(max(1, PROGRAMS // (blocks * taps * n)), max(1, m // (8 * step)))
-    length = triton.cdiv(triton.cdiv(m, splits), step) * step
+    splits = min(max(1, PROGRAMS // (blocks * taps * n)), max(1, m // (8 * block.pixels)))
+    length = triton.cdiv(triton.cdiv(m, splits), block.pixels) * block.pixels
     splits = triton.cdiv(m, length)
     out = torch.empty(splits, n, taps, outputs, inputs, device=x.device)
     _correlate[blocks, taps * splits, n](
         x, grad, out, inputs, outputs, m_in, m, b, sizes.result[1], *sizes.image,
         sizes.size, sizes.stride, parts, length, n * taps * outputs * inputs,
-        C=c, M=step, V=_together(b), num_warps=4, num_stages=3 if x.dtype == torch.bfloat16 else 2,
+        C=c, V=_together(b), **_launch(block, x, rough=sizes.rough),
     )  # fmt: skip
     return out[0] if splits == 1 else out.sum(0)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from importlib.util import find_spec
 
 import torch
@@ -108,6 +108,29 @@ class Relu(_Plain):
 
 
 @dataclass(frozen=True)
+class Function(_Plain):
+    """Any function of ``(N, C, M)`` without weights; its gradient is autograd's. Overwrites nothing.
+
+    Args:
+        function: computed again for the gradient.
+
+    """
+
+    function: Callable[[Tensor], Tensor]
+
+    def forward(self, x: Tensor, weights: Mapping[str, Tensor]) -> tuple[Tensor, Saved]:
+        """As the function says."""
+        return self.function(x), (x,)
+
+    def backward(self, grad: Tensor, saved: Saved, *, needs_input_grad: bool) -> Gradients:
+        """By x: autograd's."""
+        x = saved[0].detach().requires_grad_()
+        with torch.enable_grad():
+            out = self.function(x)
+        return torch.autograd.grad(out, x, grad.reshape(out.shape))[0], {}
+
+
+@dataclass(frozen=True)
 class ReluPool(_Plain):
     """Rectifier ``r = max(x, 0)`` and 2x2 average pooling ``y = mean(r)`` of images ``h x w``.
 
@@ -185,6 +208,44 @@ class MaxPool(_Plain):
 
 
 @dataclass(frozen=True)
+class SquarePool(_Plain):
+    """Largest of each ``side x side`` pixels of images ``h x w``; what is left over is dropped. Overwrites nothing.
+
+    Args:
+        h: height of an image, in pixels.
+        w: width of an image, in pixels.
+        side: of a square, in pixels.
+
+    """
+
+    h: int
+    w: int
+    side: int
+
+    def _parts(self, x: Tensor) -> list[Tensor]:
+        """The pixels ``(N, C, H', W', B)`` at each place of their squares; the same memory."""
+        pixels = x.view(*x.shape[:2], self.h, self.w, -1)
+        k = self.side
+        whole = pixels[:, :, : self.h // k * k, : self.w // k * k]
+        return [whole[:, :, i::k, j::k] for i in range(k) for j in range(k)]
+
+    def forward(self, x: Tensor, weights: Mapping[str, Tensor]) -> tuple[Tensor, Saved]:
+        """``(N, C, H W B)`` to ``(N, C, H' W' B)``."""
+        x = x.contiguous()
+        largest = reduce(torch.maximum, self._parts(x)).contiguous()
+        return largest.flatten(2), (x, largest)
+
+    def backward(self, grad: Tensor, saved: Saved, *, needs_input_grad: bool) -> Gradients:
+        """By x: g where this pixel is the first of the largest, which in a dark corner all are."""
+        x, largest = saved
+        left, by_x = grad.reshape(largest.shape), torch.zeros_like(x)
+        for part, to in zip(self._parts(x), self._parts(by_x), strict=True):
+            torch.mul(left, part == largest, out=to)
+            left = left - to
+        return by_x, {}
+
+
+@dataclass(frozen=True)
 class GlobalMean(_Plain):
     """Mean over the pixels of each image. Overwrites nothing.
 
@@ -206,15 +267,16 @@ class GlobalMean(_Plain):
 
 @dataclass(frozen=True, kw_only=True)
 class PatchConv(_Affine):
-    """Convolution of any odd size, stride and channels, as a :class:`Linear` of its patches.
+    """Convolution of any size, stride, border and channels, as a :class:`Linear` of its patches.
 
     Patches are up to size^2 times the input. Overwrites nothing.
 
     Args:
         h: height of an image, in pixels.
         w: width of an image, in pixels.
-        size: height and width of the kernel; the border is half of it.
+        size: height and width of the kernel.
         stride: from patch to patch, in pixels.
+        border: of zeros, in pixels; None for half of an odd size.
         recompute: save the input, and make the patches again for the gradient.
 
     """
@@ -223,6 +285,7 @@ class PatchConv(_Affine):
     w: int
     size: int
     stride: int = 1
+    border: int | None = None
     recompute: bool = False
 
     def forward(self, x: Tensor, weights: Mapping[str, Tensor]) -> tuple[Tensor, Saved]:
@@ -240,14 +303,18 @@ class PatchConv(_Affine):
         )
         if by_patch is None:
             return None, gradients
-        return add_patches(by_patch, self.h, self.w, self.size, self.stride), gradients
+        return add_patches(by_patch, *self._of_patches), gradients
 
     @property
     def _linear(self) -> Linear:
         return Linear(self.weight, self.bias)
 
     def _patches(self, x: Tensor) -> Tensor:
-        return make_patches(x, self.h, self.w, self.size, self.stride)
+        return make_patches(x, *self._of_patches)
+
+    @property
+    def _of_patches(self) -> tuple[int, int, int, int, int | None]:
+        return self.h, self.w, self.size, self.stride, self.border
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -449,7 +516,8 @@ def convolution(
     if has_kernels(like):
         from weightspace.nets._gpu import GpuConv
 
-        return partial(GpuConv, h=h, w=w, size=size, stride=stride)
+        rough = like.requires_grad and torch.is_grad_enabled()
+        return partial(GpuConv, h=h, w=w, size=size, stride=stride, rough=rough)
     if size == 3 and stride == 1:
         return partial(Conv3x3, h=h, w=w, recompute=recompute)
     return partial(PatchConv, h=h, w=w, size=size, stride=stride, recompute=recompute)

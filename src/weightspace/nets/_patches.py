@@ -23,17 +23,29 @@ def strided(length: int, stride: int) -> int:
     return (length - 1) // stride + 1
 
 
-def make_patches(x: Tensor, h: int, w: int, size: int, stride: int = 1) -> Tensor:
+def patched(length: int, size: int, stride: int, border: int) -> int:
+    """Neighbourhoods of any size and border along one axis of ``length`` pixels.
+
+    >>> patched(7, 3, 2, 0), patched(7, 2, 1, 1)
+    (3, 8)
+    """
+    return (length + 2 * border - size) // stride + 1
+
+
+def make_patches(
+    x: Tensor, h: int, w: int, size: int, stride: int = 1, border: int | None = None
+) -> Tensor:
     """Neighbourhoods with a border of zeros; a convolution is a linear layer of them.
 
-    ``y[size i + j, p, q] = x[stride p + i - size // 2, stride q + j - size // 2]``, 0 outside.
+    ``y[size i + j, p, q] = x[stride p + i - border, stride q + j - border]``, 0 outside.
 
     Args:
         x: images ``(N, C, H W B)``, or ``(C, H W B)`` for all networks.
         h: height of an image, in pixels.
         w: width of an image, in pixels.
-        size: height and width of a neighbourhood, odd.
+        size: height and width of a neighbourhood.
         stride: from one to the next, in pixels.
+        border: of zeros, in pixels; None for half the size, which is odd then.
 
     Returns:
         ``(N, size^2 C, H' W' B)`` or without N, in the order of a convolution's flattened weight.
@@ -45,11 +57,11 @@ def make_patches(x: Tensor, h: int, w: int, size: int, stride: int = 1) -> Tenso
             [0., 3., 4.]])
 
     """
-    edge = size // 2
+    edge = size // 2 if border is None else border
     pixels = x.reshape(-1, h, w, x.shape[-1] // (h * w))  # (N C, H, W, B)
     padded = F.pad(pixels, (0, 0, edge, edge, edge, edge))
     by_image, by_row, by_column, by_b = padded.stride()
-    shape = size, size, strided(h, stride), strided(w, stride)
+    shape = size, size, patched(h, size, stride, edge), patched(w, size, stride, edge)
     steps = by_image, by_row, by_column, by_row * stride, by_column * stride, by_b
     copied = padded.as_strided((len(pixels), *shape, pixels.shape[-1]), steps).reshape(
         len(pixels) * size**2, -1
@@ -57,15 +69,18 @@ def make_patches(x: Tensor, h: int, w: int, size: int, stride: int = 1) -> Tenso
     return copied.view(*x.shape[:-2], -1, copied.shape[-1])
 
 
-def add_patches(grad: Tensor, h: int, w: int, size: int, stride: int = 1) -> Tensor:
+def add_patches(
+    grad: Tensor, h: int, w: int, size: int, stride: int = 1, border: int | None = None
+) -> Tensor:
     """Gradient by the images of :func:`make_patches`: at each pixel the sum over its neighbourhoods.
 
     Args:
         grad: gradient by the neighbourhoods ``(N, size^2 C, H' W' B)``, or without N.
         h: height of an image, in pixels.
         w: width of an image, in pixels.
-        size: height and width of a neighbourhood, odd.
+        size: height and width of a neighbourhood.
         stride: from one to the next, in pixels.
+        border: as that of :func:`make_patches`.
 
     Returns:
         ``(N, C, H W B)``, or without N.
@@ -75,8 +90,9 @@ def add_patches(grad: Tensor, h: int, w: int, size: int, stride: int = 1) -> Ten
     tensor([[4., 4., 4., 4.]])
 
     """
-    rows, columns = (_moves(length, size, stride) for length in (h, w))
-    high, wide = strided(h, stride), strided(w, stride)
+    edge = size // 2 if border is None else border
+    rows, columns = (_moves(length, size, stride, edge) for length in (h, w))
+    high, wide = patched(h, size, stride, edge), patched(w, size, stride, edge)
     by_patch = grad.reshape(-1, size, size, high, wide, grad.shape[-1] // (high * wide))
     out = grad.new_zeros(len(by_patch), h, w, by_patch.shape[-1])
     for i, (to_row, from_row) in enumerate(rows):
@@ -85,17 +101,17 @@ def add_patches(grad: Tensor, h: int, w: int, size: int, stride: int = 1) -> Ten
     return out.view(*grad.shape[:-2], grad.shape[-2] // size**2, -1)
 
 
-def _moves(length: int, size: int, stride: int) -> list[tuple[slice, slice]]:
+def _moves(length: int, size: int, stride: int, border: int) -> list[tuple[slice, slice]]:
     """Along one axis: the pixels that are the i-th of a neighbourhood, and those neighbourhoods.
 
-    >>> _moves(4, 3, 1)[0]  # the left one is missing in the first
+    >>> _moves(4, 3, 1, 1)[0]  # the left one is missing in the first
     (slice(0, 3, 1), slice(1, 4, None))
 
     """
     moves = []
-    for offset in range(-(size // 2), size // 2 + 1):
+    for offset in range(-border, size - border):
         first = max(0, -(offset // stride))  # the first neighbourhood with this pixel inside
-        end = min(strided(length, stride), (length - 1 - offset) // stride + 1)
+        end = min(patched(length, size, stride, border), (length - 1 - offset) // stride + 1)
         count, start = max(end - first, 0), first * stride + offset
         pixels = slice(start, start + count * stride, stride) if count else slice(0)
         moves.append((pixels, slice(first, first + count)))

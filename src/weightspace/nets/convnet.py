@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Annotated, Literal, Self
 
@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from weightspace import params
 from weightspace.errors import problem
+from weightspace.nets._chain import Chain, Layer
+from weightspace.nets._layers import Function, GlobalMean, Linear, PatchConv, SquarePool
+from weightspace.nets._patches import images_last, patched
 from weightspace.params import MOST_LAYERS, MOST_SIZE, Size, Widths
 from weightspace.weights.spec import Axis, Spec, TensorSpec
 
@@ -84,7 +87,7 @@ class Convnet(nn.Module):
         sizes = settings.kernels, settings.strides, settings.padding, settings.pools
         h, w = shape[1:]
         for kernel, stride, border, pool in zip(*sizes, strict=True):
-            h, w = (((n + 2 * border - kernel) // stride + 1) // pool for n in (h, w))
+            h, w = (patched(n, kernel, stride, border) // pool for n in (h, w))
             if min(h, w) < 1:
                 raise problem(
                     "image too small for the convolutions",
@@ -112,6 +115,27 @@ class Convnet(nn.Module):
             x = activation(layer(x))
         out: Tensor = self.head(x)
         return out
+
+    def batched(self, weights: Mapping[str, Tensor], images: Tensor) -> Chain:
+        """The layers of N networks."""
+        settings, layers = self.settings, list[Layer]()
+        activation = ACTIVATIONS[settings.activation]
+        h, w = images.shape[-2:]
+        sizes = settings.kernels, settings.strides, settings.padding, settings.pools
+        for i, (kernel, stride, border, pool) in enumerate(zip(*sizes, strict=True)):
+            name = f"convs.{i}.weight", f"convs.{i}.bias"
+            conv = PatchConv(*name, h=h, w=w, size=kernel, stride=stride, border=border)
+            layers.append(conv)
+            h, w = (patched(n, kernel, stride, border) for n in (h, w))
+            layers += [SquarePool(h, w, pool)] if pool > 1 else []
+            layers.append(Function(activation))
+            h, w = h // pool, w // pool
+        layers += [GlobalMean(h * w)] if settings.mean else []
+        for i in range(len(self.hidden)):
+            layers.append(Linear(f"hidden.{i}.weight", f"hidden.{i}.bias"))
+            layers.append(Function(activation))
+        layers.append(Linear("head.weight", "head.bias"))
+        return Chain(images_last(images), layers, weights)
 
 
 def max_pool(x: Tensor, side: int) -> Tensor:

@@ -24,7 +24,7 @@ from weightspace.data.dataset import Dataset
 from weightspace.errors import problem
 from weightspace.progress import progress
 from weightspace.rng import torch_stream
-from weightspace.weights.spec import BLOCK, Population, block_size, block_slices, take
+from weightspace.weights.spec import BLOCK, Population, block_size, block_slices, take, to_device
 from weightspace.zoo.runner import TaskRunner
 from weightspace.zoo.store import Zoo
 
@@ -125,7 +125,7 @@ def read_originals(
     shown = probes.to(runner.device)
     with progress("outputs", len(members)) as bar:
         for rows in block_slices(len(members), block_size(runner.net.spec, BLOCK)):
-            block = take(weights, rows)
+            block = to_device(take(weights, rows), runner.device)
             on_task[rows] = runner.outputs(block, tasks[rows], "train")
             on_probes[rows] = runner.on_images(block, shown)
             bar.advance(rows.stop - rows.start, note="members")

@@ -24,7 +24,9 @@ from weightspace.weights.spec import (
     block_slices,
     count,
     fill_blocks,
+    fill_together,
     take,
+    to_device,
 )
 from weightspace.zoo.result import accuracies, losses
 
@@ -134,9 +136,15 @@ class TaskRunner:
             parts: parts of the images; columns ``<part>_loss`` and ``<part>_accuracy``.
 
         """
+        rooms = [self.room(len(tasks), part) for part in parts]
+
+        def compute(rows: slice) -> list[Tensor]:
+            networks = to_device(take(weights, rows), self.device)  # once for all parts
+            return [self.outputs(networks, tasks[rows], part) for part in parts]
+
+        fill_together(rooms, self._block(BLOCK, max(room[0].numel() for room in rooms)), compute)
         table = {}
-        for part in parts:
-            outputs = self.outputs(weights, tasks, part)
+        for part, outputs in zip(parts, rooms, strict=True):
             table[f"{part}_loss"] = losses(outputs).float().numpy()
             table[f"{part}_accuracy"] = accuracies(outputs).float().numpy()
         return pd.DataFrame(table)

@@ -20,6 +20,7 @@ from torch import Tensor
 from weightspace.artifacts import (
     canonical,
     file_sha256,
+    finite_rows,
     read_parquet,
     sha256_of,
     write_bytes,
@@ -219,7 +220,7 @@ def _table(runner: TaskRunner, runs: Sequence[Run], weights: Weights) -> pd.Data
 
 def finite_members(weights: Weights) -> np.ndarray:
     """Whether each of M networks has finite values only, bool ``(M,)``."""
-    return torch.stack([w.flatten(1).isfinite().all(1) for w in weights.values()]).all(0).numpy()
+    return torch.stack([finite_rows(w) for w in weights.values()]).all(0).numpy()
 
 
 def diverged(members: pd.DataFrame, finite: np.ndarray, classes: int) -> np.ndarray:

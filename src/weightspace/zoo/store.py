@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from weightspace.artifacts import (
     Piece,
     again,
     check_tensors,
+    finite_rows,
     is_finite,
     load_part,
     load_tensors,
@@ -132,9 +134,9 @@ def check_shard(path: Path, table: pd.DataFrame, spec: Spec | None = None) -> tu
 
     """
     weights, stored = open_shard(path, table, spec, verify=True)
-    healthy = torch.tensor(~table["diverged"].to_numpy(bool))
+    diverged = torch.tensor(table["diverged"].to_numpy(bool))
     for name, tensor in weights.items():
-        if not tensor[: len(table)][healthy].isfinite().all():
+        if not (finite_rows(tensor[: len(table)]) | diverged).all():
             raise problem(
                 f"tensor '{name}' has NaN or infinity in a member not marked as diverged",
                 where=path,
@@ -251,9 +253,7 @@ class Zoo:
 
         Their shards are verified first.
         """
-        for shard in members["shard"].unique():
-            table = self.members[self.members["shard"] == shard]
-            open_shard(self.folder / shard_name(shard), table, self.spec, verify=True)
+        self._verified(members["shard"].unique(), partial(open_shard, verify=True))
         return lambda who, name, rows: self.part(members.iloc[who], name, rows)
 
     def networks(self, members: pd.DataFrame) -> Stored:
@@ -271,14 +271,31 @@ class Zoo:
             )
         out: Weights = {t.name: torch.empty(len(members), *t.shape) for t in self.spec.tensors}
         shards = members["shard"].to_numpy()
-        for shard in np.unique(shards):
-            table = self.members[self.members["shard"] == shard]
-            weights, _ = verified_shard(self.folder / shard_name(shard), table, self.spec)
+        wanted = np.unique(shards)
+        for shard, weights in zip(wanted, self._verified(wanted, verified_shard), strict=True):
             index = np.flatnonzero(shards == shard)
             rows = members["row"].to_numpy()[index]
             for name, tensor in weights.items():
                 _copy_rows(out[name], index, tensor, rows)
         return out
+
+    def _verified(
+        self, shards: np.ndarray, read: Callable[[Path, pd.DataFrame, Spec], tuple[Weights, Spec]]
+    ) -> list[Weights]:
+        """Weights of some shards, read and verified side by side: hashes take most of the time.
+
+        Args:
+            shards: their indices.
+            read: of a file, the table of its members and the architecture.
+
+        """
+
+        def one(shard: int) -> Weights:
+            table = self.members[self.members["shard"] == shard]
+            return read(self.folder / shard_name(shard), table, self.spec)[0]
+
+        with ThreadPoolExecutor() as pool:
+            return list(pool.map(one, shards))
 
 
 @dataclass(frozen=True)

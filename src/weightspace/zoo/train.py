@@ -70,7 +70,8 @@ def _block_size(net: Net, batch: int, device: torch.device) -> int:
     """Runs that are trained side by side, the fewer the larger their layers are."""
     values = ACTIVATIONS
     if torch.cuda.is_available() and device.type == "cuda":
-        values = torch.cuda.get_device_properties(device).total_memory // MEMORY
+        memory = torch.cuda.get_device_properties(device).total_memory
+        values = int(memory * torch.cuda.get_per_process_memory_fraction()) // MEMORY
     fitting = values // (net.activations * batch)
     return int(min(max(fitting, FEWEST[device.type]), RUNS[device.type]))
 
