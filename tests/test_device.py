@@ -57,6 +57,8 @@ def _jobs_in_this_process():
     """The pretended GPU is one of this process alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(local, "execute", here)
+        # as the pretended GPU has: the hypernetwork is always fitted in bf16
+        patch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
         shorten(patch)
         yield
 
@@ -79,9 +81,7 @@ def finished(tmp_path_factory):
     return {w: run(tmp_path_factory.mktemp(w), w, STAGES) for w in ("cpu", "cuda")}
 
 
-HALF = (
-    "data" / HYPERNETWORK_FILE
-)  # always fitted in bf16, which the devices round differently, or a CPU has not
+HALF = "data" / HYPERNETWORK_FILE  # always fitted in bf16, which the devices round differently
 
 
 def compare(cpu, cuda):
@@ -93,7 +93,7 @@ def compare(cpu, cuda):
     for name in set(differing) & {HALF}:
         a, b = (load_file(made[where][name]) for where in (cpu, cuda))
         for key in a:
-            torch.testing.assert_close(b[key], a[key], rtol=1e-2, atol=5e-3, msg=key)
+            torch.testing.assert_close(b[key], a[key], rtol=1e-2, atol=2e-3, msg=key)
     assert not set(differing) - {HALF}
 
 
