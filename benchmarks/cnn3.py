@@ -1,6 +1,6 @@
 """A zoo of the published network CNN3 on Fashion-MNIST, for the task reconstruction/cnn3.
 
-    PYTHONPATH=src python benchmarks/cnn3.py /usr/share/datasets/fashion-mnist --root FOLDER
+    PYTHONPATH=src python benchmarks/cnn3.py /usr/share/datasets/fashion-mnist --root FOLDER -S autoencoder.epochs=20
     PYTHONPATH=src python benchmarks/leaderboard.py --root FOLDER --run pca mlp functional
 
 Networks are trained one by one in plain PyTorch, in the folders of Ray Tune that published zoos come in, and
@@ -22,6 +22,7 @@ from weightspace.artifacts import DATASET_FOLDER
 from weightspace.data.dataset import Dataset
 from weightspace.leaderboard.named import load_task
 from weightspace.params import load_params
+from weightspace.runtime import prepare
 from weightspace.zoo.imported import Source, import_zoo
 from weightspace.zoo.runner import load_runner
 
@@ -101,13 +102,14 @@ def main():
     parser.add_argument(
         "--root", type=Path, required=True, help="folder for all of it; goes on there"
     )
-    parser.add_argument("--runs", type=int, default=150)
+    parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--set", "-S", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
     root = options.root.resolve()
     net = load_task("reconstruction/cnn3").net.settings
     settings = [*SETTINGS, f"sources.path={options.images.resolve()}"]
-    settings.append(f"nets.convnet={json.dumps(net)}")
+    settings += [f"nets.convnet={json.dumps(net)}", *options.set]
     if not run_stages(root, settings, ["check", "dataset"]):
         raise SystemExit(2)
     data, runs = root / "data", root / "runs"
@@ -116,10 +118,12 @@ def main():
         dataset = data / DATASET_FOLDER
         reached = list(pool.map(train, [runs] * len(numbers), [dataset] * len(numbers), numbers))
     print(f"{len(reached)} runs, accuracy {np.min(reached):.3f} to {np.max(reached):.3f}")
-    runner = load_runner(data, load_params(root / "params.yaml"))
-    source = Source(runs, "ray_tune", split="0.7,0.15,0.15", tolerance=1e-4)
-    for note in import_zoo(source, runner, data / "zoo").notes:
-        print(note)
+    if not (data / "zoo").is_dir():
+        prepare()
+        runner = load_runner(data, load_params(root / "params.yaml"))
+        source = Source(runs, "ray_tune", split="0.7,0.15,0.15", tolerance=1e-4)
+        for note in import_zoo(source, runner, data / "zoo").notes:
+            print(note)
     raise SystemExit(0 if run_stages(root, settings, STAGES) else 2)
 
 
