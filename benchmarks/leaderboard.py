@@ -10,6 +10,7 @@ with the budget that its card says.
 """
 
 import argparse
+import math
 import re
 import sys
 import time
@@ -59,6 +60,7 @@ from weightspace.zoo.store import Zoo
 RESULTS = Path(__file__).resolve().parent / "results"
 DOCS = RESULTS.parent.parent / "docs"
 READS, DRAWS = ["reconstruction", "properties"], ["sampling", "novelty"]  # families of tasks
+UPDATES = 400  # steps of a fit, at least
 COMPONENTS = 192  # of PCA: as many as the latents of the default settings have
 
 
@@ -206,15 +208,16 @@ class Peers:
             name: of the result.
             kind: member of the family.
             words: title, description and source.
-            epochs: instead of those of the settings.
+            epochs: instead of those of the settings; more on a small zoo, for :data:`UPDATES`.
             data: instead of the project's.
             more: of the budget.
             **options: of the member, instead of those of params.yaml.
 
         """
         settings = self.params.autoencoder.model_copy(update={"model": kind})
-        if epochs:
-            settings = settings.model_copy(update={"epochs": epochs, "patience": epochs})
+        of_epoch = math.ceil(len(self.fitted_on.members["train"]) / settings.batch_size)
+        epochs = max(epochs or settings.epochs, math.ceil(UPDATES / of_epoch))
+        settings = settings.model_copy(update={"epochs": epochs, "patience": epochs})
         chosen = self.params.autoencoders.of(kind).model_copy(update=options)
         start = time.process_time()
         family = resolve(AUTOENCODERS, kind, "autoencoder.model")
