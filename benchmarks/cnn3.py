@@ -1,6 +1,6 @@
 """A zoo of the published network CNN3 on Fashion-MNIST, for the task reconstruction/cnn3.
 
-    PYTHONPATH=src python benchmarks/cnn3.py /usr/share/datasets/fashion-mnist --root FOLDER -S autoencoder.epochs=20
+    PYTHONPATH=src python benchmarks/cnn3.py /usr/share/datasets/fashion-mnist --root FOLDER
     PYTHONPATH=src python benchmarks/leaderboard.py --root FOLDER --run pca mlp functional
 
 Networks are trained one by one in plain PyTorch, in the folders of Ray Tune that published zoos come in, and
@@ -104,12 +104,11 @@ def main():
     )
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--set", "-S", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
     root = options.root.resolve()
     net = load_task("reconstruction/cnn3").net.settings
     settings = [*SETTINGS, f"sources.path={options.images.resolve()}"]
-    settings += [f"nets.convnet={json.dumps(net)}", *options.set]
+    settings.append(f"nets.convnet={json.dumps(net)}")
     if not run_stages(root, settings, ["check", "dataset"]):
         raise SystemExit(2)
     data, runs = root / "data", root / "runs"

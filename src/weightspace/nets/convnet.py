@@ -109,7 +109,7 @@ class Convnet(nn.Module):
         """Pre-softmax outputs ``(B, classes)`` of images ``(B, C, H, W)``."""
         activation = ACTIVATIONS[self.settings.activation]
         for conv, pool in zip(self.convs, self.settings.pools, strict=True):
-            x = activation(max_pool(conv(x), pool))
+            x = activation(F.max_pool2d(conv(x), pool))
         x = x.mean((-2, -1)) if self.settings.mean else x.flatten(1)
         for layer in self.hidden:
             x = activation(layer(x))
@@ -136,21 +136,6 @@ class Convnet(nn.Module):
             layers.append(Function(activation))
         layers.append(Linear("head.weight", "head.bias"))
         return Chain(images_last(images), layers, weights)
-
-
-def max_pool(x: Tensor, side: int) -> Tensor:
-    """Largest of each ``side x side`` pixels; rows and columns that are left over are dropped.
-
-    Written out since vmap has no fast rule for PyTorch's.
-
-    >>> max_pool(torch.arange(15.0).view(1, 1, 3, 5), 2)
-    tensor([[[[6., 8.]]]])
-    """
-    if side == 1:
-        return x
-    h, w = (n // side * side for n in x.shape[-2:])
-    squares: Tensor = x[..., :h, :w].unflatten(-1, (-1, side)).unflatten(-3, (-1, side))
-    return squares.amax((-3, -1))
 
 
 def build(shape: tuple[int, int, int], classes: int, settings: Settings) -> Convnet:
