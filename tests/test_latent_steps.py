@@ -7,9 +7,9 @@ from cases import FILE, build, networks
 from weightspace.autoencoders.base import Autoencoder
 from weightspace.learning.behavioural import behaviour
 from weightspace.learning.result_matching import result_error, soft_result
+from weightspace.nets import base
 from weightspace.nets.base import build_net
 from weightspace.params import GuidanceSettings, validate_params
-from weightspace.sampling import latent_steps
 from weightspace.sampling.latent_steps import BETAS, BLOCK, Adam, LatentSteps
 from weightspace.weights import spec
 from weightspace.weights.spec import count
@@ -186,10 +186,10 @@ def test_the_more_images_a_step_has_the_fewer_latents_it_moves(per_class, net, t
     assert sorted(autoencoder.sizes) == ([2, 4, 4] if per_class == 40 else [10])
 
 
-@pytest.mark.parametrize("cached", [1, latent_steps.CACHED])
+@pytest.mark.parametrize("cached", [1, base.CACHED])
 def test_several_tasks_at_once_are_those_one_after_the_other(cached, net, task, rng, monkeypatch):
     """They see the images that they would see alone, however few networks run at once."""
-    monkeypatch.setattr(latent_steps, "CACHED", cached)
+    monkeypatch.setattr(base, "CACHED", cached)
     torch.set_num_threads(2)
     decoded, decode = [], Plain.decode
     monkeypatch.setattr(Plain, "decode", lambda self, z: decoded.append(len(z)) or decode(self, z))

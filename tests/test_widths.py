@@ -23,6 +23,7 @@ from weightspace.data.dataset import Dataset
 from weightspace.errors import WeightspaceError
 from weightspace.evaluate.metrics import agreement
 from weightspace.experiments.preflight import check, check_widths
+from weightspace.learning.result_matching import soft_result
 from weightspace.nets.base import net_for
 from weightspace.params import CnnSettings, MlpSettings, Resnet18Settings, load_params, widened
 from weightspace.shared_encoders.base import SharedEncoderData, load_shared_encoder
@@ -250,18 +251,20 @@ def test_a_critic_runs_every_draw_at_its_width(root, narrow, wide):
     data = SharedEncoderData(
         runners[0], narrow.autoencoder, *pairs, encoder, {2.0: (runners[1], wide.autoencoder)}
     )
+    model.options = model.options.model_copy(update={"critic_images": 1000})  # all there are
     draws = Draws(model, data, "train", 6)
-    z = torch.randn(6, model.sizes.latent, generator=torch.Generator().manual_seed(0))
-    images = narrow.dataset.images["train"][:6, :5]
+    rng = torch.Generator().manual_seed(0)
+    x = model.standard(torch.randn(6, model.sizes.latent, generator=rng))
+    classes = narrow.dataset.classes[draws.tasks[:6]]
     width = torch.tensor([0, 1, 1, 0, 1, 0])
-    with torch.no_grad():
-        got = draws._outputs(z, images, width)
-        by_hand = [
-            (narrow, wide)[w].autoencoder.outputs(runners[w].net, z[[i]], images[[i]])[0]
-            for i, w in enumerate(width.tolist())
-        ]
-        assert torch.allclose(got, torch.stack(by_hand), atol=1e-5)
-        assert not torch.allclose(got, draws._outputs(z, images, 1 - width), atol=1e-3)
+    results, slopes = draws._measure(x, classes, width, rng)
+    images = narrow.dataset.images["train"][classes].flatten(1, 2)
+    for i, w in enumerate(width.tolist()):
+        z, autoencoder = model.latents(x[[i]]), (narrow, wide)[w].autoencoder
+        outputs = autoencoder.outputs(runners[w].net, z, images[[i]]).detach()
+        torch.testing.assert_close(results[i], soft_result(outputs, model.result)[0][0])
+    _, others = draws._measure(x, classes, 1 - width, rng)
+    assert not torch.isclose(slopes, others, atol=1e-4).all(1).any()
 
 
 def test_tokens_read_every_width_with_one_pair_of_transformers(root):

@@ -43,6 +43,8 @@ TINY = {
     "shared_encoder.depth": 1,
     "shared_encoders.flow.images_per_class": 4,
     "shared_encoders.flow.steps": 2,
+    "shared_encoders.flow.critic_width": 16,
+    "shared_encoders.flow.critic_depth": 1,
     "shared_encoders.flow.critic_steps": 2,
     "shared_encoders.flow.critic_rounds": 2,
     "shared_encoders.flow.critic_draws": 12,

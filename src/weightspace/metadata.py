@@ -237,17 +237,27 @@ def _critic_without_slopes(meta: Table) -> Table:
     return meta | {"options": {"critic_slopes": 0.0} | meta["options"]}
 
 
+def _critic_of_whole_tasks(meta: Table) -> Table:
+    """Shared encoder: a flow's critic read all classes at once, in the shape of the flow's trunk."""
+    if meta["settings"]["model"] != "flow":
+        return meta
+    shape = {f"critic_{key}": meta["settings"][key] for key in ("width", "depth")}
+    return meta | {"options": {"critic_by_class": False} | shape | meta["options"]}
+
+
 # Metadata of a kind has the format 1 + the number of its steps; step k brings format k to k + 1, with
 # the values of what the earlier version did. A file says its format from 2 on, so that kinds without
 # steps keep their bytes: one that says none is of version 0.1.
-STEPS: dict[str, tuple[Step, ...]] = {"shared_encoder": (_critic_without_slopes,)}
+STEPS: dict[str, tuple[Step, ...]] = {
+    "shared_encoder": (_critic_without_slopes, _critic_of_whole_tasks)
+}
 
 
 def format_of(kind: str) -> dict[str, int]:
     """What the metadata of a file of this version says of its format.
 
     >>> format_of("shared_encoder"), format_of("pca")
-    ({'format': 2}, {})
+    ({'format': 3}, {})
     """
     steps = len(STEPS.get(kind, ()))
     return {"format": 1 + steps} if steps else {}
@@ -264,9 +274,10 @@ def as_of_today(kind: str, meta: Table, where: object) -> Table:
     Raises:
         WeightspaceError: a later version wrote it, or it is not what an earlier one wrote.
 
-    >>> old = {"settings": {"model": "flow"}, "options": {"steps": 2}}
-    >>> as_of_today("shared_encoder", old, "example")["options"]
-    {'critic_slopes': 0.0, 'steps': 2}
+    >>> settings = {"model": "flow", "width": 9, "depth": 1}
+    >>> old = {"settings": settings, "options": {"steps": 2}}
+    >>> sorted(as_of_today("shared_encoder", old, "example")["options"])
+    ['critic_by_class', 'critic_depth', 'critic_slopes', 'critic_width', 'steps']
     >>> as_of_today("pca", {"format": 2}, "example")
     Traceback (most recent call last):
         ...

@@ -502,6 +502,11 @@ class FlowSettings(Settings):
     critic_reach: Positive = Field(
         description="movement of a latent's entries that weighs as much as the critic's error"
     )
+    critic_by_class: bool = Field(
+        description="whether the critic reads one class of D at a time, all by the same numbers"
+    )
+    critic_width: Size = Field(description="units of each hidden layer of the critic")
+    critic_depth: int = Field(ge=1, le=MOST_LAYERS, description="residual blocks of the critic")
     critic_rounds: Count = Field(description="times that draws are measured for the critic")
     critic_draws: Count = Field(description="draws for train tasks in each round")
     critic_images: Count = Field(
@@ -960,7 +965,10 @@ def load_params(path: Path | str = "params.yaml") -> Params:
 # Keys that version 0.1 did not have yet -> the value of what it did, or the key that it took it from
 ADDED: dict[str, float | str] = {
     "baselines.hypernetwork.width": "shared_encoder.width",
+    "shared_encoders.flow.critic_by_class": False,
+    "shared_encoders.flow.critic_depth": "shared_encoder.depth",
     "shared_encoders.flow.critic_slopes": 0.0,
+    "shared_encoders.flow.critic_width": "shared_encoder.width",
     "zoo.precision": "float32",
 }
 

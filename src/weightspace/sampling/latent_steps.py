@@ -25,16 +25,11 @@ from weightspace.learning.behavioural import behaviour
 from weightspace.learning.result_matching import result_error
 from weightspace.nets.base import Net
 from weightspace.params import GuidanceSettings
-from weightspace.runtime import side_by_side
 from weightspace.weights.spec import Weights, block_size, block_slices
 from weightspace.zoo.result import Result
 
 BETAS = (0.8, 0.95)  # of Adam: short memories for few steps
 BLOCK = 200  # latents decoded at once, fewer where networks are large
-# Numbers between the layers of networks that run at once on a CPU: of 6 to 200 networks of the digits 40
-# are fastest; fewer are many calls, more leave the caches.
-CACHED = 2_500_000
-
 EPSILON = 1e-8
 
 # Latents (N, L) and number of the step -> scalar, a sum of one term per latent
@@ -184,8 +179,8 @@ class LatentSteps:
             classes: n is of each of so many.
 
         """
-        numbers = self._between(chosen.shape[1] * classes)
-        size = max(1, CACHED // numbers) if self.autoencoder.device.type == "cpu" else stop - start
+        images = chosen.shape[1] * classes + self.autoencoder.images_besides
+        size = self.net.at_once(images, self.autoencoder.device.type) or stop - start
         return [
             Piece(slice(start + rows.start, start + rows.stop), chosen)
             for rows in block_slices(stop - start, size)
@@ -235,11 +230,7 @@ class LatentSteps:
             for slope, by in zip(slopes.values(), by_part, strict=True):
                 slope[rows] = by
 
-        if self.net.in_threads and latents.device.type == "cpu":
-            side_by_side(run, block)
-        else:
-            for piece in block:
-                run(piece)
+        self.net.each(run, block, latents.device.type)
         return torch.stack([(w * slopes[name]).sum() for name, w in weights.items()]).sum()
 
     def descend(self, z: Tensor, loss: LatentLoss, steps: int) -> Tensor:

@@ -6,6 +6,9 @@ their results, and the slopes of the results by the latents, through decoder and
 numbers as a latent has, where the result is one. To a draw it costs no image and no label of the task
 beyond D.
 
+It reads one class of D at a time, as a network does: how often each output is the largest on images of a
+class depends on no other class.
+
 Sources: steps by the gradient of a learned predictor, Dhariwal and Nichol (2021), arXiv 2105.05233,
 section 4; a predictor measured again where it led, Ross et al. (2011), DAgger, arXiv 1011.0686;
 fitting slopes, Czarnecki et al. (2017), Sobolev Training, arXiv 1706.04859.
@@ -27,16 +30,21 @@ class Critic(nn.Module):
     """Expected results per class of latents on datasets.
 
     Args:
-        net: latents in standard units and dataset embeddings ``(N, L + E)`` -> ``(N, c)``.
+        net: latents in standard units, marks of the width and the embedding of a class
+            ``(N, c, L + marks + F)`` -> how often each output is the largest there, as logits ``(N, c, c)``;
+            without ``by_class`` latents and embeddings of datasets ``(N, L + E)`` -> ``(N, c)``.
         result: what R is.
+        by_class: c and F, classes of a task and features of each; None: all are read at once.
 
     """
 
     error: Tensor
 
-    def __init__(self, net: nn.Module, result: Result) -> None:
+    def __init__(
+        self, net: nn.Module, result: Result, by_class: tuple[int, int] | None = None
+    ) -> None:
         super().__init__()
-        self.net, self.result = net, result
+        self.net, self.result, self.by_class = net, result, by_class
         self.register_buffer("error", torch.ones(()))  # root mean square on val tasks
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
@@ -112,5 +120,15 @@ class Critic(nn.Module):
         return results
 
     def _outputs(self, x: Tensor, e: Tensor) -> Tensor:
-        out: Tensor = self.net(torch.cat([x, e], 1))
-        return out.float()
+        """Logits of accuracies, or what softplus makes losses of ``(N, c)``."""
+        if self.by_class is None:
+            whole: Tensor = self.net(torch.cat([x, e], 1))
+            return whole.float()
+        classes, features = self.by_class
+        d, marks = e.tensor_split([classes * features], 1)
+        same = torch.cat([x, marks], 1)[:, None].expand(-1, classes, -1)
+        out: Tensor = self.net(torch.cat([same, d.unflatten(1, self.by_class)], 2))
+        out = out.float()
+        own = torch.eye(classes, dtype=torch.bool, device=out.device)
+        logit = out.diagonal(dim1=1, dim2=2) - out.masked_fill(own, -torch.inf).logsumexp(2)
+        return logit if self.result.higher_is_better else -logit  # softplus: -log of the fraction

@@ -23,10 +23,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from weightspace.autoencoders.base import Autoencoder
 from weightspace.learning.contrastive import nt_xent
 from weightspace.learning.loop import fit as run_fit
 from weightspace.learning.mlp import ResidualMlp, mlp
 from weightspace.learning.result_matching import soft_result
+from weightspace.nets.base import Net
 from weightspace.params import FlowSettings, SharedEncoderSettings
 from weightspace.rng import normal, torch_stream
 from weightspace.runtime import precision as autocast
@@ -74,9 +76,12 @@ class FlowModel(SharedEncoder):
         self.velocity = ResidualMlp(latent + width + 2 * TIMES, width, 2 * depth, latent, rng)
         self.condition_head = mlp([width, HEAD], rng)
         self.latent_head = ResidualMlp(latent, width, 1, HEAD, rng)
-        self.critic = Critic(
-            ResidualMlp(latent + self.features, width, depth, sizes.classes, rng), self.result
+        by_class = (sizes.classes, self.dataset_encoder.features)
+        read = by_class[1] + sizes.marks if options.critic_by_class else self.features
+        reader = ResidualMlp(
+            latent + read, options.critic_width, options.critic_depth, sizes.classes, rng
         )
+        self.critic = Critic(reader, self.result, by_class if options.critic_by_class else None)
         self.register_buffer("free", torch.tensor(False))
         self.register_buffer("centre", torch.zeros(latent))
         self.register_buffer("rms", torch.ones(()))
@@ -252,6 +257,7 @@ class Draws:
         self.measured = torch.empty(0, sizes.classes, device=device)  # results of each class
         self.slopes = torch.empty(0, sizes.latent, device=device)  # of their means, by x
         self.width = torch.empty(0, dtype=torch.long)  # index of the width that each is decoded at
+        self.images = model.options.critic_images * sizes.classes  # of a network, at most
 
     def __len__(self) -> int:
         return len(self.x)
@@ -278,10 +284,9 @@ class Draws:
             rows = (steps == k).to(z.device)
             z[rows] = model.moved(z[rows], e[rows], target.to(z)[rows], k)
         x = model.standard(z)
-        images = model.options.critic_images * runner.classes
         nets = [r.net for r, _ in self.at_widths]
         where = runner.device.type
-        size = min(block_size(n.spec, BLOCK, images * n.activations, where) for n in nets)
+        size = min(block_size(n.spec, BLOCK, self._between(n), where) for n in nets)
         measured = fill_blocks(
             x.new_empty(self.count, classes.shape[1] + x.shape[1]),
             size,
@@ -294,12 +299,14 @@ class Draws:
         self.slopes = torch.cat([self.slopes, slopes])
         self.width = torch.cat([self.width, width])
 
+    def _between(self, net: Net) -> int:
+        """Numbers between the layers of one network that is measured."""
+        return self.images * net.activations
+
     def _measure(
         self, x: Tensor, classes: Tensor, width: Tensor, rng: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """Results per class ``(N, c)`` on random train images, and the slope ``(N, L)`` of their mean.
-
-        Where no loss reads slopes they are 0, and nothing is run backwards.
 
         Args:
             x: latents in standard units ``(N, L)``, which are decoded.
@@ -311,33 +318,38 @@ class Draws:
         images = self.data.runner.dataset.some_images(
             "train", classes, self.model.options.critic_images, rng
         )
+        results, slopes = x.new_empty(classes.shape), torch.zeros_like(x)
+        where = x.device.type
+        for i, (runner, autoencoder) in enumerate(self.at_widths):
+            net, rows = runner.net, (width == i).nonzero()[:, 0].to(x.device)
+
+            def run(piece: Tensor, net: Net = net, autoencoder: Autoencoder = autoencoder) -> None:
+                measured = self._measure_some(net, autoencoder, x[piece], images[piece])
+                results[piece], slopes[piece] = measured
+
+            size = net.at_once(images.shape[1] + autoencoder.images_besides, where)
+            net.each(run, rows.split(size or len(x)), where)
+        return results, slopes
+
+    def _measure_some(
+        self, net: Net, autoencoder: Autoencoder, x: Tensor, images: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """As :meth:`_measure`, of networks of one width. Where no loss reads slopes they are 0.
+
+        Args:
+            net: the architecture at this width.
+            autoencoder: decodes.
+            x: latents in standard units ``(N, L)``.
+            images: of each ``(N, B, C, H, W)``.
+
+        """
         with torch.set_grad_enabled(self.with_slopes):
             x = x.detach().requires_grad_(self.with_slopes)
-            z = self.model.latents(x)
-            outputs = self._outputs(z, images, width)
+            outputs = autoencoder.outputs(net, self.model.latents(x), images)
             results, soft = soft_result(outputs, self.model.result)
             total = soft.mean(1).sum()
         slope = torch.autograd.grad(total, x)[0] if self.with_slopes else torch.zeros_like(x)
         return results.detach(), slope
-
-    def _outputs(self, z: Tensor, images: Tensor, width: Tensor) -> Tensor:
-        """Outputs ``(N, B, c)`` of latents, each decoded at its width.
-
-        Args:
-            z: latents ``(N, L)``.
-            images: of each ``(N, B, C, H, W)``.
-            width: index of the width of each ``(N,)``.
-
-        """
-        if len(self.at_widths) == 1:
-            return self.data.autoencoder.outputs(self.data.runner.net, z, images)
-        rows = [(width == i).nonzero()[:, 0].to(z.device) for i in range(len(self.at_widths))]
-        parts = [
-            autoencoder.outputs(runner.net, z[some], images[some])
-            for some, (runner, autoencoder) in zip(rows, self.at_widths, strict=True)
-            if len(some)
-        ]
-        return torch.cat(parts)[torch.cat(rows).argsort()]
 
 
 def fit_critic(model: FlowModel, loss: FlowLoss, seed: int) -> None:
