@@ -6,8 +6,9 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS = 1
 export NO_MKDOCS_2_WARNING = 1
+TESTS = pytest -n 2 --max-worker-restart 0
 
-.PHONY: repro test lint docs tables outputs bundle results sweep ablation autoencoders glyphs small-resnet fashion study resnet-ablation evidence leaderboard pictures report clean
+.PHONY: repro test test-slow lint docs tables outputs bundle results sweep ablation autoencoders glyphs small-resnet fashion study resnet-ablation evidence leaderboard pictures report clean
 
 repro: $(READY)  ## run every stage whose inputs changed, then show the results
 	python -m weightspace plugins --write
@@ -15,10 +16,13 @@ repro: $(READY)  ## run every stage whose inputs changed, then show the results
 	python -m weightspace repro
 	python -m weightspace results
 
-test: $(READY)  ## lint, types, all tests
+test: $(READY)  ## lint, types, all tests but the slow ones
 	ruff check .
 	ruff format --check .
-	mypy & types=$$!; pytest -n 2 --max-worker-restart 0; code=$$?; wait $$types && exit $$code
+	mypy & types=$$!; $(TESTS) -m "not slow"; code=$$?; wait $$types && exit $$code
+
+test-slow: $(READY)  ## the tests that run pipelines, kill processes or build packages
+	$(TESTS) -m slow
 
 lint: $(READY)
 	ruff check --fix . && ruff format . && mypy

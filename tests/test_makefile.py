@@ -50,7 +50,7 @@ def test_names_of_targets_are_found_in_a_page():
     assert named(page) == {"one", "two-of", "three"}
 
 
-NO_COMMANDS = {"clean", "docs", "leaderboard", "lint", "test"}  # of the package
+NO_COMMANDS = {"clean", "docs", "leaderboard", "lint", "test", "test-slow"}  # of the package
 
 
 @pytest.mark.parametrize("target", sorted({*TARGETS} - NO_COMMANDS))

@@ -257,7 +257,6 @@ class Draws:
         self.measured = torch.empty(0, sizes.classes, device=device)  # results of each class
         self.slopes = torch.empty(0, sizes.latent, device=device)  # of their means, by x
         self.width = torch.empty(0, dtype=torch.long)  # index of the width that each is decoded at
-        self.images = model.options.critic_images * sizes.classes  # of a network, at most
 
     def __len__(self) -> int:
         return len(self.x)
@@ -284,9 +283,10 @@ class Draws:
             rows = (steps == k).to(z.device)
             z[rows] = model.moved(z[rows], e[rows], target.to(z)[rows], k)
         x = model.standard(z)
+        images = model.options.critic_images * runner.classes
         nets = [r.net for r, _ in self.at_widths]
         where = runner.device.type
-        size = min(block_size(n.spec, BLOCK, self._between(n), where) for n in nets)
+        size = min(block_size(n.spec, BLOCK, images * n.activations, where) for n in nets)
         measured = fill_blocks(
             x.new_empty(self.count, classes.shape[1] + x.shape[1]),
             size,
@@ -298,10 +298,6 @@ class Draws:
         self.measured = torch.cat([self.measured, results])
         self.slopes = torch.cat([self.slopes, slopes])
         self.width = torch.cat([self.width, width])
-
-    def _between(self, net: Net) -> int:
-        """Numbers between the layers of one network that is measured."""
-        return self.images * net.activations
 
     def _measure(
         self, x: Tensor, classes: Tensor, width: Tensor, rng: torch.Generator
@@ -328,7 +324,7 @@ class Draws:
                 results[piece], slopes[piece] = measured
 
             size = net.at_once(images.shape[1] + autoencoder.images_besides, where)
-            net.each(run, rows.split(size or len(x)), where)
+            net.each(run, rows.split(size or len(x)) if len(rows) else (), where)
         return results, slopes
 
     def _measure_some(
