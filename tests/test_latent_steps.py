@@ -186,10 +186,11 @@ def test_the_more_images_a_step_has_the_fewer_latents_it_moves(per_class, net, t
     assert sorted(autoencoder.sizes) == ([2, 4, 4] if per_class == 40 else [10])
 
 
-@pytest.mark.parametrize("cached", [1, base.CACHED])
-def test_several_tasks_at_once_are_those_one_after_the_other(cached, net, task, rng, monkeypatch):
+@pytest.mark.parametrize("fewest", [1, base.FEWEST])
+def test_several_tasks_at_once_are_those_one_after_the_other(fewest, net, task, rng, monkeypatch):
     """They see the images that they would see alone, however few networks run at once."""
-    monkeypatch.setattr(base, "CACHED", cached)
+    monkeypatch.setattr(base, "CACHED", 1)
+    monkeypatch.setattr(base, "FEWEST", fewest)
     torch.set_num_threads(2)
     decoded, decode = [], Plain.decode
     monkeypatch.setattr(Plain, "decode", lambda self, z: decoded.append(len(z)) or decode(self, z))
