@@ -462,6 +462,9 @@ def test_moved_draws_are_where_the_critic_expects_the_target(world, data, rng):
     tiny = world()
     update = {"critic_draws": 400, "critic_epochs": 20, "critic_reach": 1.0, "critic_steps": 6}
     update |= {"critic_slopes": 0.0}  # networks of a few steps: their results have hardly a slope
+    settings = tiny.params.shared_encoder
+    shape = {"critic_width": settings.width, "critic_depth": settings.depth}
+    update |= {"critic_by_class": False} | shape
     options = tiny.params.shared_encoders.flow.model_copy(update=update | {"precision": "float32"})
     model, _ = resolve(SHARED_ENCODERS, "flow", "model").fit(
         data, tiny.params.shared_encoder, options, 3
@@ -474,7 +477,7 @@ def test_moved_draws_are_where_the_critic_expects_the_target(world, data, rng):
     model.critic.error.fill_(1e-6)  # a critic that is sure of itself
     with torch.no_grad():
         reached = model.critic(model.towards(z, e, target), e).mean(1)
-    assert (reached - target).abs().mean() < 0.5 * (expected - target).abs().mean()
+    assert (reached - target).abs().mean() < 0.2 * (expected - target).abs().mean()
     assert torch.equal(model.moved(z, e, target, 0), z)
 
 
